@@ -1,1 +1,4 @@
+//! ringmq: an MQTT broker for one Linux machine.
 
+pub mod config;
+pub mod shard;

@@ -1,0 +1,3 @@
+//! The configuration, as plain data.
+
+pub mod limits;

@@ -1,0 +1,124 @@
+//! What a core's state machine is told: everything that can happen to it, as data.
+
+use super::mesh_message::MeshMessage;
+
+/// The number of a shard, 0 to 63. One shard is one core's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u8);
+
+impl ShardId {
+    /// The most shards a process may have: a core mask is 64 bits wide.
+    pub const COUNT_MAX: usize = 64;
+
+    /// The number as an index into per-shard tables.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A Network Connection on one shard.
+///
+/// The shell owns the numbering: an `index` is reused only after `Input::Closed` for it was handled (or the
+/// connection was handed over), and then with another `generation`, so a late event for an old connection
+/// can be told from one for its successor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnKey {
+    /// Slot in the shell's and the shard's tables; dense from 0.
+    pub index: u32,
+    /// Distinguishes the connections that used the same slot.
+    pub generation: u32,
+}
+
+/// The time, sampled once per turn.
+///
+/// Units: milliseconds. `mono_ms` counts from one origin that all shards of the process share and never
+/// goes back; `wall_ms` counts from the Unix epoch and may jump.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Monotonic time.
+    pub mono_ms: u64,
+    /// Wall-clock time.
+    pub wall_ms: u64,
+}
+
+/// Why the socket of a connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// The peer closed its side.
+    PeerClosed,
+    /// The peer or the network reset the connection, or a write failed.
+    Reset,
+    /// This shard asked for the close through `Outbox::close`.
+    Asked,
+    /// The shell gave up: the bytes owed at close did not leave within the linger time.
+    LingerExpired,
+}
+
+/// How full the link to another shard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// Below the low mark.
+    Low,
+    /// Above the soft limit: publishers that feed the link are not read.
+    Soft,
+    /// Above the hard limit: this shard reads no sockets, and QoS 0 messages to that shard are dropped.
+    Hard,
+}
+
+/// One thing that happened, in the order in which the shard must see it.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A connection was accepted on this core.
+    Accepted {
+        /// Its key.
+        conn: ConnKey,
+    },
+    /// A connection arrived from the core that accepted it, because this shard owns its client id.
+    /// `unread` begins with its whole CONNECT packet.
+    HandedOver {
+        /// Its key on this shard.
+        conn: ConnKey,
+        /// All bytes received so far.
+        unread: &'a [u8],
+    },
+    /// Bytes arrived.
+    Received {
+        /// From where.
+        conn: ConnKey,
+        /// At least one byte.
+        bytes: &'a [u8],
+    },
+    /// The first `bytes` bytes of the connection's outbound data were accepted by the socket.
+    Written {
+        /// Whose.
+        conn: ConnKey,
+        /// At most what `Shard::outbound` offered; may be 0.
+        bytes: usize,
+    },
+    /// The socket is gone. The key is dead after this.
+    Closed {
+        /// Whose.
+        conn: ConnKey,
+        /// Why.
+        cause: CloseCause,
+    },
+    /// A message from another shard.
+    Mesh {
+        /// The sender.
+        from: ShardId,
+        /// What it says.
+        message: MeshMessage,
+    },
+    /// The pressure on an outgoing link changed.
+    Link {
+        /// The receiving end of the link.
+        to: ShardId,
+        /// The new state.
+        pressure: Pressure,
+    },
+    /// Time passed: at or after `Shard::next_deadline`.
+    Tick,
+    /// The broker is stopping: MQTT 5 clients get DISCONNECT 0x8B, all connections are closed, later
+    /// connections are refused.
+    Shutdown,
+}

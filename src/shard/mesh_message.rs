@@ -1,0 +1,60 @@
+//! The vocabulary between shards.
+//!
+//! A link is a FIFO per ordered pair of shards, and there is no other path between two shards: that is what
+//! keeps the order of one publisher's messages (MQTT 5 §4.6), and what makes an acknowledged announcement
+//! mean that every later PUBLISH on the acknowledging shard sees it.
+
+use super::message::Message;
+use crate::topic::interest::InterestKey;
+use crate::topic::share::GroupId;
+use std::sync::Arc;
+
+/// What one shard says to another.
+#[derive(Clone, Debug)]
+pub enum MeshMessage {
+    /// Deliver to every matching subscription of the receiver; with RETAIN, also update its retained index.
+    Publish(Message),
+    /// Deliver to one member of a shared group of the receiver.
+    SharedPublish {
+        /// The receiver's number for the group.
+        group: GroupId,
+        /// The message.
+        message: Message,
+        /// How often it was passed on already because the chosen shard's last member had left.
+        hops: u8,
+    },
+    /// The sender's interest in a key appeared or vanished.
+    Interest {
+        /// What topics it covers.
+        key: InterestKey,
+        /// Appeared or vanished.
+        wanted: bool,
+        /// The sender's announcement number, acknowledged by `AnnouncementAck`.
+        sequence: u64,
+    },
+    /// The sender's members of a shared group changed.
+    Group(Arc<GroupAnnouncement>),
+    /// All announcements of the receiver up to this number are in force on the sender.
+    AnnouncementAck {
+        /// The receiver's announcement number.
+        up_to: u64,
+    },
+}
+
+/// How many members of one shared group a shard has.
+#[derive(Clone, Debug)]
+pub struct GroupAnnouncement {
+    /// `$share/{ShareName}/{filter}`.
+    pub text: Box<str>,
+    /// The sender's number for the group.
+    pub group: GroupId,
+    /// Members with a Network Connection.
+    pub online: u32,
+    /// Members without.
+    pub offline: u32,
+    /// The sender's announcement number.
+    pub sequence: u64,
+}
+
+// A link's ring holds these by value; one cache line each.
+const _: () = assert!(size_of::<MeshMessage>() <= 32);

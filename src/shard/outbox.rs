@@ -1,0 +1,109 @@
+//! What a core's state machine wants done: filled during a turn, drained by the shell at its end.
+
+use super::input::{ConnKey, ShardId};
+use super::mesh_message::MeshMessage;
+use crate::protocol::{ReasonCode, Version};
+
+/// A connection that leaves this shard for the owner of its client id.
+#[derive(Debug)]
+pub struct Handover {
+    /// The connection; its key is dead on this shard once this was emitted.
+    pub conn: ConnKey,
+    /// The owner.
+    pub to: ShardId,
+    /// All bytes received so far, CONNECT first.
+    pub unread: Vec<u8>,
+}
+
+/// What the shell does for a shard, in one reusable value.
+///
+/// Order: within each list, as emitted. `mesh` keeps the order per receiving shard, which is what makes
+/// the order per publisher hold (MQTT 5 §4.6).
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Connections that now have outbound bytes. A key is emitted once; from then on the shell owes it
+    /// writes until an `Input::Written` leaves its outbound empty.
+    pub dirty: Vec<ConnKey>,
+    /// Messages to other shards.
+    pub mesh: Vec<(ShardId, MeshMessage)>,
+    /// Connections to pass on, socket and all.
+    pub handover: Vec<Handover>,
+    /// Connections to close once their outbound bytes are written, or the linger time is over. The shell answers with `Input::Closed`.
+    pub close: Vec<ConnKey>,
+    /// Connections not to read from until `resume` names them.
+    pub pause: Vec<ConnKey>,
+    /// Connections to read from again.
+    pub resume: Vec<ConnKey>,
+    /// What the operator may want to know.
+    pub events: Vec<Event>,
+}
+
+impl Outbox {
+    /// Whether nothing is left to do.
+    pub fn is_empty(&self) -> bool {
+        self.dirty.is_empty()
+            && self.mesh.is_empty()
+            && self.handover.is_empty()
+            && self.close.is_empty()
+            && self.pause.is_empty()
+            && self.resume.is_empty()
+            && self.events.is_empty()
+    }
+}
+
+/// Something the log may tell. The shell adds the peer's address, which only it knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A session's connection was accepted with CONNACK 0.
+    ClientConnected {
+        /// The connection.
+        conn: ConnKey,
+        /// Its Client Identifier.
+        client_id: Box<str>,
+        /// The protocol it speaks.
+        version: Version,
+        /// Clean Start (Clean Session in 3.x).
+        clean_start: bool,
+        /// Whether a session was resumed.
+        session_present: bool,
+        /// The Keep Alive in force, in seconds; 0 is none.
+        keep_alive_s: u16,
+        /// The User Name, when given.
+        username: Option<Box<str>>,
+    },
+    /// A CONNECT was refused, or what came was none.
+    ConnectRefused {
+        /// The connection.
+        conn: ConnKey,
+        /// The Client Identifier as far as it was read.
+        client_id: Option<Box<str>>,
+        /// The Reason Code given, or the one that would have been.
+        reason: ReasonCode,
+        /// What was wrong, in words.
+        what: &'static str,
+        /// The statement broken, such as `MQTT-3.1.0-1`; empty if none.
+        statement: &'static str,
+    },
+    /// A connection with a session ended.
+    ClientDisconnected {
+        /// The connection.
+        conn: ConnKey,
+        /// Its Client Identifier.
+        client_id: Box<str>,
+        /// Why, as a Reason Code: 0x00 for a normal DISCONNECT.
+        reason: ReasonCode,
+        /// What happened, in words.
+        what: &'static str,
+        /// The statement broken, such as `MQTT-3.8.3-4`; empty if none.
+        statement: &'static str,
+    },
+    /// A connection lost its session to a newer connection with the same Client Identifier.
+    ClientTakeover {
+        /// The older connection, being closed.
+        old: ConnKey,
+        /// The newer one.
+        new: ConnKey,
+        /// The Client Identifier that both gave.
+        client_id: Box<str>,
+    },
+}
