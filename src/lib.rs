@@ -1,1 +1,3 @@
+//! ringmq: an MQTT broker for one Linux machine.
 
+pub mod topic;
