@@ -550,6 +550,8 @@ mod tests {
             (b"\x00\x04MQTT\x06", "MQTT-3.1.2-2", Some(V5)),
             (b"\x00\x04MQTT\x03", "MQTT-3.1.2-2", Some(V311)),
             (b"\x00\x04MQTT\x00", "MQTT-3.1.2-2", Some(V311)),
+            (b"\x00\x04MQTT\x7F", "MQTT-3.1.2-2", Some(V5)),
+            (b"\x00\x04MQTT\x80", "MQTT-3.1.2-2", Some(V311)),
             (b"\x00\x04MQTT\x84", "MQTT-3.1.2-2", Some(V311)),
             (b"\x00\x06MQIsdp\x04", "MQTT-3.1.2-2", Some(V311)),
         ] {
@@ -664,7 +666,10 @@ mod tests {
         }
         let overrun = b"\x00\x04MQTT\x05\x02\x00\x3C\x7F\x11\x00\x00\x00\x01\x00\x01a";
         let error = Connect::decode(overrun).expect_err("must be refused").error;
-        assert_eq!(error.what, "Properties runs past the end of the packet");
+        assert_eq!(
+            error.what,
+            "Property section runs past the end of the packet"
+        );
     }
 
     #[test]

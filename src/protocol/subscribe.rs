@@ -367,6 +367,16 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_subscription_and_no_local_are_fine_apart() {
+        for body in [
+            &b"\x00\x01\x00\x00\x0A$share/a/t\x01"[..],
+            b"\x00\x01\x00\x00\x01t\x04",
+        ] {
+            assert!(Subscribe::decode(Version::V5, body).is_ok());
+        }
+    }
+
+    #[test]
     fn an_empty_filter_is_left_to_the_topic_filter() {
         let body = b"\x00\x01\x00\x00\x00";
         let subscribe = Subscribe::decode(Version::V311, body).expect("well formed");
