@@ -284,7 +284,7 @@ impl<M: RetainedEntry> Retained<M> {
 
     /// Calls `f` for the next matches of `filter` (valid, without `$share/NAME/`), in topic order.
     ///
-    /// A slice ends after `limit` matches, or when it has visited as many messages as `visits_max` (a topic longer
+    /// A slice ends after `limit` matches (at least 1), or when it has visited as many messages as `visits_max` (a topic longer
     /// than 256 bytes counts for several); each slice visits at least one, so a scan always ends. A message that is
     /// retained during the whole scan is seen once. One that comes, goes or changes meanwhile is seen at most once.
     ///

@@ -274,16 +274,17 @@ impl<S: Subscriber> Groups<S> {
         assert!(this_core < CORES_MAX);
         let at = self.at(group)?;
         let group = &mut self.groups[at];
-        let (local_online, local_offline) = group.local_counts();
         let is_excluded = |core: u8| exclude & (1 << core) != 0;
-        let any_online = (local_online > 0 && !is_excluded(this_core))
-            || group
-                .remotes
-                .iter()
-                .any(|remote| remote.online > 0 && !is_excluded(remote.core));
+        let (online, offline) = group.weights(this_core, is_excluded);
+        let (total, any_online) = if online > 0 {
+            (online, true)
+        } else {
+            (offline, false)
+        };
         let weight =
             |online: u32, offline: u32| i64::from(if any_online { online } else { offline });
 
+        let (local_online, local_offline) = group.local_counts();
         let local = (
             this_core,
             weight(local_online, local_offline),
@@ -296,14 +297,14 @@ impl<S: Subscriber> Groups<S> {
                 &mut remote.credit,
             )
         });
-        let mut total = 0;
         let mut best: Option<(u8, &mut i64)> = None;
         for (core, weight, credit) in std::iter::once(local).chain(remotes) {
             if weight == 0 || is_excluded(core) {
                 continue;
             }
-            total += weight;
-            *credit += weight;
+            // Credit stays within the total by itself; what was earned before the counts changed must not
+            // starve anybody now.
+            *credit = (*credit).clamp(-total, total) + weight;
             let distance = |core: u8| (core + CORES_MAX - this_core) % CORES_MAX;
             let better = best.as_ref().is_none_or(|(best_core, best_credit)| {
                 *credit > **best_credit
@@ -462,6 +463,21 @@ impl<S: Subscriber> Group<S> {
             self.online.list.count() as u32,
             self.offline.list.count() as u32,
         )
+    }
+
+    /// Members online and offline on all cores that are not excluded.
+    fn weights(&self, this_core: u8, is_excluded: impl Fn(u8) -> bool) -> (i64, i64) {
+        let (online, offline) = self.local_counts();
+        let remotes = self
+            .remotes
+            .iter()
+            .map(|remote| (remote.core, remote.online, remote.offline));
+        std::iter::once((this_core, online, offline))
+            .chain(remotes)
+            .filter(|(core, ..)| !is_excluded(*core))
+            .fold((0, 0), |sum, (_, online, offline)| {
+                (sum.0 + i64::from(online), sum.1 + i64::from(offline))
+            })
     }
 }
 
