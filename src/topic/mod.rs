@@ -20,3 +20,4 @@ pub mod share;
 mod filter_map;
 mod keyed_list;
 mod ordered;
+mod text_arena;

@@ -35,8 +35,7 @@ pub(super) struct Position {
 /// Orders topics level by level: a topic, then everything below it, then its next sibling.
 ///
 /// It is the order of bytes, except that the separator comes before every other byte.
-pub(super) fn topic_order(a: &str, b: &str) -> Ordering {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
+pub(super) fn topic_order(a: &[u8], b: &[u8]) -> Ordering {
     let equal = equal_bytes(a, b);
     match (a.get(equal), b.get(equal)) {
         (Some(a), Some(b)) => rank(*a).cmp(&rank(*b)),
@@ -106,11 +105,13 @@ impl<M: RetainedEntry> Ordered<M> {
         let rest = &self.chunks[from.chunk][from.slot..];
         if rest
             .last()
-            .is_some_and(|slot| topic_order(slot.message.topic(), topic).is_lt())
+            .is_some_and(|slot| topic_order(slot.message.topic_bytes(), topic.as_bytes()).is_lt())
         {
             return self.first_from(topic);
         }
-        let before = rest.partition_point(|slot| topic_order(slot.message.topic(), topic).is_lt());
+        let before = rest.partition_point(|slot| {
+            topic_order(slot.message.topic_bytes(), topic.as_bytes()).is_lt()
+        });
         self.normal(Position {
             chunk: from.chunk,
             slot: from.slot + before,
@@ -182,14 +183,16 @@ impl<M: RetainedEntry> Ordered<M> {
 
     /// Where `topic` stands, or where it would have to be inserted.
     fn search(&self, topic: &str) -> Result<Position, Position> {
-        let not_after = self
-            .chunks
-            .partition_point(|chunk| topic_order(chunk[0].message.topic(), topic).is_le());
+        let not_after = self.chunks.partition_point(|chunk| {
+            topic_order(chunk[0].message.topic_bytes(), topic.as_bytes()).is_le()
+        });
         let chunk = not_after.saturating_sub(1);
         let Some(slots) = self.chunks.get(chunk) else {
             return Err(Position { chunk: 0, slot: 0 });
         };
-        match slots.binary_search_by(|slot| topic_order(slot.message.topic(), topic)) {
+        match slots
+            .binary_search_by(|slot| topic_order(slot.message.topic_bytes(), topic.as_bytes()))
+        {
             Ok(slot) => Ok(Position { chunk, slot }),
             Err(slot) => Err(Position { chunk, slot }),
         }
@@ -282,9 +285,17 @@ mod tests {
         ];
         for (at, a) in sorted.iter().enumerate() {
             for (bt, b) in sorted.iter().enumerate() {
-                assert_eq!(topic_order(a, b), at.cmp(&bt), "{a:?} {b:?}");
+                assert_eq!(
+                    topic_order(a.as_bytes(), b.as_bytes()),
+                    at.cmp(&bt),
+                    "{a:?} {b:?}"
+                );
                 let by_levels = a.split('/').cmp(b.split('/'));
-                assert_eq!(topic_order(a, b), by_levels, "{a:?} {b:?}");
+                assert_eq!(
+                    topic_order(a.as_bytes(), b.as_bytes()),
+                    by_levels,
+                    "{a:?} {b:?}"
+                );
             }
         }
     }

@@ -20,6 +20,11 @@ use std::collections::VecDeque;
 pub trait RetainedEntry: Clone {
     /// The Topic Name the message was published to.
     fn topic(&self) -> &str;
+    /// The bytes of [`RetainedEntry::topic`], for comparing: a handle that has to check UTF-8 to return a `str`
+    /// should return its bytes here without.
+    fn topic_bytes(&self) -> &[u8] {
+        self.topic().as_bytes()
+    }
     /// What the message counts for in [`Retained::bytes`].
     fn bytes(&self) -> usize;
 }
