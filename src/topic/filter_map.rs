@@ -1,10 +1,11 @@
 //! A map from Topic Filters to values that finds every filter that matches a topic.
 //!
-//! A filter without wildcards is found by one probe with the hash of the whole topic. Filters with wildcards
-//! form a trie of levels: nodes in one vector, literal edges in one table keyed by parent and level, the `+`
-//! child and the `#` filter as fields of the node. A match walks the trie one level at a time over the list of
-//! nodes reached so far, so it costs what the *reached* nodes cost, whatever else is stored, and needs neither
-//! recursion nor, once its two lists have grown, an allocation.
+//! A filter without wildcards is found by one probe with the hash of the whole topic. Filters with
+//! wildcards form a trie of levels: nodes in one vector, literal edges in one table keyed by parent
+//! and level, the `+` child and the `#` filter as fields of the node. A match walks the trie one
+//! level at a time over the list of nodes reached so far, so it costs what the *reached* nodes
+//! cost, whatever else is stored, and needs neither recursion nor, once its two lists have grown,
+//! an allocation.
 
 use super::levels::{HashedIndex, PathHasher, levels, table_hash};
 use super::text_arena::{TextArena, TextRef};
@@ -14,7 +15,8 @@ use std::cell::Cell;
 
 /// A Topic Filter that has at least one subscriber on this core.
 ///
-/// Valid from the first subscription to the filter until the last one ends; later the number may be used again.
+/// Valid from the first subscription to the filter until the last one ends; later the number may be
+/// used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterId(pub u32);
 
@@ -99,7 +101,8 @@ impl<T> FilterMap<T> {
             .map(|filter| &mut filter.value)
     }
 
-    /// The id of `filter`, which must be valid; it is added with the value that `make` returns when it is new.
+    /// The id of `filter`, which must be valid; it is added with the value that `make` returns when
+    /// it is new.
     pub(super) fn find_or_insert(&mut self, filter: &str, make: impl FnOnce() -> T) -> FilterId {
         if has_wildcard(filter) {
             let (node, ends) = self.make_path(filter);
@@ -199,8 +202,8 @@ impl<T> FilterMap<T> {
         }
     }
 
-    /// Calls `f` for every filter that matches `topic`, each once, in an order that depends on the filters and
-    /// on when they were added, not on the seed.
+    /// Calls `f` for every filter that matches `topic`, each once, in an order that depends on the
+    /// filters and on when they were added, not on the seed.
     pub(super) fn for_each_match(&self, topic: &str, mut f: impl FnMut(FilterId, &T)) {
         let mut found = |id: u32| f(FilterId(id), &self.filters[id as usize].value);
         if !self.exact.is_empty()
@@ -222,7 +225,8 @@ impl<T> FilterMap<T> {
 
     /// Bytes on the heap, without the values' own and without what the allocator adds.
     pub(super) fn heap_bytes(&self) -> usize {
-        // A slab entry is as large as a filter when the filter has room for the slab's mark, as ours have.
+        // A slab entry is as large as a filter when the filter has room for the slab's mark, as
+        // ours have.
         self.filters.capacity() * size_of::<Filter<T>>()
             + self.texts.heap_bytes()
             + self.exact.allocation_size()
@@ -393,7 +397,7 @@ struct Node {
     literal_count: u32,
 }
 
-// A node and the level that leads to it fit in one cache line, so checking an edge costs no second one.
+// The level that leads to a node stands in it, so checking an edge reads what the walk reads next.
 const _: () = assert!(size_of::<Node>() == 36);
 
 /// The text of a level: in place when it is short, else where it stands.

@@ -1,11 +1,11 @@
 //! Which other cores may want a topic, known without asking them.
 //!
-//! Every core announces, for each of its non-shared filters, one key: of a filter without wildcards the hash of
-//! the filter; of a filter with wildcards the hash of the levels before the first one. A topic of depth d is
-//! then wanted, if at all, under the key of its own text or of one of its d+1 prefixes. That over-approximates:
-//! a key may cover topics that no filter behind it matches (the message is then wasted), but never the other
-//! way round. Keys carry the kind of filter and the depth of the prefix, so a topic probes only depths at which
-//! somebody announced something.
+//! Every core announces, for each of its non-shared filters, one key: of a filter without wildcards
+//! the hash of the filter; of a filter with wildcards the hash of the levels before the first one.
+//! A topic of depth d is then wanted, if at all, under the key of its own text or of one of its d+1
+//! prefixes. That over-approximates: a key may cover topics that no filter behind it matches (the
+//! message is then wasted), but never the other way round. Keys carry the kind of filter and the
+//! depth of the prefix, so a topic probes only depths at which somebody announced something.
 
 use super::levels::{PathHasher, levels};
 use hashbrown::HashTable;
@@ -16,11 +16,13 @@ pub type CoreMask = u64;
 /// The most cores a [`CoreMask`] holds.
 pub const CORES_MAX: u8 = 64;
 
-/// What a filter is announced under: 34 bits of hash, and above them six bits for the class of the filter.
+/// What a filter is announced under: 34 bits of hash, and above them six bits for the class of the
+/// filter.
 ///
-/// Equal on all cores for equal filters and seeds. Two filters that meet in one key are counted together, so a
-/// short hash costs a wasted message now and then (one publish in 10,000 at a million keys), not correctness;
-/// and five bytes are what each core keeps per key of each other core.
+/// Equal on all cores for equal filters and seeds. Two filters that meet in one key are counted
+/// together, so a short hash costs a wasted message now and then (one publish in 10,000 at a
+/// million keys), not correctness; and five bytes are what each core keeps per key of each other
+/// core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterestKey(pub u64);
 
@@ -147,8 +149,8 @@ impl LocalInterest {
         last
     }
 
-    /// Remembers the sequence number, below 2^48, under which `key` was announced. Nothing happens when it is not
-    /// counted.
+    /// Remembers the sequence number, below 2^48, under which `key` was announced. Nothing happens
+    /// when it is not counted.
     pub fn set_announced(&mut self, key: InterestKey, sequence: u64) {
         if let Some(local) = self.find_mut(key) {
             local.announced_at = Packed::new(sequence);
@@ -171,7 +173,8 @@ impl LocalInterest {
         self.keys.len()
     }
 
-    /// Every key with at least one filter, in ascending order: what a core must be told that knows nothing yet.
+    /// Every key with at least one filter, in ascending order: what a core must be told that knows
+    /// nothing yet.
     pub fn keys(&self) -> Vec<InterestKey> {
         let mut keys: Vec<_> = self
             .keys

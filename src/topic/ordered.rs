@@ -1,12 +1,14 @@
 //! An ordered set of retained messages, by topic, in few bytes per message.
 //!
-//! Messages stand in sorted chunks; the chunks stand in one sorted vector. A chunk that ascending topics fill
-//! stays full, one that random topics fill is split in halves, and small neighbours are joined, so a slot costs
-//! its 24 bytes (for a message handle of 16), a head of 4, and about a tenth more.
+//! Messages stand in sorted chunks; the chunks stand in one sorted vector. A chunk that ascending
+//! topics fill stays full, one that random topics fill is split in halves, and small neighbours are
+//! joined, so a slot costs its 24 bytes (for a message handle of 16), a head of 4, and about a
+//! tenth more.
 //!
-//! Finding a topic is two binary searches: one among the first topics of all chunks, which stay in the cache, and
-//! one among the heads of one chunk. A head is the four bytes of a topic that follow what all topics of its chunk
-//! begin with: nearly always enough to tell them apart without reading them.
+//! Finding a topic is two binary searches: one among the first topics of all chunks, which stay in
+//! the cache, and one among the heads of one chunk. A head is the four bytes of a topic that follow
+//! what all topics of its chunk begin with: nearly always enough to tell them apart without reading
+//! them.
 
 use super::retained::{RetainedEntry, Stamp};
 use std::cmp::Ordering;
@@ -204,7 +206,8 @@ impl<M: RetainedEntry> Ordered<M> {
         }
     }
 
-    /// The position itself, or the beginning of the next chunk when it is behind the last slot of its own.
+    /// The position itself, or the beginning of the next chunk when it is behind the last slot of
+    /// its own.
     fn normal(&self, position: Position) -> Option<Position> {
         if position.slot < self.chunks.get(position.chunk)?.slots.len() {
             return Some(position);
@@ -318,7 +321,8 @@ impl<M: RetainedEntry> Chunk<M> {
         self.learn_heads();
     }
 
-    /// Finds out what the topics have in common: what the first and the last have, for they are in order.
+    /// Finds out what the topics have in common: what the first and the last have, for they are in
+    /// order.
     fn learn_heads(&mut self) {
         let (first, last) = (self.topic(0), self.topic(self.slots.len() - 1));
         self.common_bytes = equal_bytes(first, last);
@@ -438,7 +442,8 @@ mod tests {
         assert!(ordered.chunks.iter().all(|chunk| !chunk.slots.is_empty()));
     }
 
-    /// Adds mostly and removes mostly by turns, with the topics that `topic` makes of numbers below 5,000.
+    /// Adds mostly and removes mostly by turns, with the topics that `topic` makes of numbers below
+    /// 5,000.
     fn check_against_a_set(topic: impl Fn(u64) -> String) {
         let mut ordered = Ordered::new();
         let mut model = BTreeSet::new();

@@ -1,8 +1,9 @@
 //! Many short texts in few bytes each.
 //!
-//! An allocation of its own costs a text its pointer, its length and what the allocator adds and rounds up: some
-//! forty bytes. Here texts of similar length stand side by side in one vector per length, rounded up to eight
-//! bytes, and are named by an index. Long texts are rare and have an allocation each.
+//! An allocation of its own costs a text its pointer, its length and what the allocator adds and
+//! rounds up: some forty bytes. Here texts of similar length stand side by side in one vector per
+//! length, rounded up to eight bytes, and are named by an index. Long texts are rare and have an
+//! allocation each.
 
 use slab::Slab;
 
