@@ -213,12 +213,12 @@ impl World {
     ) {
         let mut bytes = Vec::new();
         Subscribe::encode(
+            &mut bytes,
             self.clients[client].version,
             PacketId::MIN,
             id.and_then(std::num::NonZeroU32::new),
-            &[(filter, options)],
             &UserProperties::default(),
-            &mut bytes,
+            &[(filter, options)],
         );
         self.send(client, &bytes);
     }
@@ -227,7 +227,7 @@ impl World {
         let mut bytes = Vec::new();
         let version = self.clients[client].version;
         let user = UserProperties::default();
-        Unsubscribe::encode(version, PacketId::MIN, &[filter], &user, &mut bytes);
+        Unsubscribe::encode(&mut bytes, version, PacketId::MIN, &user, &[filter]);
         self.send(client, &bytes);
         assert_eq!(self.next(client), Some(Packet::Unsuback));
     }
