@@ -67,7 +67,9 @@ impl Format {
                             continue;
                         }
                         Some(letter) if FIELDS.contains(letter) => Piece::Field { letter, layout },
-                        Some(letter) => return Err(format!("-F: `%{letter}` is no field; there are {FIELDS}")),
+                        Some(letter) => {
+                            return Err(format!("-F: `%{letter}` is no field; there are {FIELDS}"));
+                        }
                         None => return Err("-F: a `%` at the end".into()),
                     }
                 }
@@ -77,7 +79,11 @@ impl Format {
                         continue;
                     }
                     Some(letter) if TIMES.contains(letter) => Piece::Time(letter),
-                    Some(letter) => return Err(format!("-F: `@{letter}` is no part of a time; there are {TIMES}")),
+                    Some(letter) => {
+                        return Err(format!(
+                            "-F: `@{letter}` is no part of a time; there are {TIMES}"
+                        ));
+                    }
                     None => return Err("-F: an `@` at the end".into()),
                 },
                 '\\' => {
@@ -123,7 +129,13 @@ impl Format {
                 Piece::Literal(bytes) => out.write_all(bytes)?,
                 Piece::Field { letter: 'p', .. } => out.write_all(publish.payload)?,
                 Piece::Field { letter: 'D', .. } => {
-                    out.write_all(publish.properties.forward.correlation_data().unwrap_or_default())?;
+                    out.write_all(
+                        publish
+                            .properties
+                            .forward
+                            .correlation_data()
+                            .unwrap_or_default(),
+                    )?;
                 }
                 Piece::Field { letter, layout } => {
                     let text = field(*letter, publish, topic, at);
@@ -136,7 +148,9 @@ impl Format {
     }
 }
 
-fn take_number(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<Option<usize>, String> {
+fn take_number(
+    chars: &mut std::iter::Peekable<std::str::Chars<'_>>,
+) -> Result<Option<usize>, String> {
     let mut number = None;
     while let Some(digit) = chars.peek().and_then(|c| c.to_digit(10)) {
         chars.next();
@@ -181,12 +195,19 @@ fn field(letter: char, publish: &Publish<'_>, topic: &str, at: Arrival) -> Strin
         'I' => iso_seconds(at) + "+0000",
         'J' | 'j' => json(publish, topic, at, letter == 'J'),
         'P' => {
-            let pairs: Vec<String> = forward.user().map(|(name, value)| format!("{name}:{value}")).collect();
+            let pairs: Vec<String> = forward
+                .user()
+                .map(|(name, value)| format!("{name}:{value}"))
+                .collect();
             pairs.join(" ")
         }
         'R' => forward.response_topic().unwrap_or_default().to_owned(),
         'S' => {
-            let ids: Vec<String> = properties.subscription_ids.clone().map(|id| id.to_string()).collect();
+            let ids: Vec<String> = properties
+                .subscription_ids
+                .clone()
+                .map(|id| id.to_string())
+                .collect();
             ids.join(" ")
         }
         'U' => format!("{}.{:09}", at.seconds, at.nanos),
@@ -210,10 +231,14 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 fn payload_format(publish: &Publish<'_>) -> Option<u32> {
-    publish.properties.forward.properties().find_map(|property| match property {
-        Property::PayloadFormatIndicator(is_text) => Some(u32::from(is_text)),
-        _ => None,
-    })
+    publish
+        .properties
+        .forward
+        .properties()
+        .find_map(|property| match property {
+            Property::PayloadFormatIndicator(is_text) => Some(u32::from(is_text)),
+            _ => None,
+        })
 }
 
 /// The message as a JSON object, with the names of `mosquitto_sub`.
@@ -233,7 +258,8 @@ fn json(publish: &Publish<'_>, topic: &str, at: Arrival, raw_payload: bool) -> S
     }
     let properties = json_properties(publish);
     if !properties.is_empty() {
-        write!(text, "\"properties\":{{{}}},", properties.join(",")).expect("a String takes everything");
+        write!(text, "\"properties\":{{{}}},", properties.join(","))
+            .expect("a String takes everything");
     }
     text.push_str("\"payload\":");
     match std::str::from_utf8(publish.payload) {
@@ -248,16 +274,15 @@ fn json(publish: &Publish<'_>, topic: &str, at: Arrival, raw_payload: bool) -> S
 fn json_properties(publish: &Publish<'_>) -> Vec<String> {
     let forward = &publish.properties.forward;
     let mut pairs = Vec::new();
-    let users: Vec<String> =
-        forward.user().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
+    let users: Vec<String> = forward
+        .user()
+        .map(|(name, value)| format!("{}:{}", quoted(name), quoted(value)))
+        .collect();
     if !users.is_empty() {
         pairs.push(format!("\"user-properties\":{{{}}}", users.join(",")));
     }
     if let Some(content_type) = forward.content_type() {
         pairs.push(format!("\"content-type\":{}", quoted(content_type)));
-    }
-    if let Some(data) = forward.correlation_data() {
-        pairs.push(format!("\"correlation-data\":\"{}\"", hex(data)));
     }
     if let Some(format) = payload_format(publish) {
         pairs.push(format!("\"payload-format-indicator\":{format}"));
@@ -265,13 +290,24 @@ fn json_properties(publish: &Publish<'_>) -> Vec<String> {
     if let Some(topic) = forward.response_topic() {
         pairs.push(format!("\"response-topic\":{}", quoted(topic)));
     }
+    if let Some(data) = forward.correlation_data() {
+        pairs.push(format!(
+            "\"correlation-data\":{}",
+            quoted(&String::from_utf8_lossy(data))
+        ));
+    }
     if let Some(alias) = publish.properties.topic_alias {
         pairs.push(format!("\"topic-alias\":{alias}"));
     }
     if let Some(expiry_s) = publish.properties.message_expiry_s {
         pairs.push(format!("\"message-expiry-interval\":{expiry_s}"));
     }
-    let ids: Vec<String> = publish.properties.subscription_ids.clone().map(|id| id.to_string()).collect();
+    let ids: Vec<String> = publish
+        .properties
+        .subscription_ids
+        .clone()
+        .map(|id| id.to_string())
+        .collect();
     if !ids.is_empty() {
         pairs.push(format!("\"subscription-identifier\":[{}]", ids.join(",")));
     }
@@ -332,7 +368,9 @@ fn json_value(bytes: &[u8], at: &mut usize, depth: u32) -> bool {
                 take(bytes, at, b":") && json_value(bytes, at, depth - 1)
             }
         }),
-        Some(b'[') if depth > 0 => json_list(bytes, at, b"]", |at| json_value(bytes, at, depth - 1)),
+        Some(b'[') if depth > 0 => {
+            json_list(bytes, at, b"]", |at| json_value(bytes, at, depth - 1))
+        }
         Some(b'"') => json_string(bytes, at),
         Some(b't') => take(bytes, at, b"true"),
         Some(b'f') => take(bytes, at, b"false"),
@@ -341,7 +379,12 @@ fn json_value(bytes: &[u8], at: &mut usize, depth: u32) -> bool {
     }
 }
 
-fn json_list(bytes: &[u8], at: &mut usize, end: &[u8], mut item: impl FnMut(&mut usize) -> bool) -> bool {
+fn json_list(
+    bytes: &[u8],
+    at: &mut usize,
+    end: &[u8],
+    mut item: impl FnMut(&mut usize) -> bool,
+) -> bool {
     *at += 1;
     skip_space(bytes, at);
     if take(bytes, at, end) {
@@ -412,10 +455,28 @@ fn json_number(bytes: &[u8], at: &mut usize) -> bool {
     true
 }
 
-const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+const DAYS: [&str; 7] = [
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+];
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
-    "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 
 fn iso_seconds(at: Arrival) -> String {
@@ -426,7 +487,11 @@ fn iso_seconds(at: Arrival) -> String {
 fn time(letter: char, at: Arrival) -> String {
     let days = at.seconds / 86_400;
     let (year, month, day) = crate::civil::from_days(days);
-    let (hour, minute, second) = (at.seconds / 3600 % 24, at.seconds / 60 % 60, at.seconds % 60);
+    let (hour, minute, second) = (
+        at.seconds / 3600 % 24,
+        at.seconds / 60 % 60,
+        at.seconds % 60,
+    );
     // 1970-01-01 was a Thursday.
     let weekday = DAYS[(days % 7) as usize];
     let month_name = MONTHS[(month - 1) as usize];
@@ -460,11 +525,17 @@ mod tests {
     use super::*;
     use crate::protocol::{Forward, PacketId, PublishProperties};
 
-    const AT: Arrival = Arrival { seconds: 1_470_818_943, nanos: 7_000 };
+    const AT: Arrival = Arrival {
+        seconds: 1_470_818_943,
+        nanos: 7_000,
+    };
 
     fn printed(format: &str, publish: &Publish<'_>) -> String {
         let mut out = Vec::new();
-        Format::parse(format).unwrap().write(&mut out, publish, publish.topic, AT).unwrap();
+        Format::parse(format)
+            .unwrap()
+            .write(&mut out, publish, publish.topic, AT)
+            .unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -488,13 +559,19 @@ mod tests {
     fn fields_are_those_of_mosquitto_sub() {
         let raw = crate::client::property::forward_raw(&[
             crate::client::property::Given::User("k".into(), "v".into()),
-            crate::client::property::Given::Text(crate::client::property::TextName::ContentType, "ct".into()),
+            crate::client::property::Given::Text(
+                crate::client::property::TextName::ContentType,
+                "ct".into(),
+            ),
         ]);
         let publish = publish(b"{\"x\":1}", &raw);
         for (format, expected) in [
             ("%t %p", "a/b {\"x\":1}"),
             ("%q%r %m %l", "11 7 7"),
-            ("[%6t][%-6t][%.2t][%04l][%-4l]", "[   a/b][a/b   ][a/][0007][7   ]"),
+            (
+                "[%6t][%-6t][%.2t][%04l][%-4l]",
+                "[   a/b][a/b   ][a/][0007][7   ]",
+            ),
             ("%x|%X", "7b2278223a317d|7B2278223A317D"),
             ("%P|%C|%E|%A|%S|%R", "k:v|ct|60|||"),
             ("%I|%U", "2016-08-10T08:49:03+0000|1470818943.000007000"),
@@ -514,7 +591,10 @@ mod tests {
     #[test]
     fn a_payload_that_is_no_json_is_quoted() {
         let text = printed("%J", &publish(b"5\"\n\x01\xff", b""));
-        assert!(text.ends_with("\"payload\":\"5\\\"\\n\\u0001\u{fffd}\"}"), "{text}");
+        assert!(
+            text.ends_with("\"payload\":\"5\\\"\\n\\u0001\u{fffd}\"}"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -526,11 +606,22 @@ mod tests {
 
     #[test]
     fn json_is_told_from_what_is_not() {
-        for text in ["1", "-1.5e+3", "\"a\\u00e9\"", "[]", " [1, {\"a\": null}] ", "true", "{}", "0"] {
+        for text in [
+            "1",
+            "-1.5e+3",
+            "\"a\\u00e9\"",
+            "[]",
+            " [1, {\"a\": null}] ",
+            "true",
+            "{}",
+            "0",
+        ] {
             assert!(is_json(text), "{text}");
         }
         let deep = "[".repeat(1_000);
-        for text in ["", "01", "1.", "[1,]", "{\"a\"}", "\"\\x\"", "\"", "nul", "1 2", "\"\\u00e", &deep] {
+        for text in [
+            "", "01", "1.", "[1,]", "{\"a\"}", "\"\\x\"", "\"", "nul", "1 2", "\"\\u00e", &deep,
+        ] {
             assert!(!is_json(text), "{text}");
         }
     }

@@ -54,24 +54,92 @@ const DISCONNECT: u8 = 16;
 
 /// Name, the packets it may go with, and its smallest and largest value.
 const NUMBERS: &[(&str, NumberName, u8, u32, u32)] = &[
-    ("payload-format-indicator", NumberName::PayloadFormatIndicator, PUBLISH | WILL, 0, 1),
-    ("message-expiry-interval", NumberName::MessageExpiryInterval, PUBLISH | WILL, 0, u32::MAX),
-    ("session-expiry-interval", NumberName::SessionExpiryInterval, CONNECT | DISCONNECT, 0, u32::MAX),
-    ("receive-maximum", NumberName::ReceiveMaximum, CONNECT, 1, 65_535),
-    ("topic-alias-maximum", NumberName::TopicAliasMaximum, CONNECT, 0, 65_535),
+    (
+        "payload-format-indicator",
+        NumberName::PayloadFormatIndicator,
+        PUBLISH | WILL,
+        0,
+        1,
+    ),
+    (
+        "message-expiry-interval",
+        NumberName::MessageExpiryInterval,
+        PUBLISH | WILL,
+        0,
+        u32::MAX,
+    ),
+    (
+        "session-expiry-interval",
+        NumberName::SessionExpiryInterval,
+        CONNECT | DISCONNECT,
+        0,
+        u32::MAX,
+    ),
+    (
+        "receive-maximum",
+        NumberName::ReceiveMaximum,
+        CONNECT,
+        1,
+        65_535,
+    ),
+    (
+        "topic-alias-maximum",
+        NumberName::TopicAliasMaximum,
+        CONNECT,
+        0,
+        65_535,
+    ),
     ("topic-alias", NumberName::TopicAlias, PUBLISH, 1, 65_535),
-    ("maximum-packet-size", NumberName::MaximumPacketSize, CONNECT, 1, u32::MAX),
-    ("will-delay-interval", NumberName::WillDelayInterval, WILL, 0, u32::MAX),
-    ("subscription-identifier", NumberName::SubscriptionIdentifier, SUBSCRIBE, 1, 268_435_455),
-    ("request-problem-information", NumberName::RequestProblemInformation, CONNECT, 0, 1),
-    ("request-response-information", NumberName::RequestResponseInformation, CONNECT, 0, 1),
+    (
+        "maximum-packet-size",
+        NumberName::MaximumPacketSize,
+        CONNECT,
+        1,
+        u32::MAX,
+    ),
+    (
+        "will-delay-interval",
+        NumberName::WillDelayInterval,
+        WILL,
+        0,
+        u32::MAX,
+    ),
+    (
+        "subscription-identifier",
+        NumberName::SubscriptionIdentifier,
+        SUBSCRIBE,
+        1,
+        268_435_455,
+    ),
+    (
+        "request-problem-information",
+        NumberName::RequestProblemInformation,
+        CONNECT,
+        0,
+        1,
+    ),
+    (
+        "request-response-information",
+        NumberName::RequestResponseInformation,
+        CONNECT,
+        0,
+        1,
+    ),
 ];
 
 const TEXTS: &[(&str, TextName, u8)] = &[
     ("content-type", TextName::ContentType, PUBLISH | WILL),
     ("response-topic", TextName::ResponseTopic, PUBLISH | WILL),
-    ("correlation-data", TextName::CorrelationData, PUBLISH | WILL),
-    ("authentication-method", TextName::AuthenticationMethod, CONNECT),
+    (
+        "correlation-data",
+        TextName::CorrelationData,
+        PUBLISH | WILL,
+    ),
+    (
+        "authentication-method",
+        TextName::AuthenticationMethod,
+        CONNECT,
+    ),
     ("authentication-data", TextName::AuthenticationData, CONNECT),
 ];
 
@@ -80,7 +148,9 @@ impl Properties {
     ///
     /// Errors: a sentence for the user.
     pub(super) fn add(&mut self, values: &[String]) -> Result<(), String> {
-        let (packet, rest) = values.split_first().ok_or("-D takes a packet, a property and its value")?;
+        let (packet, rest) = values
+            .split_first()
+            .ok_or("-D takes a packet, a property and its value")?;
         let (list, bit) = match packet.as_str() {
             "connect" => (&mut self.connect, CONNECT),
             "publish" => (&mut self.publish, PUBLISH),
@@ -112,9 +182,16 @@ impl Properties {
 
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
-        [&self.connect, &self.publish, &self.will, &self.subscribe, &self.unsubscribe, &self.disconnect]
-            .iter()
-            .all(|list| list.is_empty())
+        [
+            &self.connect,
+            &self.publish,
+            &self.will,
+            &self.subscribe,
+            &self.unsubscribe,
+            &self.disconnect,
+        ]
+        .iter()
+        .all(|list| list.is_empty())
     }
 }
 
@@ -155,7 +232,9 @@ pub(super) fn forward_raw(list: &[Given]) -> Vec<u8> {
             }
             Given::Text(TextName::ContentType, text) => Property::ContentType(text),
             Given::Text(TextName::ResponseTopic, text) => Property::ResponseTopic(text),
-            Given::Text(TextName::CorrelationData, text) => Property::CorrelationData(text.as_bytes()),
+            Given::Text(TextName::CorrelationData, text) => {
+                Property::CorrelationData(text.as_bytes())
+            }
             Given::User(name, value) => Property::UserProperty(name, value),
             Given::Number(..) | Given::Text(..) => continue,
         };
@@ -167,7 +246,12 @@ pub(super) fn forward_raw(list: &[Given]) -> Vec<u8> {
 /// A number that was checked to be 1 to 65,535.
 pub(super) fn nonzero_u16(list: &[Given], name: NumberName) -> Option<NonZeroU16> {
     let number = number(list, name)?;
-    Some(u16::try_from(number).ok().and_then(NonZeroU16::new).expect("the range was checked"))
+    Some(
+        u16::try_from(number)
+            .ok()
+            .and_then(NonZeroU16::new)
+            .expect("the range was checked"),
+    )
 }
 
 /// A number that was checked not to be 0.
@@ -187,14 +271,25 @@ impl Given {
 
 fn given(values: &[String]) -> Result<Given, String> {
     let short = |text: &str| {
-        if text.len() <= usize::from(u16::MAX) { Ok(text.to_owned()) } else { Err("a value is too long") }
+        if text.len() <= usize::from(u16::MAX) {
+            Ok(text.to_owned())
+        } else {
+            Err("a value is too long")
+        }
     };
     match values {
-        [name, key, value] if name == "user-property" => Ok(Given::User(short(key)?, short(value)?)),
-        [name, ..] if name == "user-property" => Err("`user-property` takes a name and a value".into()),
+        [name, key, value] if name == "user-property" => {
+            Ok(Given::User(short(key)?, short(value)?))
+        }
+        [name, ..] if name == "user-property" => {
+            Err("`user-property` takes a name and a value".into())
+        }
         [name, value] => {
             if let Some((_, number_name, _, low, high)) = NUMBERS.iter().find(|row| row.0 == name) {
-                let number = value.parse().ok().filter(|number| (*low..=*high).contains(number));
+                let number = value
+                    .parse()
+                    .ok()
+                    .filter(|number| (*low..=*high).contains(number));
                 let bad = || format!("`{name}` is `{value}`; it must be from {low} to {high}");
                 return Ok(Given::Number(*number_name, number.ok_or_else(bad)?));
             }
@@ -225,9 +320,18 @@ mod tests {
         add(&mut properties, "publish user-property k v2").unwrap();
         add(&mut properties, "publish content-type text/plain").unwrap();
         add(&mut properties, "connect receive-maximum 5").unwrap();
-        assert_eq!(number(&properties.publish, NumberName::MessageExpiryInterval), Some(60));
-        assert_eq!(text(&properties.publish, TextName::ContentType), Some("text/plain"));
-        assert_eq!(nonzero_u16(&properties.connect, NumberName::ReceiveMaximum), NonZeroU16::new(5));
+        assert_eq!(
+            number(&properties.publish, NumberName::MessageExpiryInterval),
+            Some(60)
+        );
+        assert_eq!(
+            text(&properties.publish, TextName::ContentType),
+            Some("text/plain")
+        );
+        assert_eq!(
+            nonzero_u16(&properties.connect, NumberName::ReceiveMaximum),
+            NonZeroU16::new(5)
+        );
         assert_eq!(forward_raw(&properties.publish).len(), 7 + 8 + 13);
         assert_eq!(user_raw(&properties.publish).len(), 7 + 8);
     }
@@ -248,6 +352,10 @@ mod tests {
             assert!(add(&mut properties, text).is_err(), "{text}");
         }
         add(&mut properties, "will content-type x").unwrap();
-        assert!(add(&mut properties, "will content-type y").unwrap_err().contains("twice"));
+        assert!(
+            add(&mut properties, "will content-type y")
+                .unwrap_err()
+                .contains("twice")
+        );
     }
 }

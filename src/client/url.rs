@@ -16,8 +16,14 @@ pub(super) struct Url {
 pub(super) fn parse(text: &str) -> Result<Url, String> {
     let rest = match text.split_once("://") {
         Some(("mqtt", rest)) => rest,
-        Some(("mqtts", _)) => return Err("mqtts:// needs TLS, which ringmq does not have yet".into()),
-        _ => return Err(format!("`{text}` is no URL of the form mqtt://host:port/topic")),
+        Some(("mqtts", _)) => {
+            return Err("mqtts:// needs TLS, which ringmq does not have yet".into());
+        }
+        _ => {
+            return Err(format!(
+                "`{text}` is no URL of the form mqtt://host:port/topic"
+            ));
+        }
     };
     let (authority, topic) = match rest.split_once('/') {
         Some((authority, topic)) => (authority, Some(topic).filter(|topic| !topic.is_empty())),
@@ -30,7 +36,9 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
     let (host, port) = match address.rsplit_once(':') {
         // The colons within brackets belong to an IPv6 address.
         Some((host, port)) if !port.ends_with(']') => {
-            let port = port.parse().map_err(|_| format!("`{port}` is no port in `{text}`"))?;
+            let port = port
+                .parse()
+                .map_err(|_| format!("`{port}` is no port in `{text}`"))?;
             (host, Some(port))
         }
         _ => (address, None),
@@ -45,7 +53,13 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
         None => (None, None),
     };
     let topic = topic.map(decode).transpose()?;
-    Ok(Url { username, password, host: decode(host)?, port, topic })
+    Ok(Url {
+        username,
+        password,
+        host: decode(host)?,
+        port,
+        topic,
+    })
 }
 
 fn decode(text: &str) -> Result<String, String> {
@@ -58,7 +72,10 @@ fn decode(text: &str) -> Result<String, String> {
             continue;
         }
         let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        let (high, low) = (digit(rest.next()).ok_or_else(bad)?, digit(rest.next()).ok_or_else(bad)?);
+        let (high, low) = (
+            digit(rest.next()).ok_or_else(bad)?,
+            digit(rest.next()).ok_or_else(bad)?,
+        );
         bytes.push((high << 4 | low) as u8);
     }
     String::from_utf8(bytes).map_err(|_| bad())
@@ -82,13 +99,23 @@ mod tests {
             }
         );
         let least = parse("mqtt://[::1]").unwrap();
-        assert_eq!((least.host.as_str(), least.port, least.topic), ("::1", None, None));
+        assert_eq!(
+            (least.host.as_str(), least.port, least.topic),
+            ("::1", None, None)
+        );
         assert_eq!(parse("mqtt://[::1]:5/").unwrap().port, Some(5));
     }
 
     #[test]
     fn what_is_no_url_is_refused() {
-        for text in ["broker", "http://broker", "mqtts://broker", "mqtt://", "mqtt://h:x", "mqtt://h/%zz"] {
+        for text in [
+            "broker",
+            "http://broker",
+            "mqtts://broker",
+            "mqtt://",
+            "mqtt://h:x",
+            "mqtt://h/%zz",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -13,7 +13,10 @@ pub(super) fn settings(path: &Path, text: &str) -> Result<Vec<Setting>, Vec<Conf
     let at = |offset: usize| Origin::file(path, text, offset);
     let document = DeTable::parse(text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start);
-        vec![ConfigError { origin: at(offset), message: error.message().to_owned() }]
+        vec![ConfigError {
+            origin: at(offset),
+            message: error.message().to_owned(),
+        }]
     })?;
     let mut settings = Vec::new();
     let mut errors = Vec::new();
@@ -25,7 +28,11 @@ pub(super) fn settings(path: &Path, text: &str) -> Result<Vec<Setting>, Vec<Conf
                 DeValue::Table(inner) => tables.push((format!("{name}."), inner)),
                 _ => match scalar(value) {
                     Ok(text) => {
-                        settings.push(Setting { name, text, origin: at(key.span().start) });
+                        settings.push(Setting {
+                            name,
+                            text,
+                            origin: at(key.span().start),
+                        });
                     }
                     Err(message) => errors.push(ConfigError {
                         origin: at(value.span().start),
@@ -36,7 +43,11 @@ pub(super) fn settings(path: &Path, text: &str) -> Result<Vec<Setting>, Vec<Conf
         }
     }
     settings.sort_by_key(|setting| setting.origin.clone());
-    if errors.is_empty() { Ok(settings) } else { Err(errors) }
+    if errors.is_empty() {
+        Ok(settings)
+    } else {
+        Err(errors)
+    }
 }
 
 fn scalar(value: &Spanned<DeValue<'_>>) -> Result<String, String> {
@@ -83,6 +94,10 @@ mod tests {
         assert_eq!(errors[0].origin.to_string(), "a.toml:2:7");
         let errors = settings(Path::new("a.toml"), "[limits]\nsessions-max = [1]\n").unwrap_err();
         assert_eq!(errors[0].origin.to_string(), "a.toml:2:16");
-        assert!(errors[0].message.contains("limits.sessions-max"), "{}", errors[0].message);
+        assert!(
+            errors[0].message.contains("limits.sessions-max"),
+            "{}",
+            errors[0].message
+        );
     }
 }

@@ -107,12 +107,18 @@ pub(super) static TOP_KEYS: &[TopKey] = &[
         name: "cores",
         doc: "Shards, one thread each: a number from 1 to 64, or \"auto\" for the CPUs this process may use.",
     },
-    TopKey { name: "pin", doc: "Whether each shard's thread stays on one CPU." },
+    TopKey {
+        name: "pin",
+        doc: "Whether each shard's thread stays on one CPU.",
+    },
     TopKey {
         name: "data-dir",
         doc: "Directory of what outlives the process; without one the key that spreads sessions is new each start.",
     },
-    TopKey { name: "log-level", doc: "\"error\", \"warn\", \"info\" or \"debug\"." },
+    TopKey {
+        name: "log-level",
+        doc: "\"error\", \"warn\", \"info\" or \"debug\".",
+    },
     TopKey {
         name: "allow-anonymous",
         doc: "Whether clients without credentials may connect from other machines; there is no authentication yet.",
@@ -137,7 +143,11 @@ impl LimitKey {
             return "\"infinity\"".into();
         }
         let text = self.unit.format(number);
-        if text.bytes().all(|byte| byte.is_ascii_digit()) { text } else { format!("\"{text}\"") }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            text
+        } else {
+            format!("\"{text}\"")
+        }
     }
 
     pub(super) fn is_called(&self, name: &str) -> bool {
@@ -146,7 +156,9 @@ impl LimitKey {
 
     fn parse(&self, name: &str, text: &str) -> Result<u64, String> {
         if text == "infinity" {
-            return self.infinity.ok_or_else(|| format!("`{name}` cannot be infinite"));
+            return self
+                .infinity
+                .ok_or_else(|| format!("`{name}` cannot be infinite"));
         }
         // Under the field's name, which says the unit, a plain integer is in that unit.
         let plain = text.bytes().all(|byte| byte.is_ascii_digit());
@@ -159,14 +171,21 @@ impl LimitKey {
         if self.range.contains(&number) {
             return Ok(number);
         }
-        let (low, high) = (self.unit.format(*self.range.start()), self.unit.format(*self.range.end()));
-        Err(format!("`{name}` is {text}; it must be from {low} to {high}"))
+        let (low, high) = (
+            self.unit.format(*self.range.start()),
+            self.unit.format(*self.range.end()),
+        );
+        Err(format!(
+            "`{name}` is {text}; it must be from {low} to {high}"
+        ))
     }
 }
 
 /// The value of `limits.queue-full`, as it would be written in a file.
 pub(super) fn show_queue_full(limits: &Limits) -> String {
-    let name = QUEUE_FULL_NAMES.iter().find(|(_, policy)| *policy == limits.queue_full);
+    let name = QUEUE_FULL_NAMES
+        .iter()
+        .find(|(_, policy)| *policy == limits.queue_full);
     format!("\"{}\"", name.expect("every policy has a name").0)
 }
 
@@ -178,7 +197,10 @@ pub(super) fn show_top(config: &Config, name: &str) -> Option<String> {
             CoreCount::Exactly(count) => count.to_string(),
         }),
         "pin" => Some(config.pin.to_string()),
-        "data-dir" => config.data_dir.as_ref().map(|dir| format!("{:?}", dir.display().to_string())),
+        "data-dir" => config
+            .data_dir
+            .as_ref()
+            .map(|dir| format!("{:?}", dir.display().to_string())),
         "log-level" => Some(format!("\"{}\"", config.log_level.name())),
         "allow-anonymous" => Some(config.allow_anonymous.to_string()),
         _ => unreachable!("the caller names a key of TOP_KEYS"),
@@ -193,7 +215,10 @@ pub(super) fn set(config: &mut Config, name: &str, text: &str) -> Result<(), Str
     match name {
         "cores" if text == "auto" => config.cores = CoreCount::Auto,
         "cores" => {
-            let count = text.parse().ok().filter(|count| (1..=ShardId::COUNT_MAX).contains(count));
+            let count = text
+                .parse()
+                .ok()
+                .filter(|count| (1..=ShardId::COUNT_MAX).contains(count));
             let wanted = "\"auto\" or a whole number from 1 to 64";
             config.cores = CoreCount::Exactly(count.ok_or_else(|| bad(wanted))?);
         }
@@ -234,16 +259,26 @@ fn set_limit(limits: &mut Limits, name: &str, text: &str) -> Result<(), String> 
 
 fn set_listener(config: &mut Config, rest: &str, text: &str) -> Result<(), String> {
     let Some((listener_name, "bind")) = rest.rsplit_once('.') else {
-        return Err(unknown(&format!("listener.{rest}")));
+        let name = format!("listener.{rest}");
+        return Err(format!("unknown key `{name}`; a listener has one key, `listener.NAME.bind`"));
     };
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if listener_name.is_empty() || !listener_name.chars().all(is_word) {
-        return Err(format!("`{listener_name}` is no name for a listener; use letters, digits, - and _"));
+        return Err(format!(
+            "`{listener_name}` is no name for a listener; use letters, digits, - and _"
+        ));
     }
     let bind = parse_bind(text)?;
-    match config.listeners.iter_mut().find(|listener| listener.name == listener_name) {
+    match config
+        .listeners
+        .iter_mut()
+        .find(|listener| listener.name == listener_name)
+    {
         Some(listener) => listener.bind = bind,
-        None => config.listeners.push(Listener { name: listener_name.into(), bind }),
+        None => config.listeners.push(Listener {
+            name: listener_name.into(),
+            bind,
+        }),
     }
     Ok(())
 }
@@ -251,7 +286,9 @@ fn set_listener(config: &mut Config, rest: &str, text: &str) -> Result<(), Strin
 /// Reads `ADDR:PORT`.
 pub(super) fn parse_bind(text: &str) -> Result<std::net::SocketAddr, String> {
     let text = text.trim();
-    let resolved = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let resolved = text
+        .strip_prefix("localhost:")
+        .map(|port| format!("127.0.0.1:{port}"));
     resolved.as_deref().unwrap_or(text).parse().map_err(|_| {
         format!("`{text}` is no address to listen on; write ADDR:PORT, such as 127.0.0.1:1883 or [::]:1883")
     })
@@ -268,12 +305,18 @@ fn parse_bool(text: &str) -> Option<bool> {
 fn unknown(name: &str) -> String {
     let limits = LIMIT_KEYS.iter().map(|key| format!("limits.{}", key.name));
     let tops = TOP_KEYS.iter().map(|key| key.name.to_owned());
-    let others = ["limits.queue-full".to_owned(), "listener.NAME.bind".to_owned()];
+    let others = [
+        "limits.queue-full".to_owned(),
+        "listener.NAME.bind".to_owned(),
+    ];
     let all: Vec<String> = limits.chain(tops).chain(others).collect();
     let plain = name.replace('_', "-");
     // A limit's own name is enough to find it: people forget the table.
     let in_limits = format!("limits.{plain}");
-    let meant = all.iter().find(|key| **key == in_limits).map(String::as_str);
+    let meant = all
+        .iter()
+        .find(|key| **key == in_limits)
+        .map(String::as_str);
     let meant = meant.or_else(|| closest(&plain, all.iter().map(String::as_str)));
     match meant {
         Some(meant) => format!("unknown key `{name}`; did you mean `{meant}`?"),
@@ -333,8 +376,14 @@ mod tests {
             error("limits.receive-maximum", "infinity"),
             "`limits.receive-maximum` cannot be infinite"
         );
-        assert_eq!(error("cores", "0"), "`cores` is `0`; it must be \"auto\" or a whole number from 1 to 64");
-        assert_eq!(error("croes", "1"), "unknown key `croes`; did you mean `cores`?");
+        assert_eq!(
+            error("cores", "0"),
+            "`cores` is `0`; it must be \"auto\" or a whole number from 1 to 64"
+        );
+        assert_eq!(
+            error("croes", "1"),
+            "unknown key `croes`; did you mean `cores`?"
+        );
         assert_eq!(
             error("limits.queue_byte_max", "1"),
             "unknown key `limits.queue_byte_max`; did you mean `limits.queue-bytes-max`?"

@@ -119,7 +119,11 @@ impl Origin {
         let before = &text[..text.floor_char_boundary(offset)];
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-        Self::File { path: path.to_owned(), line, column }
+        Self::File {
+            path: path.to_owned(),
+            line,
+            column,
+        }
     }
 }
 
@@ -188,7 +192,13 @@ impl Loaded {
             Some((path, text)) => file::settings(path, text)?,
             None => Vec::new(),
         };
-        settings.extend(env.into_iter().filter_map(env_setting));
+        for (variable, text) in env {
+            if variable == "STATE_DIRECTORY" {
+                settings.insert(0, state_directory(&text));
+            } else {
+                settings.extend(env_setting(variable, text));
+            }
+        }
         settings.extend(flags);
 
         let mut loaded = Self {
@@ -206,10 +216,17 @@ impl Loaded {
         }
         if loaded.config.listeners.is_empty() {
             let bind = SocketAddr::from(([127, 0, 0, 1], 1883));
-            loaded.config.listeners.push(Listener { name: "tcp".into(), bind });
+            loaded.config.listeners.push(Listener {
+                name: "tcp".into(),
+                bind,
+            });
         }
         errors.extend(loaded.contradictions());
-        if errors.is_empty() { Ok(loaded) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(loaded)
+        } else {
+            Err(errors)
+        }
     }
 
     /// The whole configuration as a file, with the origin of each value.
@@ -260,7 +277,10 @@ impl Loaded {
 
     /// Whether every listener can be reached from this machine only.
     pub fn is_local_only(&self) -> bool {
-        self.config.listeners.iter().all(|listener| listener.bind.ip().is_loopback())
+        self.config
+            .listeners
+            .iter()
+            .all(|listener| listener.bind.ip().is_loopback())
     }
 
     fn apply(&mut self, name: &str, text: &str, origin: &Origin) -> Result<(), String> {
@@ -269,11 +289,19 @@ impl Loaded {
             self.origins.insert(canonical(name), origin.clone());
             return Ok(());
         }
-        let binds = text.split(',').map(keys::parse_bind).collect::<Result<Vec<_>, _>>()?;
+        let binds = text
+            .split(',')
+            .map(keys::parse_bind)
+            .collect::<Result<Vec<_>, _>>()?;
         self.config.listeners.clear();
         for (n, bind) in binds.into_iter().enumerate() {
-            let name = if n == 0 { "tcp".to_owned() } else { format!("tcp-{}", n + 1) };
-            self.origins.insert(format!("listener.{name}.bind"), origin.clone());
+            let name = if n == 0 {
+                "tcp".to_owned()
+            } else {
+                format!("tcp-{}", n + 1)
+            };
+            self.origins
+                .insert(format!("listener.{name}.bind"), origin.clone());
             self.config.listeners.push(Listener { name, bind });
         }
         Ok(())
@@ -290,9 +318,14 @@ impl Loaded {
             let origin = self.origin(&format!("listener.{}.bind", listener.name));
             let same = |other: &&Listener| other.bind == listener.bind && listener.bind.port() != 0;
             if let Some(first) = listeners[..n].iter().find(same) {
-                let message =
-                    format!("{} is already bound by listener `{}`", listener.bind, first.name);
-                errors.push(ConfigError { origin: origin.clone(), message });
+                let message = format!(
+                    "{} is already bound by listener `{}`",
+                    listener.bind, first.name
+                );
+                errors.push(ConfigError {
+                    origin: origin.clone(),
+                    message,
+                });
             }
             if !listener.bind.ip().is_loopback() && !self.config.allow_anonymous {
                 let message = format!(
@@ -333,9 +366,15 @@ pub fn sample() -> String {
 
 /// Name, value as in a file, and what it says, of every limit.
 fn limit_lines(limits: &Limits) -> Vec<(&'static str, String, &'static str)> {
-    let mut lines: Vec<_> =
-        keys::LIMIT_KEYS.iter().map(|key| (key.name, key.show(limits), key.doc)).collect();
-    lines.push(("queue-full", keys::show_queue_full(limits), keys::QUEUE_FULL_DOC));
+    let mut lines: Vec<_> = keys::LIMIT_KEYS
+        .iter()
+        .map(|key| (key.name, key.show(limits), key.doc))
+        .collect();
+    lines.push((
+        "queue-full",
+        keys::show_queue_full(limits),
+        keys::QUEUE_FULL_DOC,
+    ));
     lines
 }
 
@@ -343,7 +382,7 @@ fn limit_lines(limits: &Limits) -> Vec<(&'static str, String, &'static str)> {
 ///
 /// `RINGMQ_CORES` sets `cores`; two underscores are a dot: `RINGMQ_LIMITS__SESSIONS_MAX`. Other variables
 /// that begin with `RINGMQ_` are not ours to judge: Kubernetes sets `RINGMQ_PORT` for a service called ringmq.
-fn env_setting((variable, text): (String, String)) -> Option<Setting> {
+fn env_setting(variable: String, text: String) -> Option<Setting> {
     let rest = variable.strip_prefix("RINGMQ_")?;
     let name = rest.to_lowercase().replace("__", ".").replace('_', "-");
     let known = name == "bind"
@@ -353,7 +392,21 @@ fn env_setting((variable, text): (String, String)) -> Option<Setting> {
     if !known || text.is_empty() {
         return None;
     }
-    Some(Setting { name, text, origin: Origin::Env(variable) })
+    Some(Setting {
+        name,
+        text,
+        origin: Origin::Env(variable),
+    })
+}
+
+/// The default of `data-dir` under systemd: the first directory that `StateDirectory=` made for the unit.
+fn state_directory(list: &str) -> Setting {
+    let text = list.split(':').next().unwrap_or_default().to_owned();
+    Setting {
+        name: "data-dir".into(),
+        text,
+        origin: Origin::Env("STATE_DIRECTORY".into()),
+    }
 }
 
 /// The key under which a setting is listed, also when it was made under the field's name.
@@ -372,7 +425,11 @@ mod tests {
     use super::*;
 
     fn flag(name: &str, text: &str) -> Setting {
-        Setting { name: name.into(), text: text.into(), origin: Origin::Flag(format!("--{name}")) }
+        Setting {
+            name: name.into(),
+            text: text.into(),
+            origin: Origin::Flag(format!("--{name}")),
+        }
     }
 
     fn env(variable: &str, text: &str) -> (String, String) {
@@ -381,10 +438,17 @@ mod tests {
 
     #[test]
     fn the_last_word_holds() {
-        let file = (Path::new("a.toml"), "cores = 2\npin = true\n[limits]\nsessions-max = 10\n");
+        let file = (
+            Path::new("a.toml"),
+            "cores = 2\npin = true\n[limits]\nsessions-max = 10\n",
+        );
         let loaded = Loaded::new(
             Some(file),
-            [env("RINGMQ_CORES", "3"), env("RINGMQ_LIMITS__SESSIONS_MAX", "20"), env("RINGMQ_PORT", "tcp://x")],
+            [
+                env("RINGMQ_CORES", "3"),
+                env("RINGMQ_LIMITS__SESSIONS_MAX", "20"),
+                env("RINGMQ_PORT", "tcp://x"),
+            ],
             [flag("cores", "4")],
         )
         .unwrap();
@@ -392,14 +456,33 @@ mod tests {
         assert!(loaded.config.pin);
         assert_eq!(loaded.config.limits.sessions_max, 20);
         let shown = loaded.show();
-        for line in ["cores = 4 # --cores", "pin = true # a.toml:2:1", "sessions-max = 20 # RINGMQ_LIMITS__SESSIONS_MAX"] {
+        for line in [
+            "cores = 4 # --cores",
+            "pin = true # a.toml:2:1",
+            "sessions-max = 20 # RINGMQ_LIMITS__SESSIONS_MAX",
+        ] {
             let squeezed: Vec<String> = shown
                 .lines()
                 .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
                 .collect();
-            assert!(squeezed.iter().any(|have| have == line), "{line} in\n{shown}");
+            assert!(
+                squeezed.iter().any(|have| have == line),
+                "{line} in\n{shown}"
+            );
         }
         assert_eq!(loaded.changed_limits(), ["sessions-max=20"]);
+    }
+
+    #[test]
+    fn the_state_directory_of_systemd_is_the_least_word() {
+        let state = || env("STATE_DIRECTORY", "/var/lib/a:/var/lib/b");
+        let dir =
+            |file: Option<(&Path, &str)>| Loaded::new(file, [state()], []).unwrap().config.data_dir;
+        assert_eq!(dir(None), Some("/var/lib/a".into()));
+        assert_eq!(
+            dir(Some((Path::new("a.toml"), "data-dir = \"/c\"\n"))),
+            Some("/c".into())
+        );
     }
 
     #[test]
@@ -416,15 +499,29 @@ mod tests {
             .collect();
         let sampled = Loaded::new(Some((Path::new("sample"), &uncommented)), [], []).unwrap();
         let defaults = Loaded::new(None, [], []).unwrap();
-        assert_eq!(sampled.config, Config { data_dir: Some("/var/lib/ringmq".into()), ..defaults.config });
+        assert_eq!(
+            sampled.config,
+            Config {
+                data_dir: Some("/var/lib/ringmq".into()),
+                ..defaults.config
+            }
+        );
     }
 
     #[test]
     fn listeners_are_replaced_by_bind_and_added_by_name() {
-        let file = (Path::new("a.toml"), "[listener.a]\nbind = \"127.0.0.1:1\"\n");
+        let file = (
+            Path::new("a.toml"),
+            "[listener.a]\nbind = \"127.0.0.1:1\"\n",
+        );
         let binds = |flags: Vec<Setting>| {
             let loaded = Loaded::new(Some(file), [], flags).unwrap();
-            loaded.config.listeners.iter().map(|listener| listener.bind.port()).collect::<Vec<_>>()
+            loaded
+                .config
+                .listeners
+                .iter()
+                .map(|listener| listener.bind.port())
+                .collect::<Vec<_>>()
         };
         assert_eq!(binds(vec![]), [1]);
         assert_eq!(binds(vec![flag("listener.b.bind", "127.0.0.1:2")]), [1, 2]);
@@ -435,9 +532,16 @@ mod tests {
     fn a_public_address_needs_allow_anonymous() {
         let errors = Loaded::new(None, [], [flag("bind", "0.0.0.0:1883")]).unwrap_err();
         assert_eq!(errors.len(), 1);
-        assert!(errors[0].to_string().starts_with("--bind: 0.0.0.0:1883"), "{}", errors[0]);
+        assert!(
+            errors[0].to_string().starts_with("--bind: 0.0.0.0:1883"),
+            "{}",
+            errors[0]
+        );
         assert!(errors[0].message.contains("--allow-anonymous"));
-        let flags = [flag("bind", "0.0.0.0:1883"), flag("allow-anonymous", "true")];
+        let flags = [
+            flag("bind", "0.0.0.0:1883"),
+            flag("allow-anonymous", "true"),
+        ];
         assert!(!Loaded::new(None, [], flags).unwrap().is_local_only());
         assert!(Loaded::new(None, [], []).unwrap().is_local_only());
     }
@@ -455,8 +559,16 @@ mod tests {
             ]
         );
         let errors = Loaded::new(None, [env("RINGMQ_LIMITS__SESSION_MAX", "1")], []).unwrap_err();
-        assert!(errors[0].to_string().contains("did you mean `limits.sessions-max`?"));
+        assert!(
+            errors[0]
+                .to_string()
+                .contains("did you mean `limits.sessions-max`?")
+        );
         let twice = [flag("bind", "127.0.0.1:1,127.0.0.1:1")];
-        assert!(Loaded::new(None, [], twice).unwrap_err()[0].message.contains("already bound"));
+        assert!(
+            Loaded::new(None, [], twice).unwrap_err()[0]
+                .message
+                .contains("already bound")
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 /// What a number counts, which decides the suffixes it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
+pub(super) enum Unit {
     /// Things; no suffix.
     Count,
     /// Bytes, with `KiB`, `MiB`, `GiB` (powers of 1024) or `kB`, `MB`, `GB` (powers of 1000).
@@ -22,14 +22,19 @@ const BYTE_SUFFIXES: &[(&str, u64)] = &[
     ("kB", 1_000),
     ("B", 1),
 ];
-const TIME_SUFFIXES_MS: &[(&str, u64)] =
-    &[("ms", 1), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)];
+const TIME_SUFFIXES_MS: &[(&str, u64)] = &[
+    ("ms", 1),
+    ("d", 86_400_000),
+    ("h", 3_600_000),
+    ("m", 60_000),
+    ("s", 1_000),
+];
 
 impl Unit {
     /// Reads a number in this unit.
     ///
     /// Errors: a sentence without the key, such as "`8 parsecs` is not a size".
-    pub fn parse(self, text: &str) -> Result<u64, String> {
+    pub(super) fn parse(self, text: &str) -> Result<u64, String> {
         let wanted = match self {
             Self::Count => "a whole number",
             Self::Bytes => "a size such as 65536, \"64KiB\" or \"8MiB\"",
@@ -37,8 +42,9 @@ impl Unit {
         };
         let bad = || format!("`{text}` is not {wanted}");
         let trimmed = text.trim();
-        let digits_end =
-            trimmed.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(trimmed.len());
+        let digits_end = trimmed
+            .find(|c: char| !c.is_ascii_digit() && c != '_')
+            .unwrap_or(trimmed.len());
         let (digits, suffix) = trimmed.split_at(digits_end);
         let number: u64 = digits.replace('_', "").parse().map_err(|_| bad())?;
         let suffix = suffix.trim_start();
@@ -51,9 +57,10 @@ impl Unit {
             (Self::Milliseconds, _) => {
                 (multiplier_of(TIME_SUFFIXES_MS, suffix).ok_or_else(bad)?, 1)
             }
-            (Self::Seconds, _) => {
-                (multiplier_of(TIME_SUFFIXES_MS, suffix).ok_or_else(bad)?, 1_000)
-            }
+            (Self::Seconds, _) => (
+                multiplier_of(TIME_SUFFIXES_MS, suffix).ok_or_else(bad)?,
+                1_000,
+            ),
         };
         let scaled = number.checked_mul(multiplier).ok_or_else(bad)?;
         if scaled % divisor != 0 {
@@ -63,7 +70,7 @@ impl Unit {
     }
 
     /// Writes a number in this unit, with the largest suffix that keeps it whole.
-    pub fn format(self, number: u64) -> String {
+    pub(super) fn format(self, number: u64) -> String {
         let (suffixes, scale) = match self {
             Self::Count => return number.to_string(),
             Self::Bytes => (&BYTE_SUFFIXES[..3], 1),
@@ -71,10 +78,19 @@ impl Unit {
             Self::Seconds => (TIME_SUFFIXES_MS, 1_000),
         };
         if number == 0 {
-            return if self == Self::Bytes { "0".into() } else { "0s".into() };
+            return if self == Self::Bytes {
+                "0".into()
+            } else {
+                "0s".into()
+            };
         }
-        let Some(scaled) = number.checked_mul(scale) else { return number.to_string() };
-        let best = suffixes.iter().filter(|(_, n)| scaled % n == 0).max_by_key(|(_, n)| *n);
+        let Some(scaled) = number.checked_mul(scale) else {
+            return number.to_string();
+        };
+        let best = suffixes
+            .iter()
+            .filter(|(_, n)| scaled % n == 0)
+            .max_by_key(|(_, n)| *n);
         match best {
             Some((suffix, n)) => format!("{}{suffix}", scaled / n),
             None => number.to_string(),
@@ -83,7 +99,10 @@ impl Unit {
 }
 
 /// The candidate closest to `text`, if it is close enough to be what was meant.
-pub fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn closest<'a>(
+    text: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (distance(text, candidate), candidate))
@@ -93,7 +112,10 @@ pub fn closest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) ->
 }
 
 fn multiplier_of(suffixes: &[(&str, u64)], suffix: &str) -> Option<u64> {
-    suffixes.iter().find(|(name, _)| *name == suffix).map(|(_, multiplier)| *multiplier)
+    suffixes
+        .iter()
+        .find(|(name, _)| *name == suffix)
+        .map(|(_, multiplier)| *multiplier)
 }
 
 /// Edit distance in which two swapped neighbours count as one edit.
@@ -164,8 +186,17 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         for unit in [Unit::Count, Unit::Bytes, Unit::Milliseconds, Unit::Seconds] {
-            for number in [0, 1, 1_000, 1_024, 1_500, 60_000, 86_400, 8 << 20, u64::from(u32::MAX)]
-            {
+            for number in [
+                0,
+                1,
+                1_000,
+                1_024,
+                1_500,
+                60_000,
+                86_400,
+                8 << 20,
+                u64::from(u32::MAX),
+            ] {
                 let text = unit.format(number);
                 assert_eq!(unit.parse(&text), Ok(number), "{unit:?} {text}");
             }

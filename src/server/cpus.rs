@@ -21,7 +21,9 @@ pub(super) fn available() -> usize {
 
 /// The length of `Cpus_allowed_list` in `/proc/…/status`, such as `0-3,8`.
 fn allowed_count(status: &str) -> Option<usize> {
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let list = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
     let mut count = 0;
     for range in list.trim().split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -36,7 +38,9 @@ fn quota(root: &Path, groups: &str) -> Option<usize> {
     let mut smallest = None;
     for line in groups.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            continue;
+        };
         let mount = if controllers.is_empty() {
             root.to_owned()
         } else if controllers.split(',').any(|controller| controller == "cpu") {
@@ -61,7 +65,13 @@ fn version_2(dir: &Path) -> Option<usize> {
 }
 
 fn version_1(dir: &Path) -> Option<usize> {
-    let number = |name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<i64>().ok();
+    let number = |name: &str| {
+        fs::read_to_string(dir.join(name))
+            .ok()?
+            .trim()
+            .parse::<i64>()
+            .ok()
+    };
     // No quota is -1.
     let quota = u64::try_from(number("cpu.cfs_quota_us")?).ok()?;
     whole_cpus(quota, u64::try_from(number("cpu.cfs_period_us")?).ok()?)
@@ -80,7 +90,12 @@ mod tests {
 
     #[test]
     fn the_mask_is_counted() {
-        for (list, count) in [("0", Some(1)), ("0-3", Some(4)), ("0-3,8,10-11", Some(7)), ("x", None)] {
+        for (list, count) in [
+            ("0", Some(1)),
+            ("0-3", Some(4)),
+            ("0-3,8,10-11", Some(7)),
+            ("x", None),
+        ] {
             let status = format!("Name:\tringmq\nCpus_allowed_list:\t{list}\nMems_allowed:\t1\n");
             assert_eq!(allowed_count(&status), count, "{list}");
         }

@@ -11,11 +11,11 @@ const KEY_LEN: usize = 16;
 
 /// The installation: its random key, and, when it has a directory, the lock that keeps a second process out.
 #[derive(Debug)]
-pub struct Installation {
+pub(super) struct Installation {
     /// The key of `shard::placement`.
-    pub placement_key: [u8; KEY_LEN],
+    pub(super) placement_key: [u8; KEY_LEN],
     /// Where the key is kept; none when it was made for this start only.
-    pub dir: Option<PathBuf>,
+    pub(super) dir: Option<PathBuf>,
     // Unlocked when dropped or when the process ends, however it ends.
     _lock: Option<File>,
 }
@@ -25,10 +25,14 @@ impl Installation {
     /// directory the key holds until the process ends.
     ///
     /// Errors: a sentence for the operator, among them that another process has the directory.
-    pub fn open(dir: Option<&Path>) -> Result<Self, String> {
+    pub(super) fn open(dir: Option<&Path>) -> Result<Self, String> {
         let Some(dir) = dir else {
             let key = random_key().map_err(|error| format!("no random bytes: {error}"))?;
-            return Ok(Self { placement_key: key, dir: None, _lock: None });
+            return Ok(Self {
+                placement_key: key,
+                dir: None,
+                _lock: None,
+            });
         };
         let name = dir.display();
         DirBuilder::new()
@@ -39,7 +43,11 @@ impl Installation {
         let lock = lock(dir)?;
         let key = read_or_make_key(dir)
             .map_err(|error| format!("cannot use {name}/{KEY_FILE}: {error}"))?;
-        Ok(Self { placement_key: key, dir: Some(dir.to_owned()), _lock: Some(lock) })
+        Ok(Self {
+            placement_key: key,
+            dir: Some(dir.to_owned()),
+            _lock: Some(lock),
+        })
     }
 }
 
@@ -60,7 +68,11 @@ fn lock(dir: &Path) -> Result<File, String> {
             let mut owner = String::new();
             // The other process may be between locking and writing its number.
             let known = file.read_to_string(&mut owner).is_ok() && !owner.trim().is_empty();
-            let owner = if known { format!("process {}", owner.trim()) } else { "another process".into() };
+            let owner = if known {
+                format!("process {}", owner.trim())
+            } else {
+                "another process".into()
+            };
             return Err(format!(
                 "the data directory {} is in use by {owner}; two brokers cannot share one",
                 dir.display()
@@ -136,8 +148,14 @@ mod tests {
     fn the_key_stays_and_is_private() {
         let scratch = Scratch::new("key");
         let first = Installation::open(Some(&scratch.0)).unwrap().placement_key;
-        assert_eq!(Installation::open(Some(&scratch.0)).unwrap().placement_key, first);
-        let mode = fs::metadata(scratch.0.join(KEY_FILE)).unwrap().permissions().mode();
+        assert_eq!(
+            Installation::open(Some(&scratch.0)).unwrap().placement_key,
+            first
+        );
+        let mode = fs::metadata(scratch.0.join(KEY_FILE))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!scratch.0.join("placement-key.new").exists());
     }
@@ -155,7 +173,10 @@ mod tests {
         let first = Installation::open(Some(&scratch.0)).unwrap();
         // A lock belongs to the open file, so a second one in this process meets it as another process would.
         let error = Installation::open(Some(&scratch.0)).unwrap_err();
-        assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
+        assert!(
+            error.contains(&format!("in use by process {}", std::process::id())),
+            "{error}"
+        );
         drop(first);
         Installation::open(Some(&scratch.0)).unwrap();
     }

@@ -1,169 +1,99 @@
-//! The log: one line per event on stderr, written by its own thread.
+//! The log: one line per event on stderr.
 //!
-//! No shard waits for stderr: a line goes into a bounded queue, and what does not fit is dropped and
-//! counted. Events that clients cause are limited too, so that a reconnect loop cannot fill a disk.
-//! The sentences about clients are those of mosquitto, which log scrapers know.
+//! Lines about clients come from the cores as records (`net::events`), and one thread writes them, so that no
+//! core waits for stderr. A reconnect loop must not fill a disk: of records of one kind in ten seconds, only
+//! so many are written, and the rest are counted. At level `debug` nothing is left out.
 
 use crate::config::LogLevel;
-use crate::protocol::{ReasonCode, Version};
+use crate::net::events::LogRecord;
 use crate::shard::outbox::Event;
 use std::fmt;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Lines waiting for stderr.
-const QUEUE_LINES_MAX: usize = 4096;
-/// Lines of one kind in one window; more are counted.
-const KIND_LINES_MAX: u32 = 200;
+/// Records of one kind written in one window; more are counted.
+const KIND_RECORDS_MAX: u32 = 200;
 const WINDOW_MS: u64 = 10_000;
 
 static LOG: OnceLock<Log> = OnceLock::new();
-static LOST: AtomicU64 = AtomicU64::new(0);
 
+#[derive(Clone, Copy)]
 struct Log {
     level: LogLevel,
-    queue: SyncSender<Entry>,
+    stamp: Stamp,
 }
 
-enum Entry {
-    Line { level: LogLevel, kind: Kind, text: String },
-    Flush(SyncSender<()>),
-}
-
-/// What repeats together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// The broker itself: never left out.
-    Broker,
-    NewConnection,
-    Connected,
-    Refused,
-    Disconnected,
-    Takeover,
-    /// What a shell reports of a connection or a core, such as a refused descriptor.
-    Trouble,
-}
-
-/// Where and how the lines are written.
+/// What begins a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stamp {
-    /// With the time, in UTC.
+    /// The time, in UTC.
     Time,
-    /// With the priority that journald reads; it knows the time itself.
+    /// The priority that journald reads; it knows the time itself.
     Priority,
 }
 
-/// Starts the log. Lines before this go to stderr directly.
+/// Sets the level, and the form that fits where stderr goes.
 ///
 /// Panics: when it is called twice.
-pub(crate) fn start(level: LogLevel) -> io::Result<()> {
-    let (queue, lines) = sync_channel(QUEUE_LINES_MAX);
+pub(super) fn start(level: LogLevel) {
     let stamp = match std::env::var_os("JOURNAL_STREAM") {
         Some(_) => Stamp::Priority,
         None => Stamp::Time,
     };
-    let limited = level < LogLevel::Debug;
-    thread::Builder::new().name("log".into()).spawn(move || write_lines(&lines, stamp, limited))?;
-    let started = LOG.set(Log { level, queue });
-    assert!(started.is_ok(), "the log is started once");
-    Ok(())
+    assert!(LOG.set(Log { level, stamp }).is_ok(), "the log is started once");
 }
 
 /// Writes a line about the broker itself.
-pub(crate) fn line(level: LogLevel, text: impl fmt::Display) {
-    push(level, Kind::Broker, || text.to_string());
-}
-
-/// Writes a line about trouble that may repeat with every connection or turn.
-pub(crate) fn trouble(level: LogLevel, text: impl fmt::Display) {
-    push(level, Kind::Trouble, || text.to_string());
-}
-
-/// Writes the line about a connection that was accepted on `port`.
-pub(crate) fn new_connection(peer: SocketAddr, port: u16) {
-    push(LogLevel::Info, Kind::NewConnection, || format!("New connection from {peer} on port {port}."));
-}
-
-/// Writes the line about an event of a client whose connection comes from `peer`.
-pub(crate) fn event(event: &Event, peer: SocketAddr) {
-    let (level, kind) = match event {
-        Event::ClientConnected { .. } => (LogLevel::Info, Kind::Connected),
-        Event::ConnectRefused { .. } => (LogLevel::Info, Kind::Refused),
-        Event::ClientDisconnected { .. } => (LogLevel::Info, Kind::Disconnected),
-        Event::ClientTakeover { .. } => (LogLevel::Info, Kind::Takeover),
-    };
-    push(level, kind, || sentence(event, peer));
-}
-
-/// Waits until every line so far is written, but not longer than a second.
-pub(crate) fn flush() {
-    if let Some(log) = LOG.get() {
-        let (done, wait) = sync_channel(1);
-        if log.queue.send(Entry::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(Duration::from_secs(1));
-        }
+pub(super) fn line(level: LogLevel, text: impl fmt::Display) {
+    let log = LOG.get().copied().unwrap_or(Log { level: LogLevel::Info, stamp: Stamp::Time });
+    if level <= log.level {
+        log.write(level, &text.to_string());
     }
 }
 
-fn push(level: LogLevel, kind: Kind, text: impl FnOnce() -> String) {
-    let Some(log) = LOG.get() else {
-        eprintln!("{}", text());
-        return;
-    };
-    if level <= log.level && log.queue.try_send(Entry::Line { level, kind, text: text() }).is_err() {
-        LOST.fetch_add(1, Ordering::Relaxed);
-    }
+/// Writes the records of the cores until all of their sinks are gone.
+pub(super) fn spawn_writer(records: Receiver<LogRecord>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("log".into()).spawn(move || write_records(&records))
 }
 
-fn write_lines(lines: &Receiver<Entry>, stamp: Stamp, limited: bool) {
-    let mut limiters = [Limiter::default(); Kind::COUNT];
+fn write_records(records: &Receiver<LogRecord>) {
+    let log = LOG.get().copied().expect("the log is started before its writer");
+    let mut limiters = [Limiter::default(); KINDS.len()];
     loop {
-        let entry = lines.recv_timeout(Duration::from_millis(WINDOW_MS));
+        let record = records.recv_timeout(Duration::from_millis(WINDOW_MS));
         let now_ms = now_ms();
-        let mut out = io::stderr().lock();
-        // A log that cannot be written has nowhere to say so.
-        let mut put = |level, text: &str| drop(out.write_all(render(stamp, now_ms, level, text).as_bytes()));
         for (kind, limiter) in limiters.iter_mut().enumerate() {
             if let Some(count) = limiter.due(now_ms) {
-                put(LogLevel::Info, &format!("{count} more lines like \"{}\" were left out.", Kind::SAMPLES[kind]));
+                let kind = KINDS[kind];
+                log.write(LogLevel::Info, &format!("{count} more lines about clients {kind} were left out."));
             }
         }
-        match LOST.swap(0, Ordering::Relaxed) {
-            0 => {}
-            count => put(LogLevel::Warn, &format!("{count} lines were lost: stderr is read too slowly.")),
-        }
-        match entry {
-            Ok(Entry::Line { level, kind, text }) => {
-                if kind == Kind::Broker || !limited || limiters[kind as usize].admits(now_ms) {
-                    put(level, &text);
+        match record {
+            Ok(record) => {
+                let kind = kind(&record.event);
+                let admitted = log.level >= LogLevel::Debug || limiters[kind].admits(now_ms);
+                if log.level >= LogLevel::Info && admitted {
+                    log.write(LogLevel::Info, &record.to_string());
                 }
             }
-            Ok(Entry::Flush(done)) => {
-                let _ = out.flush();
-                let _ = done.send(());
-            }
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
-            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-impl Kind {
-    const SAMPLES: [&str; 7] = [
-        "",
-        "New connection from",
-        "New client connected from",
-        "refused",
-        "disconnected",
-        "already connected",
-        "of trouble with connections",
-    ];
-    const COUNT: usize = Self::SAMPLES.len();
+const KINDS: [&str; 4] = ["connected", "refused", "disconnected", "taken over"];
+
+fn kind(event: &Event) -> usize {
+    match event {
+        Event::ClientConnected { .. } => 0,
+        Event::ConnectRefused { .. } => 1,
+        Event::ClientDisconnected { .. } => 2,
+        Event::ClientTakeover { .. } => 3,
+    }
 }
 
 /// How many lines of one kind were written in the window, and how many were not.
@@ -180,11 +110,11 @@ impl Limiter {
         if self.is_over(now_ms) {
             *self = Self { window_start_ms: now_ms, ..Self::default() };
         }
-        if self.written < KIND_LINES_MAX {
+        if self.written < KIND_RECORDS_MAX {
             self.written += 1;
             return true;
         }
-        self.left_out += 1;
+        self.left_out = self.left_out.saturating_add(1);
         false
     }
 
@@ -202,66 +132,11 @@ impl Limiter {
     }
 }
 
-fn sentence(event: &Event, peer: SocketAddr) -> String {
-    match event {
-        Event::ClientConnected {
-            conn: _,
-            client_id,
-            version,
-            clean_start,
-            session_present: _,
-            keep_alive_s,
-            username,
-        } => {
-            let level = version.level();
-            let clean = u8::from(*clean_start);
-            let user = match username {
-                Some(name) => format!(", u'{}'", Printable(name)),
-                None => String::new(),
-            };
-            let id = Printable(client_id);
-            format!("New client connected from {peer} as {id} (p{level}, c{clean}, k{keep_alive_s}{user}).")
-        }
-        Event::ConnectRefused { conn: _, client_id, reason, what, statement } => {
-            let who = match client_id {
-                Some(id) => Printable(id).to_string(),
-                None => "<unknown>".into(),
-            };
-            format!("Client {who} [{peer}] refused: {what} ({}).", Code(*reason, statement))
-        }
-        Event::ClientDisconnected { conn: _, client_id, reason, what, statement } => {
-            let id = Printable(client_id);
-            if *reason == ReasonCode::Success {
-                format!("Client {id} [{peer}] disconnected.")
-            } else {
-                format!("Client {id} [{peer}] disconnected: {what} ({}).", Code(*reason, statement))
-            }
-        }
-        Event::ClientTakeover { client_id, .. } => {
-            let id = Printable(client_id);
-            format!("Client {id} [{peer}] already connected, closing old connection.")
-        }
-    }
-}
-
-/// A peer's text without control characters, so that it cannot make up lines of its own.
-struct Printable<'a>(&'a str);
-
-impl fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.chars() {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { write!(f, "{c}")? }
-        }
-        Ok(())
-    }
-}
-
-struct Code<'a>(ReasonCode, &'a str);
-
-impl fmt::Display for Code<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "0x{:02x} {}", self.0 as u8, self.0.name())?;
-        if self.1.is_empty() { Ok(()) } else { write!(f, ", {}", self.1) }
+impl Log {
+    fn write(self, level: LogLevel, text: &str) {
+        let line = render(self.stamp, now_ms(), level, text);
+        // A log that cannot be written has nowhere to say so.
+        let _ = io::stderr().lock().write_all(line.as_bytes());
     }
 }
 
@@ -301,49 +176,12 @@ impl fmt::Display for Utc {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::input::ConnKey;
-
-    const CONN: ConnKey = ConnKey { index: 0, generation: 0 };
-
-    fn peer() -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], 4000))
-    }
-
-    #[test]
-    fn the_sentences_are_those_scrapers_know() {
-        let connected = Event::ClientConnected {
-            conn: CONN,
-            client_id: "a\nb".into(),
-            version: Version::V5,
-            clean_start: true,
-            session_present: false,
-            keep_alive_s: 60,
-            username: Some("u".into()),
-        };
-        assert_eq!(
-            sentence(&connected, peer()),
-            "New client connected from 127.0.0.1:4000 as a\\nb (p5, c1, k60, u'u')."
-        );
-        let mut gone = |reason, what, statement| {
-            let client_id = "a".into();
-            let event = Event::ClientDisconnected { conn: CONN, client_id, reason, what, statement };
-            sentence(&event, peer())
-        };
-        assert_eq!(gone(ReasonCode::Success, "", ""), "Client a [127.0.0.1:4000] disconnected.");
-        assert_eq!(
-            gone(ReasonCode::ProtocolError, "a second CONNECT", "MQTT-3.1.0-2"),
-            format!(
-                "Client a [127.0.0.1:4000] disconnected: a second CONNECT (0x82 {}, MQTT-3.1.0-2).",
-                ReasonCode::ProtocolError.name()
-            )
-        );
-    }
 
     #[test]
     fn a_flood_is_cut_and_counted() {
         let mut limiter = Limiter::default();
-        let admitted = (0..KIND_LINES_MAX + 30).filter(|_| limiter.admits(50_000)).count();
-        assert_eq!(admitted, KIND_LINES_MAX as usize);
+        let admitted = (0..KIND_RECORDS_MAX + 30).filter(|_| limiter.admits(50_000)).count();
+        assert_eq!(admitted, KIND_RECORDS_MAX as usize);
         assert_eq!(limiter.due(50_000), None);
         assert_eq!(limiter.due(50_000 + WINDOW_MS), Some(30));
         assert_eq!(limiter.due(50_000 + WINDOW_MS), None);
@@ -351,12 +189,11 @@ mod tests {
     }
 
     #[test]
-    fn times_are_utc() {
+    fn lines_begin_with_what_their_reader_needs() {
         for (ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
             (1_704_067_199_999, "2023-12-31T23:59:59.999Z"),
-            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ] {
             assert_eq!(Utc(ms).to_string(), text);
         }

@@ -9,14 +9,20 @@ use std::thread;
 /// to a process that died of the signal.
 pub(super) fn listen(graceful: impl FnOnce(&'static str) + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut graceful = Some(graceful);
-        for signal in signals.forever() {
-            match graceful.take() {
-                Some(graceful) => graceful(if signal == SIGINT { "SIGINT" } else { "SIGTERM" }),
-                None => std::process::exit(128 + signal),
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let mut graceful = Some(graceful);
+            for signal in signals.forever() {
+                match graceful.take() {
+                    Some(graceful) => graceful(if signal == SIGINT {
+                        "SIGINT"
+                    } else {
+                        "SIGTERM"
+                    }),
+                    None => std::process::exit(128 + signal),
+                }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }
