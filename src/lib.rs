@@ -1,4 +1,7 @@
 //! ringmq: an MQTT broker for one Linux machine.
 
 pub mod config;
+pub mod net;
+pub mod protocol;
 pub mod shard;
+pub mod topic;

@@ -1,0 +1,3 @@
+//! SHELL. The sockets of a core: its ring, its listeners, its writes, and the turn that drives the shard.
+
+pub mod ring;
