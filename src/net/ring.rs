@@ -275,6 +275,10 @@ pub struct Ring {
     /// Operations that did not fit the submission queue, oldest first.
     waiting: VecDeque<squeue::Entry>,
     /// Addresses of connects that the kernel has not read yet.
+    #[expect(
+        clippy::vec_box,
+        reason = "the kernel has their addresses, so they must not move"
+    )]
     connect_addresses: Vec<Box<SockAddr>>,
     /// The timer's delay, at an address that holds still until the kernel has read it.
     timer_delay: Box<Timespec>,
