@@ -516,20 +516,31 @@ impl Ring {
         usize::from(self.buffers.free)
     }
 
+    /// Whether the kernel has put off work that the next `submit` would do.
+    pub fn has_deferred_work(&mut self) -> bool {
+        self.ring.submission().taskrun()
+    }
+
     /// Stops the kernel from writing the eventfd: for a thread that is awake and looks at the ring anyway.
     pub fn mute(&mut self) {
         self.ring.completion().disable_eventfd();
     }
 
-    /// Lets the kernel write the eventfd again.
+    /// Lets the kernel write the eventfd again, then submits and returns whether the ring has something to
+    /// look at. Only when it returns `false` may the thread sleep on the eventfd: what completed while it
+    /// was muted is not announced any more.
     ///
-    /// What completed while it was muted is not announced any more: call [`Ring::submit`] and look for
-    /// completions between this and going to sleep.
-    pub fn unmute(&mut self) {
+    /// Errors: as [`Ring::submit`].
+    pub fn unmute(&mut self) -> io::Result<bool> {
         self.ring.completion().enable_eventfd();
-        // Either the kernel sees the flag when it adds work after this, or the submit that follows sees
-        // the work: the flag's store must not pass that submit's loads.
+        // The kernel adds deferred work, then looks at the flag; we set the flag, then look for work.
+        // With a full barrier on both sides one of the two sees the other.
         fence(Ordering::SeqCst);
+        self.refill();
+        let armed = self.ring.submission().len();
+        // Called even with nothing to submit: only the kernel knows for certain what it has put off.
+        self.enter(armed)?;
+        Ok(self.has_work())
     }
 
     fn cancel(&mut self, operation: Operation, key: Key) {
@@ -1166,9 +1177,7 @@ mod tests {
             panic!("expected bytes");
         };
         ring.recycle(buffer);
-        ring.unmute();
-        ring.submit().unwrap();
-        assert!(!ring.has_work());
+        assert!(!ring.unmute().unwrap());
         near.write_all(b"b").unwrap();
         let mut count = [0; 8];
         // Blocks until the kernel has written it; one write, so the muted completion wrote none.
