@@ -4,5 +4,6 @@ pub mod config;
 pub mod mesh;
 pub mod net;
 pub mod protocol;
+pub mod session;
 pub mod shard;
 pub mod topic;

@@ -1,0 +1,357 @@
+//! Which other cores may want a topic, known without asking them.
+//!
+//! Every core announces, for each of its non-shared filters, one key: of a filter without wildcards the hash of
+//! the filter; of a filter with wildcards the hash of the levels before the first one. A topic of depth d is
+//! then wanted, if at all, under the key of its own text or of one of its d+1 prefixes. That over-approximates:
+//! a key may cover topics that no filter behind it matches (the message is then wasted), but never the other
+//! way round. Keys carry the kind of filter and the depth of the prefix, so a topic probes only depths at which
+//! somebody announced something.
+
+use super::levels::{PathHasher, levels};
+use hashbrown::HashTable;
+
+/// One bit for each core; core 0 is the lowest.
+pub type CoreMask = u64;
+
+/// The most cores a [`CoreMask`] holds.
+pub const CORES_MAX: u8 = 64;
+
+/// What a filter is announced under: a hash, and in it the class of the filter.
+///
+/// Equal on all cores for equal filters and seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterestKey(pub u64);
+
+// The class replaces six bits in the middle of the hash: tables take their bucket from the bottom and their tag
+// from the top.
+const CLASS_SHIFT: u32 = 50;
+const CLASS_COUNT: usize = 64;
+/// The class of filters without wildcards; the classes below are prefix depths.
+const CLASS_EXACT: usize = CLASS_COUNT - 1;
+/// Prefixes of this many levels and more share a class.
+const CLASS_DEEP: usize = CLASS_COUNT - 2;
+
+impl InterestKey {
+    fn new(hash: u64, class: usize) -> Self {
+        let class_bits = (CLASS_COUNT as u64 - 1) << CLASS_SHIFT;
+        Self((hash & !class_bits) | ((class as u64) << CLASS_SHIFT))
+    }
+
+    fn class(self) -> usize {
+        (self.0 >> CLASS_SHIFT) as usize % CLASS_COUNT
+    }
+}
+
+/// The key of `filter` (valid, without `$share/NAME/`) in an installation whose seed is `seed`.
+pub fn interest_key(seed: u64, filter: &str) -> InterestKey {
+    let hasher = PathHasher::new(seed);
+    let mut hash = hasher.prefix_start();
+    for (depth, level) in levels(filter).enumerate() {
+        if matches!(level, b"+" | b"#") {
+            return InterestKey::new(hash, depth.min(CLASS_DEEP));
+        }
+        hash = hasher.prefix_extend(hash, level);
+    }
+    InterestKey::new(hash, CLASS_EXACT)
+}
+
+/// This core's own filters per key: what it has announced to the others, and when.
+#[derive(Default)]
+pub struct LocalInterest {
+    keys: HashTable<LocalKey>,
+}
+
+/// In words of four bytes, so that a key costs 20 bytes and not 24.
+#[derive(Debug)]
+struct LocalKey {
+    key: [u32; 2],
+    filter_count: u32,
+    announced_at: [u32; 2],
+}
+
+impl LocalInterest {
+    /// No filters.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts one more filter under `key`; true when it is the first, which must be announced.
+    ///
+    /// Count *filters*: call this when `Index::subscribe` reports the first subscriber of a filter.
+    pub fn add(&mut self, key: InterestKey) -> bool {
+        if let Some(local) = self.find_mut(key) {
+            local.filter_count += 1;
+            return false;
+        }
+        let local = LocalKey {
+            key: halves(key.0),
+            filter_count: 1,
+            announced_at: [0; 2],
+        };
+        self.keys.insert_unique(key.0, local, LocalKey::table_hash);
+        true
+    }
+
+    /// Counts one filter less under `key`; true when it was the last, which must be retracted.
+    ///
+    /// Panics when nothing was counted under `key`.
+    pub fn remove(&mut self, key: InterestKey) -> bool {
+        let mut entry = self
+            .keys
+            .find_entry(key.0, |local| local.key == halves(key.0))
+            .expect("a filter that is removed was counted when it was added");
+        let local = entry.get_mut();
+        local.filter_count -= 1;
+        let last = local.filter_count == 0;
+        if last {
+            entry.remove();
+        }
+        last
+    }
+
+    /// Remembers the sequence number under which `key` was announced. Nothing happens when it is not counted.
+    pub fn set_announced(&mut self, key: InterestKey, sequence: u64) {
+        if let Some(local) = self.find_mut(key) {
+            local.announced_at = halves(sequence);
+        }
+    }
+
+    /// The sequence number under which `key` was announced; 0 when it was not.
+    ///
+    /// A SUBACK for a filter under `key` may leave once every core has acknowledged this number.
+    pub fn announced_at(&self, key: InterestKey) -> u64 {
+        let local = self.keys.find(key.0, |local| local.key == halves(key.0));
+        local.map_or(0, |local| whole(local.announced_at))
+    }
+
+    /// Keys with at least one filter.
+    pub fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Every key with at least one filter, in ascending order: what a core must be told that knows nothing yet.
+    pub fn keys(&self) -> Vec<InterestKey> {
+        let mut keys: Vec<_> = self
+            .keys
+            .iter()
+            .map(|local| InterestKey(whole(local.key)))
+            .collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Bytes on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        self.keys.allocation_size()
+    }
+
+    fn find_mut(&mut self, key: InterestKey) -> Option<&mut LocalKey> {
+        self.keys
+            .find_mut(key.0, |local| local.key == halves(key.0))
+    }
+}
+
+impl LocalKey {
+    fn table_hash(&self) -> u64 {
+        whole(self.key)
+    }
+}
+
+fn halves(word: u64) -> [u32; 2] {
+    [word as u32, (word >> 32) as u32]
+}
+
+fn whole([low, high]: [u32; 2]) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// What the other cores have announced.
+pub struct InterestTable {
+    hasher: PathHasher,
+    keys: HashTable<RemoteKey>,
+    /// Keys of each class that at least one core has announced.
+    class_counts: [u32; CLASS_COUNT],
+}
+
+struct RemoteKey {
+    key: InterestKey,
+    /// Never 0.
+    mask: CoreMask,
+}
+
+impl InterestTable {
+    /// Nothing announced. `seed` is the seed of the installation, that of [`interest_key`].
+    pub fn new(seed: u64) -> Self {
+        Self {
+            hasher: PathHasher::new(seed),
+            keys: HashTable::new(),
+            class_counts: [0; CLASS_COUNT],
+        }
+    }
+
+    /// Core `from` has announced `key`. Announcing again changes nothing.
+    ///
+    /// Panics when `from` is not below [`CORES_MAX`].
+    pub fn set(&mut self, from: u8, key: InterestKey) {
+        let bit = core_bit(from);
+        if let Some(remote) = self.keys.find_mut(key.0, |remote| remote.key == key) {
+            remote.mask |= bit;
+            return;
+        }
+        self.keys
+            .insert_unique(key.0, RemoteKey { key, mask: bit }, |remote| remote.key.0);
+        self.class_counts[key.class()] += 1;
+    }
+
+    /// Core `from` has retracted `key`. Retracting what was not announced changes nothing.
+    ///
+    /// Panics when `from` is not below [`CORES_MAX`].
+    pub fn clear(&mut self, from: u8, key: InterestKey) {
+        let bit = core_bit(from);
+        if let Ok(mut entry) = self.keys.find_entry(key.0, |remote| remote.key == key) {
+            entry.get_mut().mask &= !bit;
+            if entry.get().mask == 0 {
+                entry.remove();
+                self.class_counts[key.class()] -= 1;
+            }
+        }
+    }
+
+    /// The cores that may have a filter that matches `topic`; never without one that has.
+    ///
+    /// Cost: one hash per level, and one probe per prefix depth at which any key is announced.
+    pub fn mask_for(&self, topic: &str) -> CoreMask {
+        let mut mask = 0;
+        if self.keys.is_empty() {
+            return mask;
+        }
+        let mut hash = self.hasher.prefix_start();
+        // MQTT 5 §4.7.2: a wildcard as first level does not match a topic that begins with `$`.
+        if !topic.starts_with('$') {
+            mask |= self.mask_at(hash, 0);
+        }
+        let mut depth = 0_usize;
+        for level in levels(topic) {
+            hash = self.hasher.prefix_extend(hash, level);
+            depth += 1;
+            mask |= self.mask_at(hash, depth.min(CLASS_DEEP));
+        }
+        mask | self.mask_at(hash, CLASS_EXACT)
+    }
+
+    /// Keys that at least one other core has announced.
+    pub fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Bytes on the heap.
+    pub fn memory_bytes(&self) -> usize {
+        self.keys.allocation_size()
+    }
+
+    #[inline]
+    fn mask_at(&self, hash: u64, class: usize) -> CoreMask {
+        if self.class_counts[class] == 0 {
+            return 0;
+        }
+        let key = InterestKey::new(hash, class);
+        self.keys
+            .find(key.0, |remote| remote.key == key)
+            .map_or(0, |remote| remote.mask)
+    }
+}
+
+fn core_bit(core: u8) -> CoreMask {
+    assert!(core < CORES_MAX);
+    1 << core
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_with_the_same_levels_before_the_first_wildcard_share_a_key() {
+        let key = |filter| interest_key(9, filter);
+        assert_eq!(key("a/+/b"), key("a/#"));
+        assert_eq!(key("+/b"), key("#"));
+        assert_ne!(key("a/#"), key("a"));
+        assert_ne!(key("a/#"), key("b/#"));
+        assert_ne!(key("a/b/#"), key("a/#"));
+        assert_ne!(key("a"), interest_key(8, "a"));
+    }
+
+    #[test]
+    fn a_topic_is_wanted_under_its_text_and_its_prefixes() {
+        for (filter, topic, wanted) in [
+            ("a/b", "a/b", true),
+            ("a/b", "a/b/c", false),
+            ("a/#", "a", true),
+            ("a/#", "a/b", true),
+            ("a/#", "b", false),
+            ("#", "x/y", true),
+            ("+/y", "x/y", true),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("/#", "/", true),
+            ("/#", "a/", false),
+        ] {
+            let mut table = InterestTable::new(5);
+            table.set(3, interest_key(5, filter));
+            assert_eq!(
+                table.mask_for(topic),
+                u64::from(wanted) << 3,
+                "{filter} for {topic}"
+            );
+        }
+    }
+
+    #[test]
+    fn prefixes_deeper_than_the_classes_are_found() {
+        for depth in [60, 61, 62, 63, 64, 200, 32_767] {
+            let prefix = "a/".repeat(depth);
+            let mut table = InterestTable::new(0);
+            table.set(63, interest_key(0, &format!("{prefix}#")));
+            assert_eq!(
+                table.mask_for(prefix.trim_end_matches('/')),
+                1 << 63,
+                "{depth}"
+            );
+            assert_eq!(table.mask_for(&format!("{prefix}x/y")), 1 << 63, "{depth}");
+            assert_eq!(table.mask_for(&prefix[2..prefix.len() - 1]), 0, "{depth}");
+        }
+    }
+
+    #[test]
+    fn cores_come_and_go_independently() {
+        let mut table = InterestTable::new(0);
+        let key = interest_key(0, "a/+");
+        table.set(0, key);
+        table.set(0, key);
+        table.set(7, key);
+        assert_eq!(table.mask_for("a/b"), 1 | 1 << 7);
+        table.clear(0, key);
+        table.clear(0, key);
+        assert_eq!(table.mask_for("a/b"), 1 << 7);
+        table.clear(7, key);
+        assert_eq!((table.mask_for("a/b"), table.key_count()), (0, 0));
+    }
+
+    #[test]
+    fn only_the_first_and_the_last_filter_of_a_key_are_told() {
+        let mut local = LocalInterest::new();
+        let key = interest_key(0, "a/#");
+        assert_eq!(local.announced_at(key), 0);
+        assert!(local.add(key));
+        local.set_announced(key, u64::MAX - 1);
+        assert!(!local.add(key));
+        assert_eq!(local.announced_at(key), u64::MAX - 1);
+        assert_eq!(local.keys(), [key]);
+        assert!(!local.remove(key));
+        assert!(local.remove(key));
+        assert_eq!((local.announced_at(key), local.key_count()), (0, 0));
+        assert!(local.add(key));
+        assert_eq!(local.announced_at(key), 0);
+    }
+}

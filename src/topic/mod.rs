@@ -1,0 +1,22 @@
+//! Topic Names and Topic Filters: who wants a message, and what was retained.
+//!
+//! Pure: no I/O, no clock, no randomness but a seed. Nothing here recurses on the depth of a topic, and no
+//! result depends on the order in which a hash table happens to be laid out.
+//!
+//! - `levels`: cutting a topic into levels, and keyed hashes of levels and prefixes
+//! - `filter`: what a valid Topic Filter is, and when it matches (MQTT 5 §4.7, §4.8.2)
+//! - `index`: the non-shared subscriptions of one core
+//! - `interest`: which *other* cores may want a topic
+//! - `share`: the Shared Subscriptions of all cores
+//! - `retained`: retained messages, ordered, with stamps that let replicas agree
+
+pub mod filter;
+pub mod index;
+pub mod interest;
+pub mod levels;
+pub mod retained;
+pub mod share;
+
+mod filter_map;
+mod keyed_list;
+mod ordered;
