@@ -4,6 +4,7 @@ pub mod config;
 pub mod mesh;
 pub mod net;
 pub mod protocol;
+pub mod server;
 pub mod session;
 pub mod shard;
 pub mod topic;

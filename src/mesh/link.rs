@@ -313,6 +313,11 @@ impl LinkReceiver {
         }
     }
 
+    /// Places in the queue: the most that can be taken before the sender adds more.
+    pub fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+
     /// Whether nothing can be taken.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()

@@ -1,0 +1,3 @@
+//! SHELL. The process: its clock and its cores.
+
+pub mod clock;
