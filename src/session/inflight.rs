@@ -189,6 +189,23 @@ impl Inflight {
             .collect()
     }
 
+    /// Takes out the messages awaiting their first acknowledgement for which `goes` says so, oldest first.
+    /// Their identifiers are free again; only for a session without a connection.
+    pub fn take_if(&mut self, goes: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut taken = Vec::new();
+        for entry in &mut self.entries {
+            if matches!(entry, Entry::Published(delivery) if goes(delivery))
+                && let Entry::Published(delivery) = std::mem::replace(entry, Entry::Done)
+            {
+                self.bytes -= delivery.message.bytes();
+                taken.push(delivery);
+            }
+        }
+        self.rewind();
+        self.drop_done();
+        taken
+    }
+
     fn entry(&self, id: PacketId) -> Option<(usize, &Entry)> {
         // Identifiers run 1..=65,535 and then 1 again.
         let at = if id.get() >= self.first_id {
@@ -212,6 +229,10 @@ impl Inflight {
         if at < self.unsent_from {
             self.sent_count -= 1;
         }
+        self.drop_done();
+    }
+
+    fn drop_done(&mut self) {
         while matches!(self.entries.front(), Some(Entry::Done)) {
             self.entries.pop_front();
             self.first_id = if self.first_id == 65_535 { 1 } else { self.first_id + 1 };

@@ -11,7 +11,7 @@ pub mod will;
 
 mod state;
 
-pub use state::{Session, SessionKey, SessionState, SubscriptionRef, SubscriptionRefs};
+pub use state::{Replay, Session, SessionKey, SessionState, SubscriptionRef, SubscriptionRefs};
 
 /// The Subscription Identifiers that one delivery carries; `None` for nearly all.
 pub type SubscriptionIds = Option<Box<Vec<u32>>>;

@@ -80,12 +80,13 @@ impl Queue {
         if dropped == 0 { Queued::Kept } else { Queued::KeptDroppedOldest(dropped) }
     }
 
-    /// Puts messages back in front, in their order, whatever the limits say: they were counted before.
-    pub fn push_front_all(&mut self, deliveries: Vec<Delivery>) {
-        for delivery in deliveries.into_iter().rev() {
-            self.bytes += delivery.message.bytes();
-            self.waiting.push_front(delivery);
-        }
+    /// Takes out the messages for which `goes` says so, oldest first.
+    pub fn take_if(&mut self, goes: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        let (taken, kept): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.waiting).into_iter().partition(goes);
+        self.bytes -= taken.iter().map(|delivery| delivery.message.bytes()).sum::<usize>();
+        self.waiting = kept.into();
+        taken
     }
 
     /// Takes the message that has waited longest.
@@ -175,10 +176,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_back_in_front_keeps_its_order() {
+    fn what_is_taken_out_leaves_the_rest_in_order() {
         let mut queue = Queue::default();
-        queue.push(delivery(b"3"), &limits(10, 1000, QueueFullPolicy::DropOldest));
-        queue.push_front_all(vec![delivery(b"1"), delivery(b"2")]);
-        assert_eq!(payloads(&mut queue), [b'1', b'2', b'3']);
+        let limits = limits(10, 1000, QueueFullPolicy::DropOldest);
+        for n in 0..5 {
+            queue.push(delivery(&[n]), &limits);
+        }
+        let taken = queue.take_if(|delivery| delivery.message.payload()[0] % 2 == 1);
+        assert_eq!(taken.len(), 2);
+        assert_eq!(queue.bytes(), 3 * taken[0].message.bytes());
+        assert_eq!(payloads(&mut queue), [0, 2, 4]);
+        assert_eq!(queue.bytes(), 0);
     }
 }

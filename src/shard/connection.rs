@@ -5,7 +5,7 @@ use super::input::ConnKey;
 use super::outbound::Outbound;
 use super::outbox::{Event, Outbox};
 use super::timer::{Timer, TimerKind, Wheel};
-use crate::protocol::frame::{Cut, FixedHeader, cut};
+use crate::protocol::frame::{Cut, FixedHeader, cut, cut_version};
 use crate::protocol::{DecodeError, PacketType, ReasonCode, Version, disconnect};
 use crate::session::SessionKey;
 use hashbrown::HashMap;
@@ -243,21 +243,19 @@ impl Shard {
     }
 
     fn cut_next<'a>(&self, key: ConnKey, bytes: &'a [u8]) -> Result<Cut<'a>, End> {
-        let packet_bytes_max = match self.conns[key.index as usize].stage {
-            Stage::AwaitsConnect => {
-                // MQTT 5 [MQTT-3.1.0-1]: the first byte alone tells, so nothing is buffered for another protocol.
-                if bytes[0] >> 4 != PacketType::Connect as u8 {
-                    return Err(End {
-                        reason: ReasonCode::ProtocolError,
-                        what: "the first packet is not a CONNECT",
-                        statement: "MQTT-3.1.0-1",
-                    });
-                }
-                self.limits.connect_packet_bytes_max
-            }
-            _ => self.limits.packet_bytes_max,
-        };
-        Ok(cut(bytes, packet_bytes_max as usize)?)
+        let conn = &self.conns[key.index as usize];
+        if conn.stage != Stage::AwaitsConnect {
+            return Ok(cut_version(bytes, self.limits.packet_bytes_max as usize, conn.version)?);
+        }
+        // MQTT 5 [MQTT-3.1.0-1]: the first byte alone tells, so nothing is buffered for another protocol.
+        if bytes[0] >> 4 != PacketType::Connect as u8 {
+            return Err(End {
+                reason: ReasonCode::ProtocolError,
+                what: "the first packet is not a CONNECT",
+                statement: "MQTT-3.1.0-1",
+            });
+        }
+        Ok(cut(bytes, self.limits.connect_packet_bytes_max as usize)?)
     }
 
     fn packet(

@@ -32,9 +32,7 @@ impl Shard {
             MeshMessage::Publish(message) => self.mesh_publish(&message, outbox),
             MeshMessage::SharedPublish { group, message, hops } => {
                 let mut publication = Publication::from_message(&message);
-                if self.groups.contains(group)
-                    && !self.deliver_to_member(group, &mut publication, outbox)
-                {
+                if !self.deliver_to_member(group, &mut publication, outbox) {
                     self.dispatch_shared(group, &mut publication, None, hops + 1, outbox);
                 }
             }
@@ -105,18 +103,27 @@ impl Shard {
 
     /// Tells all other shards how many members of a group this one has.
     pub(super) fn announce_group(&mut self, group: GroupId, outbox: &mut Outbox) {
+        let mut text = String::new();
+        self.groups.text(group, &mut text);
+        let counts = self.groups.counts(group);
+        self.announce_counts(group, text, counts, outbox);
+    }
+
+    /// The same for a group that may be gone already, whose text and (online, offline) counts the caller knows.
+    pub(super) fn announce_counts(
+        &mut self,
+        group: GroupId,
+        text: String,
+        (online, offline): (u32, u32),
+        outbox: &mut Outbox,
+    ) {
         if self.shard_count == 1 {
             return;
         }
         self.announced += 1;
-        let (online, offline) = self.groups.counts(group);
-        let announcement = Arc::new(GroupAnnouncement {
-            text: self.groups.text(group).into(),
-            group,
-            online,
-            offline,
-            sequence: self.announced,
-        });
+        let sequence = self.announced;
+        let text = text.into_boxed_str();
+        let announcement = Arc::new(GroupAnnouncement { text, group, online, offline, sequence });
         for to in self.others() {
             outbox.mesh.push((to, MeshMessage::Group(Arc::clone(&announcement))));
         }

@@ -40,7 +40,7 @@ use crate::config::limits::Limits;
 use crate::session::Session;
 use crate::topic::index::{Index, Subscriber};
 use crate::topic::interest::{InterestTable, LocalInterest};
-use crate::topic::retained::Retained;
+use crate::topic::retained::{Retained, StampClock};
 use crate::topic::share::Groups;
 use connection::{Connection, End};
 use counters::Counters;
@@ -52,6 +52,7 @@ use message::Message;
 use outbound::Pool;
 use outbox::Outbox;
 use placement::Placement;
+use retain::Upkeep;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -115,8 +116,8 @@ pub struct Shard {
     local_interest: LocalInterest,
     interest: InterestTable,
     retained: Retained<Message>,
-    /// Hybrid time of the last retained message seen: see `retain`.
-    stamp_clock: u64,
+    stamps: StampClock,
+    upkeep: Upkeep,
     /// Number of the last announcement to the other shards.
     announced: u64,
     /// Per shard: the announcement number it has acknowledged; this shard's own entry is `u64::MAX`.
@@ -164,8 +165,9 @@ impl Shard {
             groups: Groups::new(hash_seed),
             local_interest: LocalInterest::new(),
             interest: InterestTable::new(hash_seed),
-            retained: Retained::new(),
-            stamp_clock: 0,
+            retained: Retained::new(hash_seed),
+            stamps: StampClock::new(id.0),
+            upkeep: Upkeep::default(),
             announced: 0,
             acknowledged,
             pending_subacks: VecDeque::new(),

@@ -74,11 +74,11 @@ impl Shard {
             }
             joined.extend_from_slice(more);
         }
-        let properties = if joined.is_empty() { first } else { &joined };
+        let properties = [if joined.is_empty() { first } else { &joined[..] }];
         let stamp = if publish.retain { self.retain_stamp(topic, publish.payload) } else { 0 };
         let mut publication = Publication::new(&MessageParts {
             topic,
-            properties: &[properties],
+            properties: &properties,
             payload: publish.payload,
             qos: publish.qos,
             retain: publish.retain,

@@ -1,22 +1,32 @@
 //! The retained index of this shard: a copy of every other's, with the messages shared (MQTT 5 §3.3.1.3).
 //!
 //! Two publishers on two shards may retain on one topic at once, and their messages reach the shards in
-//! different orders. So each carries a stamp, and the greater stamp wins everywhere. A stamp is hybrid time: the wall
-//! clock, but always greater than every stamp this shard has seen, with the shard's number in the low bits.
+//! different orders. So each carries a stamp, and the greater stamp wins everywhere.
 
 use super::Shard;
 use super::counters::DropCause;
-use super::message::Message;
+use super::message::{Message, NEVER};
 use super::publication::Publication;
 use super::timer::{Timer, TimerKind};
-use crate::topic::retained::{RetainedEntry, Stamp};
+use crate::topic::retained::{Cursor, RetainedEntry, ScanOutcome, Stamp};
 
-/// Bits for the shard's number.
-const SHARD_BITS: u32 = 6;
-/// Bits that count within a millisecond.
-const COUNT_BITS: u32 = 10;
-/// How often tombstones and expired messages are cleared away, in milliseconds.
+/// How often tombstones and expired messages are looked for, in milliseconds.
 const UPKEEP_MS: u64 = 5_000;
+/// The pause between two slices of one search for expired messages, in milliseconds.
+const UPKEEP_SLICE_MS: u64 = 50;
+/// Messages looked at in one slice.
+const UPKEEP_VISITS: usize = 2_000;
+
+/// Upkeep of the retained index.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    timer_is_set: bool,
+    /// Whether a message with a Message Expiry Interval may be retained.
+    may_expire: bool,
+    /// The search under way has found one that expires later.
+    found_later: bool,
+    cursor: Cursor,
+}
 
 impl RetainedEntry for Message {
     fn topic(&self) -> &str {
@@ -37,36 +47,67 @@ impl Shard {
             self.counters.drop_one(DropCause::RetainedLimit);
             return 0;
         }
-        self.stamp_clock = (self.stamp_clock + 1).max(self.now.wall_ms << COUNT_BITS);
-        (self.stamp_clock << SHARD_BITS) | u64::from(self.id.0)
+        self.stamps.next(self.now.wall_ms).0
     }
 
     /// Stores a retained message, or clears its topic when the payload is empty ([MQTT-3.3.1-6]).
     pub(super) fn retain(&mut self, publication: &mut Publication<'_>) {
         assert!(publication.stamp != 0);
-        self.stamp_clock = self.stamp_clock.max(publication.stamp >> SHARD_BITS);
         let stamp = Stamp(publication.stamp);
-        if self.retained.is_idle() {
-            self.set_retained_timer();
-        }
+        self.stamps.observe(stamp);
         if publication.payload.is_empty() {
             self.retained.clear(publication.topic, stamp, self.now.mono_ms);
+            self.set_upkeep_timer(UPKEEP_MS);
         } else {
             self.retained.set(stamp, publication.shared());
+            if publication.expires_at_ms != NEVER {
+                self.upkeep.may_expire = true;
+                self.set_upkeep_timer(UPKEEP_MS);
+            }
         }
     }
 
+    /// Forgets old tombstones and one slice of the expired messages. Topics that begin with `$` keep an expired
+    /// message until it is replaced; it is never sent.
     pub(super) fn retained_timer(&mut self) {
-        self.retained.purge(self.now.mono_ms);
+        self.upkeep.timer_is_set = false;
         let now_ms = self.now.mono_ms;
-        self.retained.sweep_expired(|message| message.expires_at_ms() <= now_ms);
-        if !self.retained.is_idle() {
-            self.set_retained_timer();
+        self.retained.purge(now_ms);
+        if self.upkeep.may_expire {
+            let mut expired = Vec::new();
+            let mut found_later = self.upkeep.found_later;
+            let cursor = &mut self.upkeep.cursor;
+            let outcome =
+                self.retained.scan("#", cursor, UPKEEP_VISITS, UPKEEP_VISITS, |message| {
+                    if message.expires_at_ms() <= now_ms {
+                        expired.push(message.clone());
+                    } else {
+                        found_later |= message.expires_at_ms() != NEVER;
+                    }
+                });
+            for message in expired {
+                // Every shard finds the same, so the stamp need not be agreed on: just above the message's own.
+                let stamp = Stamp(message.stamp() + 1);
+                self.retained.clear(message.topic(), stamp, now_ms);
+            }
+            self.upkeep.found_later = found_later;
+            if outcome == ScanOutcome::More {
+                self.set_upkeep_timer(UPKEEP_SLICE_MS);
+                return;
+            }
+            self.upkeep.cursor = Cursor::default();
+            self.upkeep.may_expire = std::mem::take(&mut self.upkeep.found_later);
+        }
+        if self.upkeep.may_expire || self.retained.tombstone_count() > 0 {
+            self.set_upkeep_timer(UPKEEP_MS);
         }
     }
 
-    fn set_retained_timer(&mut self) {
-        let tick = self.wheel.tick_for(self.now.mono_ms + UPKEEP_MS);
-        self.wheel.insert(Timer { tick, index: 0, generation: 0, kind: TimerKind::Retained });
+    fn set_upkeep_timer(&mut self, after_ms: u64) {
+        if !self.upkeep.timer_is_set {
+            self.upkeep.timer_is_set = true;
+            let tick = self.wheel.tick_for(self.now.mono_ms + after_ms);
+            self.wheel.insert(Timer { tick, index: 0, generation: 0, kind: TimerKind::Retained });
+        }
     }
 }

@@ -55,8 +55,9 @@ impl Shard {
             })
             .collect();
         for group in groups {
-            self.groups.set_online(group, key.0, online);
-            self.announce_group(group, outbox);
+            if self.groups.set_online(group, key.0, online) {
+                self.announce_group(group, outbox);
+            }
         }
     }
 
@@ -96,7 +97,7 @@ impl Shard {
 
     /// Gives a message that came through a shared group to another member; any other message ends with its session.
     fn redispatch(&mut self, delivery: &Delivery, outbox: &mut Outbox) {
-        match delivery.group.filter(|group| self.groups.contains(*group)) {
+        match delivery.group {
             Some(group) => {
                 let mut publication = Publication::from_local(&delivery.message);
                 self.dispatch_shared(group, &mut publication, None, 0, outbox);
@@ -111,7 +112,7 @@ impl Shard {
         let Some(state) = &mut self.sessions[key.0 as usize].state else { return };
         let groups = &self.groups;
         let goes = |delivery: &Delivery| {
-            delivery.group.is_some_and(|group| groups.has_online_member(group))
+            delivery.group.is_some_and(|group| groups.has_online(group))
         };
         let mut taken = state.inflight.take_if(|delivery| {
             delivery.options.qos == QoS::AtLeastOnce && goes(delivery)

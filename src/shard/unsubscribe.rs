@@ -46,7 +46,7 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> bool {
         let gone = if filter.share_name().is_some() {
-            match self.groups.find(filter.text()) {
+            match self.groups.find(filter) {
                 Some(group) if self.groups.member(group, session_key.0).is_some() => {
                     SubscriptionRef::Group(group)
                 }
@@ -54,8 +54,10 @@ impl Shard {
             }
         } else {
             match self.index.find(filter.filter()) {
-                Some(id) => SubscriptionRef::Filter(id),
-                None => return false,
+                Some(id) if self.index.get(id, session_key.0).is_some() => {
+                    SubscriptionRef::Filter(id)
+                }
+                _ => return false,
             }
         };
         if !self.end_subscription(session_key, gone, outbox) {
@@ -75,12 +77,13 @@ impl Shard {
     ) -> bool {
         match gone {
             SubscriptionRef::Group(group) => {
-                // The group may vanish with its last member; announce while its text is known.
-                if self.groups.leave(group, session_key.0).is_none() {
+                // The group may vanish with its last member.
+                let mut text = String::new();
+                self.groups.text(group, &mut text);
+                let Some(left) = self.groups.leave_group(group, session_key.0) else {
                     return false;
-                }
-                self.announce_group(group, outbox);
-                self.groups.forget_if_empty(group);
+                };
+                self.announce_counts(group, text, (left.online, left.offline), outbox);
                 true
             }
             SubscriptionRef::Filter(id) => {
