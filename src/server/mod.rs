@@ -1,3 +1,4 @@
 //! SHELL. The process: its clock and its cores.
 
 pub mod clock;
+pub mod cores;

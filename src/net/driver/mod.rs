@@ -53,10 +53,11 @@ mod tests;
 use super::counters::NetCounters;
 use super::events::{LogRecord, LogSink};
 use super::listener::{Listener, Reserve, is_shortage};
-use super::ring::{Completion, Key, Received, Ring, RingConfig, RingError};
+use super::ring::{Completion, Key, Received, Ring, RingError};
 use super::sockets::Sockets;
 use crate::mesh::link::{LinkMessage, Links};
 use crate::mesh::wake::Wake;
+use crate::shard::Shard;
 use crate::shard::input::{ConnKey, Input, Now, Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
 use crate::shard::outbox::{Event, Outbox};
@@ -88,13 +89,25 @@ pub trait StateMachine {
     fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]>;
 }
 
+impl StateMachine for Shard {
+    fn handle(&mut self, now: Now, input: Input<'_>, outbox: &mut Outbox) {
+        Self::handle(self, now, input, outbox);
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        Self::next_deadline(self)
+    }
+
+    fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
+        Self::outbound(self, conn)
+    }
+}
+
 /// What a driver is made from, beside its state machine.
 #[derive(Debug)]
 pub struct DriverSetup {
     /// The shard's number.
     pub id: ShardId,
-    /// Sizes of its ring.
-    pub ring: RingConfig,
     /// Where it accepts connections; bound, not yet listening.
     pub listeners: Vec<Listener>,
     /// Its links to and from all other cores.
@@ -217,11 +230,10 @@ impl<S: StateMachine> Driver<S> {
     /// A driver on the calling thread, which listens from now on.
     ///
     /// Errors: what the kernel refused.
-    pub fn new(setup: DriverSetup, shard: S, now: Now) -> Result<Self, RingError> {
+    pub fn new(setup: DriverSetup, mut ring: Ring, shard: S, now: Now) -> Result<Self, RingError> {
         let step = |step| move |source| RingError::Other { step, source };
         let DriverSetup {
             id,
-            ring,
             listeners,
             links,
             wake,
@@ -229,7 +241,6 @@ impl<S: StateMachine> Driver<S> {
             log,
             counters,
         } = setup;
-        let mut ring = Ring::new(ring)?;
         ring.register_eventfd(wake.eventfd())?;
         ring.mute();
         for listener in &listeners {

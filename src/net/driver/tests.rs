@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mesh::link::{LinkConfig, Mark, full_mesh};
+use crate::net::ring::RingConfig;
 use crate::shard::input::CloseCause;
 use crate::shard::outbox::Handover;
 use std::collections::HashMap;
@@ -216,7 +217,6 @@ impl Cores {
         let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
             let setup = DriverSetup {
                 id: ShardId(index as u8),
-                ring,
                 listeners: std::mem::take(&mut listeners),
                 links,
                 wake,
@@ -224,7 +224,7 @@ impl Cores {
                 log: None,
                 counters: Arc::default(),
             };
-            Driver::new(setup, Fake::default(), now).unwrap()
+            Driver::new(setup, Ring::new(ring).unwrap(), Fake::default(), now).unwrap()
         });
         Self {
             drivers: drivers.collect(),
