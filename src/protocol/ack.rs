@@ -126,3 +126,179 @@ fn reason_statement(packet_type: PacketType) -> &'static str {
         other => panic!("{} does not acknowledge a PUBLISH", other.name()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [PacketType; 4] = [
+        PacketType::Puback,
+        PacketType::Pubrec,
+        PacketType::Pubrel,
+        PacketType::Pubcomp,
+    ];
+
+    fn id(id: u16) -> PacketId {
+        PacketId::new(id).expect("not 0")
+    }
+
+    #[test]
+    fn the_short_forms() {
+        for (packet_type, first) in ALL.into_iter().zip([0x40, 0x50, 0x62, 0x70]) {
+            for version in [Version::V31, Version::V311, Version::V5] {
+                let mut out = Vec::new();
+                put_ack(
+                    &mut out,
+                    version,
+                    packet_type,
+                    id(0x1234),
+                    ReasonCode::Success,
+                );
+                assert_eq!(out, [first, 2, 0x12, 0x34]);
+                let ack = Ack::decode(version, packet_type, &out[2..]).expect("valid");
+                assert_eq!(
+                    (ack.packet_id, ack.reason),
+                    (id(0x1234), ReasonCode::Success)
+                );
+            }
+        }
+        let mut out = Vec::new();
+        put_ack(
+            &mut out,
+            Version::V5,
+            PacketType::Pubrel,
+            id(1),
+            ReasonCode::PacketIdentifierNotFound,
+        );
+        put_ack(
+            &mut out,
+            Version::V311,
+            PacketType::Puback,
+            id(1),
+            ReasonCode::NotAuthorized,
+        );
+        assert_eq!(out, b"\x62\x03\x00\x01\x92\x40\x02\x00\x01");
+    }
+
+    #[test]
+    fn every_field() {
+        let body = b"\x00\x01\x97\x0E\x1F\x00\x04full\x26\x00\x01k\x00\x01v";
+        let ack = Ack::decode(Version::V5, PacketType::Puback, body).expect("valid");
+        assert_eq!(ack.reason, ReasonCode::QuotaExceeded);
+        assert_eq!(ack.reason_string, Some("full"));
+        assert_eq!(ack.user.clone().collect::<Vec<_>>(), [("k", "v")]);
+        let mut out = Vec::new();
+        ack.encode(Version::V5, PacketType::Puback, &mut out);
+        assert_eq!(out[2..], body[..]);
+        let bare =
+            Ack::decode(Version::V5, PacketType::Puback, b"\x00\x01\x10\x00").expect("valid");
+        assert_eq!(
+            (bare.reason, bare.reason_string),
+            (ReasonCode::NoMatchingSubscribers, None)
+        );
+    }
+
+    #[test]
+    fn malformed() {
+        use ReasonCode::{MalformedPacket, ProtocolError};
+        use Version::{V5, V311};
+        for (version, packet_type, body, reason, statement) in [
+            (
+                V311,
+                PacketType::Pubcomp,
+                &b"\x00"[..],
+                MalformedPacket,
+                "§4.13.1",
+            ),
+            (
+                V311,
+                PacketType::Puback,
+                b"\x00\x01\x00",
+                MalformedPacket,
+                "§4.13.1",
+            ),
+            (
+                V311,
+                PacketType::Puback,
+                b"\x00\x00",
+                ProtocolError,
+                "MQTT-2.2.1-3",
+            ),
+            (
+                V5,
+                PacketType::Puback,
+                b"\x00\x01\x01",
+                MalformedPacket,
+                "MQTT-3.4.2-1",
+            ),
+            (
+                V5,
+                PacketType::Puback,
+                b"\x00\x01\x92",
+                MalformedPacket,
+                "MQTT-3.4.2-1",
+            ),
+            (
+                V5,
+                PacketType::Pubrec,
+                b"\x00\x01\x92",
+                MalformedPacket,
+                "MQTT-3.5.2-1",
+            ),
+            (
+                V5,
+                PacketType::Pubrel,
+                b"\x00\x01\x10",
+                MalformedPacket,
+                "MQTT-3.6.2-1",
+            ),
+            (
+                V5,
+                PacketType::Pubcomp,
+                b"\x00\x01\x80",
+                MalformedPacket,
+                "MQTT-3.7.2-1",
+            ),
+            (
+                V5,
+                PacketType::Puback,
+                b"\x00\x01\x00\x01",
+                MalformedPacket,
+                "§4.13.1",
+            ),
+            (
+                V5,
+                PacketType::Puback,
+                b"\x00\x01\x00\x00\x00",
+                MalformedPacket,
+                "§4.13.1",
+            ),
+            (
+                V5,
+                PacketType::Puback,
+                b"\x00\x01\x00\x02\x01\x00",
+                MalformedPacket,
+                "§2.2.2.2",
+            ),
+        ] {
+            let error = Ack::decode(version, packet_type, body).expect_err("must be refused");
+            assert_eq!(
+                (error.reason, error.statement),
+                (reason, statement),
+                "{body:x?}"
+            );
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "one of the packet")]
+    fn a_code_of_another_packet_is_our_own_mistake() {
+        put_ack(
+            &mut Vec::new(),
+            Version::V5,
+            PacketType::Pubrel,
+            id(1),
+            ReasonCode::QuotaExceeded,
+        );
+    }
+}

@@ -107,3 +107,57 @@ impl<'a> Auth<'a> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field() {
+        let body = b"\x18\x13\x15\x00\x01m\x16\x00\x01d\x1F\x00\x01r\x26\x00\x01k\x00\x01v";
+        let auth = Auth::decode(Version::V5, body).expect("valid");
+        assert_eq!(auth.reason, ReasonCode::ContinueAuthentication);
+        assert_eq!((auth.method, auth.data), (Some("m"), Some(&b"d"[..])));
+        assert_eq!(auth.reason_string, Some("r"));
+        assert_eq!(auth.user.clone().collect::<Vec<_>>(), [("k", "v")]);
+        let mut out = Vec::new();
+        auth.encode(&mut out);
+        assert_eq!(out[2..], body[..]);
+    }
+
+    #[test]
+    fn the_shortest_says_success() {
+        let auth = Auth::decode(Version::V5, b"").expect("valid");
+        assert_eq!((auth.reason, auth.method), (ReasonCode::Success, None));
+        let mut out = Vec::new();
+        auth.encode(&mut out);
+        assert_eq!(out, b"\xF0\x00");
+    }
+
+    #[test]
+    fn malformed_and_forbidden() {
+        use ReasonCode::{MalformedPacket, ProtocolError};
+        use Version::{V5, V31, V311};
+        for (version, body, reason, statement) in [
+            (V31, &b""[..], MalformedPacket, "§2.1.2"),
+            (V311, b"", MalformedPacket, "§2.1.2"),
+            (V5, b"\x01\x00", MalformedPacket, "MQTT-3.15.2-1"),
+            (V5, b"\x18", MalformedPacket, "§4.13.1"),
+            (V5, b"\x18\x00", ProtocolError, "§3.15.2.2.2"),
+            (V5, b"\x18\x04\x15\x00\x01m\x00", MalformedPacket, "§4.13.1"),
+            (
+                V5,
+                b"\x18\x08\x15\x00\x01m\x15\x00\x01m",
+                ProtocolError,
+                "§2.2.2.2",
+            ),
+        ] {
+            let error = Auth::decode(version, body).expect_err("must be refused");
+            assert_eq!(
+                (error.reason, error.statement),
+                (reason, statement),
+                "{body:x?}"
+            );
+        }
+    }
+}

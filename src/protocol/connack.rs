@@ -268,3 +268,92 @@ impl<'a> ConnackProperties<'a> {
         self.user.put(out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(connack: &Connack<'_>, version: Version) -> Vec<u8> {
+        let mut out = Vec::new();
+        connack.encode(version, &mut out);
+        out
+    }
+
+    #[test]
+    fn the_smallest_of_each_version() {
+        let connack = Connack {
+            session_present: true,
+            ..Connack::refusal(ReasonCode::Success)
+        };
+        assert_eq!(encoded(&connack, Version::V31), b"\x20\x02\x00\x00");
+        assert_eq!(encoded(&connack, Version::V311), b"\x20\x02\x01\x00");
+        assert_eq!(encoded(&connack, Version::V5), b"\x20\x03\x01\x00\x00");
+        let connack = Connack::refusal(ReasonCode::NotAuthorized);
+        assert_eq!(encoded(&connack, Version::V311), b"\x20\x02\x00\x05");
+        assert_eq!(encoded(&connack, Version::V5), b"\x20\x03\x00\x87\x00");
+        let connack = Connack::refusal(ReasonCode::UnsupportedProtocolVersion);
+        assert_eq!(encoded(&connack, Version::V311), b"\x20\x02\x00\x01");
+    }
+
+    #[test]
+    fn every_property() {
+        let mut user = Vec::new();
+        Property::UserProperty("k", "v").put(&mut user);
+        let connack = Connack {
+            session_present: true,
+            reason: ReasonCode::Success,
+            properties: ConnackProperties {
+                session_expiry_s: Some(1),
+                receive_maximum: NonZeroU16::new(2),
+                qos_maximum: QoS::AtLeastOnce,
+                retain_available: false,
+                packet_bytes_max: NonZeroU32::new(3),
+                assigned_client_id: Some("id"),
+                topic_alias_maximum: 4,
+                reason_string: Some("why"),
+                wildcard_subscription_available: false,
+                subscription_ids_available: false,
+                shared_subscription_available: false,
+                server_keep_alive_s: Some(5),
+                response_information: Some("r"),
+                server_reference: Some("s"),
+                authentication_method: Some("m"),
+                authentication_data: Some(b"d"),
+                user: UserProperties::from_raw(&user).expect("a User Property"),
+            },
+        };
+        let out = encoded(&connack, Version::V5);
+        // 17 properties, all different from their defaults, so all are there.
+        let walked = Walker::new(PacketType::Connack, &out[5..])
+            .filter(Result::is_ok)
+            .count();
+        assert_eq!(walked, 17);
+        assert_eq!(Connack::decode(Version::V5, &out[2..]), Ok(connack));
+    }
+
+    #[test]
+    fn malformed() {
+        use Version::{V5, V31, V311};
+        for (version, body, statement) in [
+            (V311, &b""[..], "§4.13.1"),
+            (V311, b"\x00", "§4.13.1"),
+            (V311, b"\x02\x00", "MQTT-3.2.2-1"),
+            (V311, b"\x00\x06", "MQTT-3.2.2-8"),
+            (V311, b"\x01\x05", "MQTT-3.2.2-6"),
+            (V311, b"\x00\x00\x00", "§4.13.1"),
+            (V31, b"\x00\x06", "MQTT-3.2.2-8"),
+            (V5, b"\x00\x00", "§4.13.1"),
+            (V5, b"\x00\x01\x00", "MQTT-3.2.2-8"),
+            (V5, b"\x00\x8E\x00", "MQTT-3.2.2-8"),
+            (V5, b"\x01\x87\x00", "MQTT-3.2.2-6"),
+            (V5, b"\x00\x00\x02\x24\x02", "§3.2.2.3.4"),
+            (V5, b"\x00\x00\x03\x23\x00\x01", "§2.2.2.2"),
+            (V5, b"\x00\x00\x00\x00", "§4.13.1"),
+        ] {
+            let error = Connack::decode(version, body).expect_err("must be refused");
+            assert_eq!(error.statement, statement, "{version:?} {body:x?}");
+        }
+        let v31 = Connack::decode(V31, b"\xFF\x00").expect("3.1 reserves the byte");
+        assert_eq!(v31, Connack::refusal(ReasonCode::Success));
+    }
+}

@@ -436,3 +436,297 @@ impl<'a> ConnectProperties<'a> {
         self.user.put(out);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The body of a CONNECT of the client `abuse` with the Keep Alive 60.
+    fn body(level: u8, flags: u8, properties: &[u8], rest: &[u8]) -> Vec<u8> {
+        let mut body = b"\x00\x04MQTT".to_vec();
+        body.extend_from_slice(&[level, flags, 0, 60]);
+        if level == 5 {
+            put_binary_len_1(&mut body, properties);
+        }
+        put_binary(&mut body, b"abuse");
+        body.extend_from_slice(rest);
+        body
+    }
+
+    fn put_binary_len_1(out: &mut Vec<u8>, bytes: &[u8]) {
+        out.push(bytes.len() as u8);
+        out.extend_from_slice(bytes);
+    }
+
+    fn encoded(connect: &Connect<'_>) -> Vec<u8> {
+        let mut out = Vec::new();
+        connect.encode(&mut out);
+        assert_eq!(out[..2], [0x10, out.len() as u8 - 2]);
+        out.split_off(2)
+    }
+
+    #[test]
+    fn the_smallest_of_each_version() {
+        let v31 = b"\x00\x06MQIsdp\x03\x02\x00\x0A\x00\x01c";
+        let v311 = b"\x00\x04MQTT\x04\x02\x00\x0A\x00\x01c";
+        let v5 = b"\x00\x04MQTT\x05\x02\x00\x0A\x00\x00\x01c";
+        for (body, version) in [
+            (&v31[..], Version::V31),
+            (v311, Version::V311),
+            (v5, Version::V5),
+        ] {
+            let connect = Connect::decode(body).expect("valid");
+            assert_eq!(
+                connect,
+                Connect {
+                    version,
+                    clean_start: true,
+                    keep_alive_s: 10,
+                    client_id: "c",
+                    will: None,
+                    username: None,
+                    password: None,
+                    properties: ConnectProperties::default(),
+                }
+            );
+            assert_eq!(encoded(&connect), body);
+        }
+    }
+
+    #[test]
+    fn every_field_of_5_0() {
+        let properties =
+            b"\x11\x00\x00\x00\x0A\x21\x00\x14\x27\x00\x00\x01\x00\x22\x00\x05\x19\x01\x17\x00\
+            \x15\x00\x01m\x16\x00\x01d\x26\x00\x01k\x00\x01v";
+        let rest = b"\x0F\x18\x00\x00\x00\x05\x02\x00\x00\x00\x06\x03\x00\x02ct\
+            \x00\x03w/t\x00\x01p\x00\x01u\x00\x02\xFF\x00";
+        let body = body(5, 0b1111_0110, properties, rest);
+        let connect = Connect::decode(&body).expect("valid");
+        let will = connect.will.as_ref().expect("a Will");
+        assert_eq!((will.qos, will.retain), (QoS::ExactlyOnce, true));
+        assert_eq!((will.topic, will.payload), ("w/t", &b"p"[..]));
+        assert_eq!((will.delay_s, will.message_expiry_s), (5, Some(6)));
+        assert_eq!(will.forward.content_type(), Some("ct"));
+        assert_eq!(will.forward.len(), 5);
+        assert_eq!(
+            (connect.username, connect.password),
+            (Some("u"), Some(&b"\xFF\x00"[..]))
+        );
+        let got = &connect.properties;
+        assert_eq!(got.session_expiry_s, Some(10));
+        assert_eq!(got.receive_maximum.map(NonZeroU16::get), Some(20));
+        assert_eq!(got.packet_bytes_max.map(NonZeroU32::get), Some(256));
+        assert_eq!(got.topic_alias_maximum, 5);
+        assert!(got.request_response_information);
+        assert!(!got.request_problem_information);
+        assert_eq!(got.authentication_method, Some("m"));
+        assert_eq!(got.authentication_data, Some(&b"d"[..]));
+        assert_eq!(got.user.clone().collect::<Vec<_>>(), [("k", "v")]);
+        assert_eq!(encoded(&connect), body);
+    }
+
+    #[test]
+    fn names_and_levels() {
+        use Version::{V5, V311};
+        for (body, statement, answer) in [
+            (&b""[..], "§4.13.1", None),
+            (b"\xFF\xFFMQTT\x04\x02\x00\x3C\x00\x01a", "§4.13.1", None),
+            (b"\x00\x04MQTT", "§4.13.1", None),
+            (
+                b"\x00\x04MQTX\x05\x02\x00\x3C\x00\x00\x01a",
+                "MQTT-3.1.2-1",
+                None,
+            ),
+            (
+                b"\x00\x04mqtt\x04\x02\x00\x3C\x00\x01a",
+                "MQTT-3.1.2-1",
+                None,
+            ),
+            (
+                b"\x00\x04MQTT\x63\x02\x00\x3C\x00\x01a",
+                "MQTT-3.1.2-2",
+                Some(V5),
+            ),
+            (b"\x00\x04MQTT\x06", "MQTT-3.1.2-2", Some(V5)),
+            (b"\x00\x04MQTT\x03", "MQTT-3.1.2-2", Some(V311)),
+            (b"\x00\x04MQTT\x00", "MQTT-3.1.2-2", Some(V311)),
+            (b"\x00\x04MQTT\x7F", "MQTT-3.1.2-2", Some(V5)),
+            (b"\x00\x04MQTT\x80", "MQTT-3.1.2-2", Some(V311)),
+            (b"\x00\x04MQTT\x84", "MQTT-3.1.2-2", Some(V311)),
+            (b"\x00\x06MQIsdp\x04", "MQTT-3.1.2-2", Some(V311)),
+        ] {
+            let error = Connect::decode(body).expect_err("must be refused");
+            assert_eq!(
+                (error.error.statement, error.answer),
+                (statement, answer),
+                "{body:x?}"
+            );
+            if answer.is_some() {
+                assert_eq!(error.error.reason, ReasonCode::UnsupportedProtocolVersion);
+                assert_eq!(error.error.reason.connack_v3(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_in_3_1_1_is_not_answered() {
+        for (body, statement) in [
+            (body(4, 0b0000_0011, b"", b""), "MQTT-3.1.2-3"),
+            (
+                body(4, 0b0001_1110, b"", b"\x00\x01w\x00\x01m"),
+                "MQTT-3.1.2-12",
+            ),
+            (body(4, 0b0000_1010, b"", b""), "MQTT-3.1.2-11"),
+            (body(4, 0b0010_0010, b"", b""), "MQTT-3.1.2-13"),
+            (body(4, 0b0000_0110, b"", b""), "§4.13.1"),
+            (
+                body(4, 0b0000_0110, b"", b"\x00\x03a/#\x00\x01m"),
+                "MQTT-3.3.2-2",
+            ),
+            (
+                body(4, 0b0000_0110, b"", b"\x00\x00\x00\x01m"),
+                "MQTT-4.7.3-1",
+            ),
+            (body(4, 0b0100_0010, b"", b"\x00\x01p"), "MQTT-3.1.2-22"),
+            (body(4, 0b1000_0010, b"", b""), "§4.13.1"),
+            (body(4, 0b1000_0010, b"", b"\x00\x01\xFF"), "MQTT-1.5.4-1"),
+            (body(4, 0b0000_0010, b"", b"\x00\x03abc"), "§4.13.1"),
+            (b"\x00\x04MQTT\x04\x02\x00\x3C\xFF\xFFa".to_vec(), "§4.13.1"),
+            (
+                b"\x00\x04MQTT\x04\x02\x00\x3C\x00\x03a\0b".to_vec(),
+                "MQTT-1.5.4-2",
+            ),
+            (
+                b"\x00\x04MQTT\x04\x02\x00\x3C\x00\x04a\xED\xA0\x80".to_vec(),
+                "MQTT-1.5.4-1",
+            ),
+            (
+                b"\x00\x04MQTT\x04\x02\x00\x3C\x00\x03a\xC0\xAF".to_vec(),
+                "MQTT-1.5.4-1",
+            ),
+            (b"\x00\x04MQTT\x04\x02\x00".to_vec(), "§4.13.1"),
+        ] {
+            let error = Connect::decode(&body).expect_err("must be refused");
+            assert_eq!(
+                (error.error.statement, error.answer),
+                (statement, None),
+                "{body:x?}"
+            );
+        }
+    }
+
+    #[test]
+    fn malformed_in_5_0_is_answered_with_its_code() {
+        use ReasonCode::{MalformedPacket, ProtocolError, TopicNameInvalid};
+        let will = 0b0000_0110;
+        for (flags, properties, rest, reason) in [
+            (0b0000_0011, &b""[..], &b""[..], MalformedPacket),
+            (0b0001_1110, b"", b"\x00\x00\x01w\x00\x01m", MalformedPacket),
+            (will, b"", b"\x00\x00\x03a/+\x00\x01m", TopicNameInvalid),
+            (
+                will,
+                b"",
+                b"\x05\x18\x00\x00\x00\x05\x00\x00\x00\x01m",
+                TopicNameInvalid,
+            ),
+            (
+                will,
+                b"",
+                b"\x03\x23\x00\x01\x00\x01w\x00\x01m",
+                MalformedPacket,
+            ),
+            (
+                will,
+                b"",
+                b"\x04\x01\x00\x01\x00\x00\x01w\x00\x01m",
+                ProtocolError,
+            ),
+            (
+                2,
+                b"\x11\x00\x00\x00\x01\x11\x00\x00\x00\x01",
+                b"",
+                ProtocolError,
+            ),
+            (2, b"\x21\x00\x00", b"", ProtocolError),
+            (2, b"\x27\x00\x00\x00\x00", b"", ProtocolError),
+            (2, b"\x17\x02", b"", ProtocolError),
+            (2, b"\x16\x00\x01x", b"", ProtocolError),
+            (2, b"\x23\x00\x01", b"", MalformedPacket),
+            (2, b"\x7F\x00", b"", MalformedPacket),
+            (2, b"", b"\x00", MalformedPacket),
+        ] {
+            let body = body(5, flags, properties, rest);
+            let error = Connect::decode(&body).expect_err("must be refused");
+            assert_eq!(
+                (error.error.reason, error.answer),
+                (reason, Some(Version::V5)),
+                "{body:x?}"
+            );
+            assert!(reason.valid_in(PacketType::Connack));
+        }
+        let overrun = b"\x00\x04MQTT\x05\x02\x00\x3C\x7F\x11\x00\x00\x00\x01\x00\x01a";
+        let error = Connect::decode(overrun).expect_err("must be refused").error;
+        assert_eq!(
+            error.what,
+            "Property section runs past the end of the packet"
+        );
+    }
+
+    #[test]
+    fn an_empty_client_id_is_left_to_the_server() {
+        for flags in [0, CLEAN_START] {
+            let body = [b"\x00\x04MQTT\x04", &[flags, 0, 60, 0, 0][..]].concat();
+            assert_eq!(
+                Connect::decode(&body).map(|connect| connect.client_id),
+                Ok("")
+            );
+        }
+        let long = "x".repeat(65_535);
+        let mut body = b"\x00\x06MQIsdp\x03\x02\x00\x0A".to_vec();
+        put_binary(&mut body, long.as_bytes());
+        assert_eq!(
+            Connect::decode(&body).map(|connect| connect.client_id),
+            Ok(&long[..])
+        );
+    }
+
+    #[test]
+    fn a_password_alone_is_for_5_0() {
+        let body = body(5, 0b0100_0010, b"", b"\x00\x01p");
+        let connect = Connect::decode(&body).expect("valid");
+        assert_eq!(
+            (connect.username, connect.password),
+            (None, Some(&b"p"[..]))
+        );
+    }
+
+    #[test]
+    fn leniency_that_3_1_demands() {
+        let v31 = |flags: u8, rest: &[u8]| {
+            [b"\x00\x06MQIsdp\x03", &[flags, 0, 10, 0, 1, b'c'][..], rest].concat()
+        };
+        for (body, username) in [
+            (v31(0b1100_0010, b""), None),
+            (v31(0b1100_0010, b"\x00\x01u"), Some("u")),
+            (v31(0b0010_1011, b""), None),
+        ] {
+            let connect = Connect::decode(&body).expect("valid in 3.1");
+            assert_eq!((connect.username, connect.password), (username, None));
+            assert_eq!(connect.will, None);
+        }
+        assert!(Connect::decode(&v31(0b1000_0010, b"\x00\x02u")).is_err());
+    }
+
+    #[test]
+    fn five_thousand_user_properties_are_no_trouble() {
+        let mut body = b"\x00\x04MQTT\x05\x02\x00\x3C".to_vec();
+        put_properties(&mut body, |out| {
+            for _ in 0..5000 {
+                Property::UserProperty("k", "v").put(out);
+            }
+        });
+        put_binary(&mut body, b"c");
+        let connect = Connect::decode(&body).expect("valid");
+        assert_eq!(connect.properties.user.count(), 5000);
+    }
+}

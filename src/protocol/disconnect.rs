@@ -117,3 +117,54 @@ pub fn put_disconnect(out: &mut Vec<u8>, reason: ReasonCode, reason_string: Opti
     }
     .encode(Version::V5, out);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_forms() {
+        let mut out = Vec::new();
+        Disconnect::new(ReasonCode::Success).encode(Version::V311, &mut out);
+        assert_eq!(out, b"\xE0\x00");
+        out.clear();
+        put_disconnect(&mut out, ReasonCode::Success, None);
+        put_disconnect(&mut out, ReasonCode::SessionTakenOver, None);
+        put_disconnect(&mut out, ReasonCode::QuotaExceeded, Some("full"));
+        assert_eq!(out, b"\xE0\x00\xE0\x01\x8E\xE0\x09\x97\x07\x1F\x00\x04full");
+        let normal = Disconnect::new(ReasonCode::Success);
+        for body in [&b""[..], b"\x00", b"\x00\x00"] {
+            assert_eq!(Disconnect::decode(Version::V5, body).as_ref(), Ok(&normal));
+        }
+    }
+
+    #[test]
+    fn every_field() {
+        let body = b"\x04\x14\x11\x00\x00\x00\x3C\x1F\x00\x01r\x1C\x00\x01s\x26\x00\x01k\x00\x01v";
+        let disconnect = Disconnect::decode(Version::V5, body).expect("valid");
+        assert_eq!(disconnect.reason, ReasonCode::DisconnectWithWill);
+        assert_eq!(disconnect.session_expiry_s, Some(60));
+        assert_eq!(disconnect.reason_string, Some("r"));
+        assert_eq!(disconnect.server_reference, Some("s"));
+        assert_eq!(disconnect.user.clone().collect::<Vec<_>>(), [("k", "v")]);
+        let mut out = Vec::new();
+        disconnect.encode(Version::V5, &mut out);
+        assert_eq!(out[2..], body[..]);
+    }
+
+    #[test]
+    fn malformed() {
+        use Version::{V5, V311};
+        for (version, body, statement) in [
+            (V311, &b"\x00"[..], "§4.13.1"),
+            (V5, b"\x01", "MQTT-3.14.2-1"),
+            (V5, b"\x86", "MQTT-3.14.2-1"),
+            (V5, b"\x00\x05", "§4.13.1"),
+            (V5, b"\x00\x00\x00", "§4.13.1"),
+            (V5, b"\x00\x03\x21\x00\x01", "§2.2.2.2"),
+        ] {
+            let error = Disconnect::decode(version, body).expect_err("must be refused");
+            assert_eq!(error.statement, statement, "{body:x?}");
+        }
+    }
+}

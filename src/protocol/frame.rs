@@ -265,6 +265,8 @@ mod tests {
             assert!(cut_version(&[byte, 0], MAX, Version::V31).is_ok());
             assert!(cut_version(&[byte, 0], MAX, Version::V311).is_err());
             assert!(cut_version(&[byte, 0], MAX, Version::V5).is_err());
+            assert!(cut_version(&[byte | 1, 0], MAX, Version::V31).is_err());
+            assert!(cut_version(&[byte ^ 2, 0], MAX, Version::V31).is_err());
         }
     }
 

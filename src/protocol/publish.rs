@@ -13,7 +13,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use super::error::DecodeError;
 use super::property::{Forward, Property, Splitter, SubscriptionIds, Walker, subscription_id_len};
 use super::text::STRING_BYTES_MAX;
-use super::varint::{put_varint, varint_len};
+use super::varint::{VARINT_MAX, put_varint, varint_len};
 use super::wire::{Field, Reader, field, put_binary, put_u16};
 use super::{PacketId, PacketType, QoS, Version};
 
@@ -287,9 +287,7 @@ impl PublishHead<'_> {
         let properties =
             self.property_len(self.subscription_ids.iter().copied(), self.forward.len());
         let remaining = self.remaining_len(properties);
-        // More than four bytes of length cannot be encoded, but the caller wants to know how much it is.
-        let capped = remaining.min(super::varint::VARINT_MAX as usize);
-        1 + varint_len(capped) + remaining
+        1 + capped_varint_len(remaining) + remaining
     }
 
     fn encode_with<'f>(
@@ -388,10 +386,277 @@ impl PublishHead<'_> {
     fn remaining_len(&self, properties: usize) -> usize {
         let packet_id = if self.packet_id.is_some() { 2 } else { 0 };
         let property_section = if self.version.is_v5() {
-            varint_len(properties) + properties
+            capped_varint_len(properties) + properties
         } else {
             0
         };
         2 + self.topic.len() + packet_id + property_section + self.payload_len
+    }
+}
+
+/// The bytes of the length `value`, or four when it is too large to be encoded at all: so the length
+/// of a packet that cannot be sent is still told, and is above every limit.
+fn capped_varint_len(value: usize) -> usize {
+    varint_len(value.min(VARINT_MAX as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{PACKET_BYTES_MAX, ReasonCode};
+
+    fn id(id: u16) -> Option<PacketId> {
+        PacketId::new(id)
+    }
+
+    fn refused(version: Version, flags: u8, body: &[u8]) -> (ReasonCode, &'static str) {
+        let error = Publish::decode(version, flags, body).expect_err("must be refused");
+        (error.reason, error.statement)
+    }
+
+    #[test]
+    fn the_smallest_packets() {
+        let publish = Publish::decode(Version::V311, 0, b"\x00\x01tx").expect("valid");
+        assert_eq!(publish.topic, "t");
+        assert_eq!(publish.payload, b"x");
+        assert_eq!(
+            (publish.qos, publish.dup, publish.retain),
+            (QoS::AtMostOnce, false, false)
+        );
+        assert_eq!(publish.packet_id, None);
+        let publish = Publish::decode(Version::V5, 0, b"\x00\x01t\x00").expect("valid");
+        assert_eq!(publish.payload, b"");
+        assert_eq!(publish.properties, PublishProperties::default());
+    }
+
+    #[test]
+    fn every_field() {
+        let body = b"\x00\x03a/b\x12\x34\x15\x01\x01\x23\x00\x07\x08\x00\x01r\x02\x00\x00\x00\x3C\
+            \x26\x00\x01k\x00\x01vpayload";
+        let publish = Publish::decode(Version::V5, 0b1101, body).expect("valid");
+        assert_eq!(
+            (publish.qos, publish.dup, publish.retain),
+            (QoS::ExactlyOnce, true, true)
+        );
+        assert_eq!(publish.topic, "a/b");
+        assert_eq!(publish.packet_id, id(0x1234));
+        assert_eq!(publish.payload, b"payload");
+        let properties = &publish.properties;
+        assert_eq!(properties.topic_alias.map(NonZeroU16::get), Some(7));
+        assert_eq!(properties.message_expiry_s, Some(60));
+        assert_eq!(properties.subscription_ids.clone().count(), 0);
+        let runs: Vec<_> = properties.forward.slices().collect();
+        assert_eq!(
+            runs,
+            [
+                &b"\x01\x01"[..],
+                b"\x08\x00\x01r",
+                b"\x26\x00\x01k\x00\x01v"
+            ]
+        );
+        let mut out = Vec::new();
+        publish.encode(Version::V5, &mut out);
+        assert_eq!(out[..2], [0x3D, body.len() as u8]);
+        assert_eq!(Publish::decode(Version::V5, 0b1101, &out[2..]), Ok(publish));
+    }
+
+    #[test]
+    fn an_alias_replaces_the_topic_in_5_0_only() {
+        let body = b"\x00\x00\x03\x23\x00\x01x";
+        let publish = Publish::decode(Version::V5, 0, body).expect("valid");
+        assert_eq!(publish.topic, "");
+        assert_eq!(
+            refused(Version::V5, 0, b"\x00\x00\x00x"),
+            (ReasonCode::ProtocolError, "§3.3.2.1")
+        );
+        assert_eq!(
+            refused(Version::V311, 0, body),
+            (ReasonCode::MalformedPacket, "MQTT-4.7.3-1")
+        );
+    }
+
+    #[test]
+    fn malformed_and_forbidden() {
+        use ReasonCode::{MalformedPacket, ProtocolError, TopicAliasInvalid, TopicNameInvalid};
+        for (flags, body, reason, statement) in [
+            (
+                0b0110,
+                &b"\x00\x01t\x00\x01\x00"[..],
+                MalformedPacket,
+                "MQTT-3.3.1-4",
+            ),
+            (0b1000, b"\x00\x01t\x00", MalformedPacket, "MQTT-3.3.1-2"),
+            (0, b"", MalformedPacket, "§4.13.1"),
+            (0, b"\x00", MalformedPacket, "§4.13.1"),
+            (0, b"\xFF\xFFab", MalformedPacket, "§4.13.1"),
+            (0, b"\x00\x01t", MalformedPacket, "§4.13.1"),
+            (0, b"\x00\x03a\0b\x00", MalformedPacket, "MQTT-1.5.4-2"),
+            (0, b"\x00\x03a\xFF\xFE\x00", MalformedPacket, "MQTT-1.5.4-1"),
+            (0, b"\x00\x03a/+\x00", TopicNameInvalid, "MQTT-3.3.2-2"),
+            (0, b"\x00\x03a/#\x00", TopicNameInvalid, "MQTT-3.3.2-2"),
+            (2, b"\x00\x01t", MalformedPacket, "§4.13.1"),
+            (2, b"\x00\x01t\x00", MalformedPacket, "§4.13.1"),
+            (2, b"\x00\x01t\x00\x00\x00", ProtocolError, "MQTT-2.2.1-3"),
+            (4, b"\x00\x01t\x00\x00\x00", ProtocolError, "MQTT-2.2.1-3"),
+            (
+                0,
+                b"\x00\x01t\x03\x23\x00\x00x",
+                TopicAliasInvalid,
+                "MQTT-3.3.2-8",
+            ),
+            (0, b"\x00\x01t\x02\x0B\x01x", ProtocolError, "MQTT-3.3.4-6"),
+            (0, b"\x00\x01t\x02\x01\x02x", ProtocolError, "§3.3.2.3.2"),
+            (
+                0,
+                b"\x00\x01t\x04\x01\x00\x01\x00x",
+                ProtocolError,
+                "§2.2.2.2",
+            ),
+            (
+                0,
+                b"\x00\x01t\x06\x08\x00\x03a/#x",
+                ProtocolError,
+                "MQTT-3.3.2-14",
+            ),
+            (
+                0,
+                b"\x00\x01t\xFF\xFF\xFF\xFF\x01x",
+                MalformedPacket,
+                "§1.5.5",
+            ),
+            (0, b"\x00\x01t\x7F\x26\xFF\xFFk", MalformedPacket, "§4.13.1"),
+            (
+                0,
+                b"\x00\x01t\x04\x26\x00\x01kx",
+                MalformedPacket,
+                "§4.13.1",
+            ),
+            (
+                0,
+                b"\x00\x01t\x05\x11\x00\x00\x00\x01x",
+                MalformedPacket,
+                "§2.2.2.2",
+            ),
+        ] {
+            assert_eq!(
+                refused(Version::V5, flags, body),
+                (reason, statement),
+                "{body:x?}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_server_sends_subscription_identifiers() {
+        let body = b"\x00\x01t\x0D\x0B\x01\x01\x00\x0B\x80\x01\x03\x00\x01c\x0B\x07x";
+        let publish = Publish::decode_from_server(Version::V5, 0, body).expect("valid");
+        let ids: Vec<u32> = publish
+            .properties
+            .subscription_ids
+            .clone()
+            .map(NonZeroU32::get)
+            .collect();
+        assert_eq!(ids, [1, 128, 7]);
+        assert_eq!(
+            publish
+                .properties
+                .forward
+                .slices()
+                .collect::<Vec<_>>()
+                .concat(),
+            b"\x01\x00\x03\x00\x01c"
+        );
+        assert_eq!(publish.payload, b"x");
+        assert_eq!(refused(Version::V5, 0, body).1, "MQTT-3.3.4-6");
+    }
+
+    fn head(version: Version) -> PublishHead<'static> {
+        PublishHead {
+            version,
+            qos: QoS::AtLeastOnce,
+            dup: false,
+            retain: true,
+            topic: "a/b",
+            packet_id: id(1),
+            topic_alias: None,
+            message_expiry_s: Some(60),
+            subscription_ids: &[5, 268_435_455],
+            forward: b"\x01\x01",
+            payload_len: 4,
+        }
+    }
+
+    #[test]
+    fn a_head_says_its_length_and_where_to_patch_it() {
+        for version in [Version::V31, Version::V311, Version::V5] {
+            let head = head(version);
+            let mut out = vec![0xEE; 3];
+            let offsets = head.encode(&mut out);
+            let mut encoded = out.split_off(3);
+            assert_eq!(out, [0xEE; 3]);
+            assert_eq!(encoded.len() + 4, head.encoded_len());
+            offsets.patch_packet_id(&mut encoded, PacketId::new(0xABCD).expect("not 0"));
+            if version.is_v5() {
+                offsets.patch_message_expiry_s(&mut encoded, 59);
+            } else {
+                assert_eq!(offsets.message_expiry_s, None);
+            }
+            encoded.extend_from_slice(b"data");
+            assert_eq!(encoded[..2], [0x33, encoded.len() as u8 - 2]);
+            let publish =
+                Publish::decode_from_server(version, 0b0011, &encoded[2..]).expect("valid");
+            assert_eq!(publish.packet_id, id(0xABCD));
+            assert_eq!(publish.topic, "a/b");
+            assert_eq!(publish.payload, b"data");
+            assert!(publish.retain);
+            let properties = publish.properties;
+            let ids: Vec<u32> = properties
+                .subscription_ids
+                .clone()
+                .map(NonZeroU32::get)
+                .collect();
+            if version.is_v5() {
+                assert_eq!(properties.message_expiry_s, Some(59));
+                assert_eq!(ids, head.subscription_ids);
+                assert_eq!(
+                    properties.forward.slices().collect::<Vec<_>>(),
+                    [b"\x01\x01"]
+                );
+            } else {
+                assert_eq!(properties, PublishProperties::default());
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_packet_that_cannot_be_sent_is_told() {
+        let head = PublishHead {
+            payload_len: PACKET_BYTES_MAX,
+            ..head(Version::V5)
+        };
+        assert!(head.encoded_len() > PACKET_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_head_at_each_length_of_the_remaining_length() {
+        for payload_len in [0, 100, 127, 128, 16_383, 16_384, 2_097_152, 268_000_000] {
+            let head = PublishHead {
+                payload_len,
+                ..head(Version::V5)
+            };
+            let mut out = Vec::new();
+            head.encode(&mut out);
+            assert_eq!(out.len() + payload_len, head.encoded_len());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "goes with QoS 1 and 2")]
+    fn a_head_with_qos_0_and_a_packet_id_is_our_own_mistake() {
+        PublishHead {
+            qos: QoS::AtMostOnce,
+            ..head(Version::V5)
+        }
+        .encode(&mut Vec::new());
     }
 }

@@ -107,3 +107,56 @@ fn is_code(version: Version, code: u8) -> bool {
         matches!(code, 0 | 1 | 2 | 0x80)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> PacketId {
+        PacketId::new(7).expect("not 0")
+    }
+
+    #[test]
+    fn short_forms() {
+        let mut out = Vec::new();
+        put_suback(&mut out, Version::V311, id(), &[0, 1, 2, 0x80, 0x8F, 0x97]);
+        assert_eq!(out, b"\x90\x08\x00\x07\x00\x01\x02\x80\x80\x80");
+        let suback = Suback::decode(Version::V311, &out[2..]).expect("valid");
+        assert_eq!(suback.codes, [0, 1, 2, 0x80, 0x80, 0x80]);
+        out.clear();
+        put_suback(&mut out, Version::V5, id(), &[0, 0x8F]);
+        assert_eq!(out, b"\x90\x05\x00\x07\x00\x00\x8F");
+    }
+
+    #[test]
+    fn every_field() {
+        let body = b"\x00\x07\x0B\x1F\x00\x01r\x26\x00\x01k\x00\x01v\x02\x87";
+        let suback = Suback::decode(Version::V5, body).expect("valid");
+        assert_eq!(
+            (suback.reason_string, suback.codes),
+            (Some("r"), &[2, 0x87][..])
+        );
+        assert_eq!(suback.user.clone().collect::<Vec<_>>(), [("k", "v")]);
+        let mut out = Vec::new();
+        suback.encode(Version::V5, &mut out);
+        assert_eq!(out[2..], body[..]);
+    }
+
+    #[test]
+    fn malformed() {
+        use Version::{V5, V311};
+        for (version, body, statement) in [
+            (V311, &b"\x00"[..], "§4.13.1"),
+            (V311, b"\x00\x07", "MQTT-3.9.3-2"),
+            (V311, b"\x00\x07\x03", "MQTT-3.9.3-2"),
+            (V311, b"\x00\x07\x87", "MQTT-3.9.3-2"),
+            (V311, b"\x00\x00\x01", "MQTT-2.2.1-3"),
+            (V5, b"\x00\x07\x00", "MQTT-3.9.3-2"),
+            (V5, b"\x00\x07\x00\x11", "MQTT-3.9.3-2"),
+            (V5, b"\x00\x07\x02\x0B\x01\x00", "§2.2.2.2"),
+        ] {
+            let error = Suback::decode(version, body).expect_err("must be refused");
+            assert_eq!(error.statement, statement, "{body:x?}");
+        }
+    }
+}

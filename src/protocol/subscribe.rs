@@ -210,3 +210,182 @@ fn check_options(version: Version, filter: &str, bits: u8) -> Result<(), DecodeE
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ReasonCode;
+
+    #[test]
+    fn options_and_bits_are_inverse() {
+        let mut valid = 0;
+        for bits in 0..=u8::MAX {
+            if let Some(options) = SubscribeOptions::from_bits(bits) {
+                assert_eq!(options.bits(), bits);
+                valid += 1;
+            }
+        }
+        assert_eq!(valid, 3 * 2 * 2 * 3);
+        assert_eq!(SubscribeOptions::default().bits(), 0);
+    }
+
+    #[test]
+    fn filters_come_in_their_order() {
+        let body = b"\x00\x0A\x00\x03a/#\x01\x00\x01+\x02";
+        let subscribe = Subscribe::decode(Version::V311, body).expect("valid");
+        assert_eq!(subscribe.packet_id.get(), 10);
+        let filters: Vec<_> = subscribe.filters().collect();
+        let with = |qos| SubscribeOptions {
+            qos,
+            ..SubscribeOptions::default()
+        };
+        assert_eq!(
+            filters,
+            [
+                ("a/#", with(QoS::AtLeastOnce)),
+                ("+", with(QoS::ExactlyOnce))
+            ]
+        );
+        let mut out = Vec::new();
+        Subscribe::encode(
+            &mut out,
+            Version::V311,
+            subscribe.packet_id,
+            None,
+            &subscribe.user,
+            &filters,
+        );
+        assert_eq!(out[..2], [0x82, body.len() as u8]);
+        assert_eq!(out[2..], body[..]);
+    }
+
+    #[test]
+    fn every_field_of_5_0() {
+        let body = b"\x00\x01\x0A\x0B\x80\x01\x26\x00\x01k\x00\x01v\x00\x01t\x2E";
+        let subscribe = Subscribe::decode(Version::V5, body).expect("valid");
+        assert_eq!(subscribe.subscription_id.map(NonZeroU32::get), Some(128));
+        assert_eq!(subscribe.user.clone().collect::<Vec<_>>(), [("k", "v")]);
+        let options = SubscribeOptions {
+            qos: QoS::ExactlyOnce,
+            no_local: true,
+            retain_as_published: true,
+            retain_handling: RetainHandling::DoNotSend,
+        };
+        assert_eq!(subscribe.filters().collect::<Vec<_>>(), [("t", options)]);
+        let mut out = Vec::new();
+        Subscribe::encode(
+            &mut out,
+            Version::V5,
+            subscribe.packet_id,
+            subscribe.subscription_id,
+            &subscribe.user,
+            &[("t", options)],
+        );
+        assert_eq!(out[2..], body[..]);
+    }
+
+    #[test]
+    fn malformed_and_forbidden() {
+        use ReasonCode::{MalformedPacket, ProtocolError};
+        use Version::{V5, V311};
+        for (version, body, reason, statement) in [
+            (V311, &b"\x00\x01"[..], ProtocolError, "MQTT-3.8.3-2"),
+            (V5, b"\x00\x01\x00", ProtocolError, "MQTT-3.8.3-2"),
+            (V5, b"\x00\x01", MalformedPacket, "§4.13.1"),
+            (
+                V311,
+                b"\x00\x01\x00\x01t\x03",
+                MalformedPacket,
+                "MQTT-3.8.3-4",
+            ),
+            (
+                V311,
+                b"\x00\x01\x00\x01t\x04",
+                MalformedPacket,
+                "MQTT-3.8.3-4",
+            ),
+            (
+                V5,
+                b"\x00\x01\x00\x00\x01t\xC0",
+                MalformedPacket,
+                "MQTT-3.8.3-5",
+            ),
+            (V5, b"\x00\x01\x00\x00\x01t\x30", ProtocolError, "§3.8.3.1"),
+            (V5, b"\x00\x01\x00\x00\x01t\x03", ProtocolError, "§3.8.3.1"),
+            (
+                V311,
+                b"\x00\x00\x00\x01t\x00",
+                ProtocolError,
+                "MQTT-2.2.1-3",
+            ),
+            (V311, b"\x00\x01\xFF\xFFa\x00", MalformedPacket, "§4.13.1"),
+            (V311, b"\x00\x01\x00\x01a", MalformedPacket, "§4.13.1"),
+            (
+                V311,
+                b"\x00\x01\x00\x01a\x00\x00",
+                MalformedPacket,
+                "§4.13.1",
+            ),
+            (
+                V311,
+                b"\x00\x01\x00\x01\xFF\x00",
+                MalformedPacket,
+                "MQTT-1.5.4-1",
+            ),
+            (
+                V311,
+                b"\x00\x01\x00\x01\0\x00",
+                MalformedPacket,
+                "MQTT-1.5.4-2",
+            ),
+            (
+                V5,
+                b"\x00\x01\x02\x0B\x00\x00\x01t\x00",
+                ProtocolError,
+                "§3.8.2.1.2",
+            ),
+            (
+                V5,
+                b"\x00\x01\x04\x0B\x01\x0B\x02\x00\x01t\x00",
+                ProtocolError,
+                "§2.2.2.2",
+            ),
+            (
+                V5,
+                b"\x00\x01\x00\x00\x0A$share/a/t\x04",
+                ProtocolError,
+                "MQTT-3.8.3-4",
+            ),
+        ] {
+            let error = Subscribe::decode(version, body).expect_err("must be refused");
+            assert_eq!(
+                (error.reason, error.statement),
+                (reason, statement),
+                "{body:x?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shared_subscription_and_no_local_are_fine_apart() {
+        for body in [
+            &b"\x00\x01\x00\x00\x0A$share/a/t\x01"[..],
+            b"\x00\x01\x00\x00\x01t\x04",
+        ] {
+            assert!(Subscribe::decode(Version::V5, body).is_ok());
+        }
+    }
+
+    #[test]
+    fn an_empty_filter_is_left_to_the_topic_filter() {
+        let body = b"\x00\x01\x00\x00\x00";
+        let subscribe = Subscribe::decode(Version::V311, body).expect("well formed");
+        assert_eq!(
+            subscribe
+                .filters()
+                .map(|(filter, _)| filter)
+                .collect::<Vec<_>>(),
+            [""]
+        );
+    }
+}

@@ -102,3 +102,55 @@ pub fn put_unsuback(out: &mut Vec<u8>, version: Version, packet_id: PacketId, co
 fn is_code(code: u8) -> bool {
     ReasonCode::from_u8(code).is_some_and(|code| code.valid_in(PacketType::Unsuback))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> PacketId {
+        PacketId::new(7).expect("not 0")
+    }
+
+    #[test]
+    fn short_forms() {
+        let mut out = Vec::new();
+        put_unsuback(&mut out, Version::V311, id(), &[0, 0x11]);
+        assert_eq!(out, b"\xB0\x02\x00\x07");
+        assert_eq!(
+            Unsuback::decode(Version::V311, &out[2..]).map(|it| it.codes),
+            Ok(&[][..])
+        );
+        out.clear();
+        put_unsuback(&mut out, Version::V5, id(), &[0, 0x11]);
+        assert_eq!(out, b"\xB0\x05\x00\x07\x00\x00\x11");
+        assert_eq!(
+            Unsuback::decode(Version::V5, &out[2..]).map(|it| it.codes),
+            Ok(&[0, 0x11][..])
+        );
+    }
+
+    #[test]
+    fn every_field() {
+        let body = b"\x00\x07\x0B\x1F\x00\x01r\x26\x00\x01k\x00\x01v\x87";
+        let unsuback = Unsuback::decode(Version::V5, body).expect("valid");
+        assert_eq!(unsuback.reason_string, Some("r"));
+        let mut out = Vec::new();
+        unsuback.encode(Version::V5, &mut out);
+        assert_eq!(out[2..], body[..]);
+    }
+
+    #[test]
+    fn malformed() {
+        use Version::{V5, V311};
+        for (version, body, statement) in [
+            (V311, &b"\x00\x07\x00"[..], "§4.13.1"),
+            (V311, b"\x00", "§4.13.1"),
+            (V5, b"\x00\x07\x00", "MQTT-3.11.3-2"),
+            (V5, b"\x00\x07\x00\x01", "MQTT-3.11.3-2"),
+            (V5, b"\x00\x07", "§4.13.1"),
+        ] {
+            let error = Unsuback::decode(version, body).expect_err("must be refused");
+            assert_eq!(error.statement, statement, "{body:x?}");
+        }
+    }
+}

@@ -87,3 +87,65 @@ impl<'a> Unsubscribe<'a> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ReasonCode;
+
+    #[test]
+    fn filters_come_in_their_order() {
+        for (version, body) in [
+            (Version::V31, &b"\x00\x01\x00\x03a/+\x00\x01#"[..]),
+            (Version::V311, b"\x00\x01\x00\x03a/+\x00\x01#"),
+            (
+                Version::V5,
+                b"\x00\x01\x07\x26\x00\x01k\x00\x01v\x00\x03a/+\x00\x01#",
+            ),
+        ] {
+            let unsubscribe = Unsubscribe::decode(version, body).expect("valid");
+            let filters: Vec<_> = unsubscribe.filters().collect();
+            assert_eq!(filters, ["a/+", "#"]);
+            assert_eq!(
+                unsubscribe.user.clone().count(),
+                usize::from(version.is_v5())
+            );
+            let mut out = Vec::new();
+            Unsubscribe::encode(
+                &mut out,
+                version,
+                unsubscribe.packet_id,
+                &unsubscribe.user,
+                &filters,
+            );
+            assert_eq!(out[..2], [0xA2, body.len() as u8]);
+            assert_eq!(out[2..], body[..]);
+        }
+    }
+
+    #[test]
+    fn malformed() {
+        use ReasonCode::{MalformedPacket, ProtocolError};
+        use Version::{V5, V311};
+        for (version, body, reason, statement) in [
+            (V311, &b"\x00\x01"[..], ProtocolError, "MQTT-3.10.3-2"),
+            (V5, b"\x00\x01\x00", ProtocolError, "MQTT-3.10.3-2"),
+            (V311, b"\x00\x00\x00\x01t", ProtocolError, "MQTT-2.2.1-3"),
+            (V311, b"\x00\x01\x00\x02t", MalformedPacket, "§4.13.1"),
+            (V311, b"\x00\x01\x00\x01t\x00", MalformedPacket, "§4.13.1"),
+            (
+                V5,
+                b"\x00\x01\x02\x0B\x01\x00\x01t",
+                MalformedPacket,
+                "§2.2.2.2",
+            ),
+        ] {
+            let error = Unsubscribe::decode(version, body).expect_err("must be refused");
+            assert_eq!(
+                (error.reason, error.statement),
+                (reason, statement),
+                "{body:x?}"
+            );
+        }
+    }
+}

@@ -31,7 +31,7 @@ pub(super) use field;
 
 static PACKET_ID: Field = field!("Packet Identifier");
 static PROPERTY_LENGTH: Field = field!("Property Length");
-static PROPERTIES: Field = field!("Properties");
+static PROPERTY_SECTION: Field = field!("Property section");
 
 /// The part of a packet that has not been read yet.
 #[derive(Clone, Copy, Debug)]
@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
     /// The properties, without their length.
     pub(super) fn properties(&mut self) -> Result<&'a [u8], DecodeError> {
         let len = self.varint(&PROPERTY_LENGTH)?;
-        self.take(len as usize, &PROPERTIES)
+        self.take(len as usize, &PROPERTY_SECTION)
     }
 
     /// Refuses bytes after the last field.
@@ -222,7 +222,7 @@ mod tests {
         );
         assert_eq!(
             what(Reader::new(b"\x05a").properties().map(drop)),
-            PROPERTIES.short
+            PROPERTY_SECTION.short
         );
         assert_eq!(
             Reader::new(b"\xFF\xFF\xFF\xFF\x01").varint(&FIELD),

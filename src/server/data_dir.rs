@@ -116,7 +116,7 @@ fn read_or_make_key(dir: &Path) -> io::Result<[u8; KEY_LEN]> {
     }
 }
 
-fn random_key() -> io::Result<[u8; KEY_LEN]> {
+pub(super) fn random_key() -> io::Result<[u8; KEY_LEN]> {
     let mut key = [0; KEY_LEN];
     File::open("/dev/urandom")?.read_exact(&mut key)?;
     Ok(key)

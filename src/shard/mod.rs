@@ -1,7 +1,253 @@
-//! One core's whole state machine, without I/O, clock or threads.
+//! PURE. One core's whole state machine, without I/O, clock or threads.
+//!
+//! [`Shard::handle`], [`Shard::next_deadline`] and [`Shard::outbound`] are its surface: what happened goes in as
+//! an [`Input`], what is to be done comes out in an [`Outbox`], and what is to be written is lent. So any number of
+//! shards run in one thread under a seeded test, and a failing seed reproduces.
+//!
+//! # Invariants
+//!
+//! 1. A session lives on the shard that [`Placement`] names for its Client Identifier, and nowhere else: takeover, Packet
+//!    Identifiers and expiry need no other shard.
+//! 2. A connection in stage `Open` has a session whose `conn` is its key; a session's `conn` is a connection in stage `Open`.
+//! 3. All messages from one shard to another take one FIFO path, so the messages of one publisher keep their order.
+//! 4. No shard waits for another: what must wait (a SUBACK) is kept, and the turn goes on.
+//! 5. A message is either sent, queued within the limits, or counted as dropped under a cause.
+//! 6. No output depends on the iteration order of a hash map.
 
+mod ack;
+mod connect;
+mod connection;
+pub mod counters;
+mod deliver;
+mod disconnect;
 pub mod input;
-pub mod message;
+mod mesh;
 pub mod mesh_message;
+pub mod message;
+mod outbound;
 pub mod outbox;
 pub mod placement;
+mod publication;
+mod publish;
+mod retain;
+mod session_end;
+mod subscribe;
+mod tick;
+mod timer;
+mod unsubscribe;
+
+use crate::config::limits::Limits;
+use crate::session::Session;
+use crate::topic::index::{Index, Subscriber};
+use crate::topic::interest::{InterestTable, LocalInterest};
+use crate::topic::retained::{Retained, StampClock};
+use crate::topic::share::Groups;
+use connection::{Connection, End};
+use counters::Counters;
+use deliver::{Images, Match};
+use hashbrown::HashTable;
+use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
+use mesh::PendingSuback;
+use message::Message;
+use outbound::Pool;
+use outbox::Outbox;
+use placement::Placement;
+use retain::Upkeep;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use timer::{Timer, Wheel};
+
+/// What a shard is made from.
+#[derive(Clone, Debug)]
+pub struct ShardSetup {
+    /// Its number.
+    pub id: ShardId,
+    /// How many shards the process has.
+    pub shard_count: usize,
+    /// The bounds.
+    pub limits: Arc<Limits>,
+    /// Who owns which Client Identifier; equal on all shards.
+    pub placement: Placement,
+    /// Seeds the hash tables; equal on all shards, unknown to clients.
+    pub hash_seed: u64,
+    /// Seeds assigned client identifiers; different on each shard.
+    pub random_seed: u64,
+    /// Whether to emit `Outbox::events`.
+    pub events: bool,
+    /// The present, from which the timers count.
+    pub now: Now,
+}
+
+/// A subscription as the index holds it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subscription {
+    session: u32,
+    /// Subscription Identifier, or 0.
+    id: u32,
+    /// `SubscribeOptions::bits`.
+    options: u8,
+}
+
+impl Subscriber for Subscription {
+    fn key(&self) -> u32 {
+        self.session
+    }
+}
+
+/// One core's state.
+pub struct Shard {
+    id: ShardId,
+    shard_count: usize,
+    limits: Arc<Limits>,
+    placement: Placement,
+    hash_seed: u64,
+    random: u64,
+    events: bool,
+    stopping: bool,
+    now: Now,
+    /// Indexed by `ConnKey::index`.
+    conns: Vec<Connection>,
+    sessions: Slab<Session>,
+    /// Keys into `sessions`, by Client Identifier.
+    by_client_id: HashTable<u32>,
+    index: Index<Subscription>,
+    groups: Groups<Subscription>,
+    local_interest: LocalInterest,
+    interest: InterestTable,
+    retained: Retained<Message>,
+    stamps: StampClock,
+    upkeep: Upkeep,
+    /// Number of the last announcement to the other shards.
+    announced: u64,
+    /// Per shard: the announcement number it has acknowledged; this shard's own entry is `u64::MAX`.
+    acknowledged: Vec<u64>,
+    /// SUBACKs that wait for acknowledgements, by ascending announcement number.
+    pending_subacks: VecDeque<PendingSuback>,
+    /// Per shard: the pressure on the link to it.
+    pressure: Vec<Pressure>,
+    /// Publishers not read because of a link.
+    link_paused: Vec<ConnKey>,
+    /// Connections to end once the present input is handled.
+    to_end: Vec<(ConnKey, End)>,
+    wheel: Wheel,
+    pool: Pool,
+    counters: Counters,
+    /// Scratch of one PUBLISH.
+    matches: Vec<Match>,
+    images: Images,
+    fired: Vec<Timer>,
+}
+
+impl Shard {
+    /// A shard without clients.
+    pub fn new(setup: ShardSetup) -> Self {
+        let ShardSetup { id, shard_count, limits, placement, hash_seed, random_seed, events, now } =
+            setup;
+        assert!(shard_count <= ShardId::COUNT_MAX);
+        assert!(id.index() < shard_count);
+        let mut acknowledged = vec![0; shard_count];
+        acknowledged[id.index()] = u64::MAX;
+        Self {
+            id,
+            shard_count,
+            limits,
+            placement,
+            hash_seed,
+            random: random_seed,
+            events,
+            stopping: false,
+            now,
+            conns: Vec::new(),
+            sessions: Slab::new(),
+            by_client_id: HashTable::new(),
+            index: Index::new(hash_seed),
+            groups: Groups::new(hash_seed),
+            local_interest: LocalInterest::new(),
+            interest: InterestTable::new(hash_seed),
+            retained: Retained::new(hash_seed),
+            stamps: StampClock::new(id.0),
+            upkeep: Upkeep::default(),
+            announced: 0,
+            acknowledged,
+            pending_subacks: VecDeque::new(),
+            pressure: vec![Pressure::Low; shard_count],
+            link_paused: Vec::new(),
+            to_end: Vec::new(),
+            wheel: Wheel::new(now.mono_ms),
+            pool: Pool::default(),
+            counters: Counters::default(),
+            matches: Vec::new(),
+            images: Images::default(),
+            fired: Vec::new(),
+        }
+    }
+
+    /// Takes one input and appends what follows from it to `outbox`.
+    ///
+    /// `now` may not go back. Cost: bounded by the input; nothing here blocks.
+    pub fn handle(&mut self, now: Now, input: Input<'_>, outbox: &mut Outbox) {
+        debug_assert!(now.mono_ms >= self.now.mono_ms);
+        self.now = now;
+        match input {
+            Input::Received { conn, bytes } => self.received(conn, bytes, outbox),
+            Input::Written { conn, bytes } => self.written(conn, bytes, outbox),
+            Input::Mesh { from, message } => self.mesh(from, message, outbox),
+            Input::Tick => self.tick(outbox),
+            Input::Accepted { conn } => self.accepted(conn, outbox),
+            Input::HandedOver { conn, unread } => self.handed_over(conn, unread, outbox),
+            Input::Closed { conn, cause } => {
+                let what = match cause {
+                    CloseCause::PeerClosed => "the client closed the connection",
+                    CloseCause::Reset => "the connection was reset",
+                    CloseCause::Asked => "closed by the broker",
+                    CloseCause::LingerExpired => "closed by the broker; its last bytes were not read",
+                };
+                self.closed(conn, what, outbox);
+            }
+            Input::Link { to, pressure } => self.link(to, pressure, outbox),
+            Input::Shutdown => self.shutdown(outbox),
+        }
+        while let Some((conn, end)) = self.to_end.pop() {
+            self.end_connection(conn, end, outbox);
+        }
+    }
+
+    /// Monotonic milliseconds at which `Input::Tick` is due, if anything is timed.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.wheel.next_deadline_ms()
+    }
+
+    /// The bytes that wait for the connection's socket, in wire order; nothing for a dead key.
+    pub fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
+        self.conn(conn)
+            .and_then(|conn| conn.outbound.as_deref())
+            .into_iter()
+            .flat_map(outbound::Outbound::slices)
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sessions, connected or not.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Retained messages this shard knows: all of the broker's.
+    pub fn retained_count(&self) -> usize {
+        self.retained.count()
+    }
+
+    /// The next number of a sequence that clients cannot guess.
+    fn next_random(&mut self) -> u64 {
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

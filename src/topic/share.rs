@@ -341,6 +341,14 @@ impl<S: Subscriber> Groups<S> {
             .or_else(|| group.offline.pick(&mut usable))
     }
 
+    /// Whether `group` has a member online, on any core.
+    pub fn has_online(&self, group: GroupId) -> bool {
+        self.at(group).is_some_and(|at| {
+            let group = &self.groups[at];
+            group.local_counts().0 > 0 || group.remotes.iter().any(|remote| remote.online > 0)
+        })
+    }
+
     /// How many groups have a member on any core.
     pub fn count(&self) -> usize {
         self.groups.len()

@@ -1,0 +1,42 @@
+//! PURE. What outlives a Network Connection: subscriptions, messages in flight, messages waiting, the Will.
+//!
+//! A session belongs to one shard, so nothing here is shared or locked. The hot part of [`Session`] is
+//! small because there may be a million of them; everything that an idle client does not have lies behind
+//! one box.
+
+pub mod inflight;
+pub mod queue;
+pub mod received;
+pub mod will;
+
+mod state;
+
+pub use state::{Replay, Session, SessionKey, SessionState, SubscriptionRef, SubscriptionRefs};
+
+/// The Subscription Identifiers that one delivery carries; `None` for nearly all.
+pub type SubscriptionIds = Option<Box<Vec<u32>>>;
+
+/// How one message goes to one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeliveryOptions {
+    /// The lower of the publisher's QoS and the subscription's (MQTT 5 §3.8.4).
+    pub qos: crate::protocol::QoS,
+    /// The RETAIN flag to send (MQTT 5 §3.3.1.3).
+    pub retain: bool,
+}
+
+/// A message on its way to one session.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// What to deliver.
+    pub message: std::rc::Rc<crate::shard::message::Message>,
+    /// Which Subscription Identifiers to send with it.
+    pub subscription_ids: SubscriptionIds,
+    /// Under which flags.
+    pub options: DeliveryOptions,
+    /// The shared group through which it came, if any: the message may go to another member.
+    pub group: Option<crate::topic::share::GroupId>,
+}
+
+// A waiting message costs a session this much beside its share of the message.
+const _: () = assert!(size_of::<Delivery>() <= 32);

@@ -1,0 +1,302 @@
+//! CONNECT (MQTT 5 §3.1): to the owner of the session first, then takeover, session, CONNACK.
+
+use super::Shard;
+use super::connection::{End, Next, Stage, Whole};
+use super::input::ConnKey;
+use super::outbox::{Event, Handover, Outbox};
+use crate::protocol::connack::{Connack, ConnackProperties};
+use crate::protocol::connect::Connect;
+use crate::protocol::disconnect::put_disconnect;
+use crate::protocol::{ReasonCode, Version};
+use crate::session::will::Will;
+use crate::session::{Session, SessionKey};
+use crate::topic::filter::TopicFilter;
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+use std::num::{NonZeroU16, NonZeroU32};
+
+impl Shard {
+    pub(super) fn connect(
+        &mut self,
+        key: ConnKey,
+        whole: &Whole<'_>,
+        outbox: &mut Outbox,
+    ) -> Result<Next, End> {
+        let connect = match Connect::decode(whole.body) {
+            Ok(connect) => connect,
+            Err(refused) => {
+                let end = End::from(refused.error);
+                return Ok(self.refuse(key, refused.answer, None, end, outbox));
+            }
+        };
+        let version = connect.version;
+        if connect.client_id.is_empty() && !version.is_v5() {
+            // 3.1 demands an identifier; 3.1.1 only with Clean Session 0 ([MQTT-3.1.3-8]).
+            if version == Version::V31 || !connect.clean_start {
+                let end = End {
+                    reason: ReasonCode::ClientIdentifierNotValid,
+                    what: "an empty Client Identifier",
+                    statement: "MQTT-3.1.3-8",
+                };
+                return Ok(self.refuse(key, Some(version), None, end, outbox));
+            }
+        }
+        let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
+        let client_id = assigned.as_deref().unwrap_or(connect.client_id);
+        let owner = self.placement.owner(client_id);
+        if owner != self.id {
+            self.counters.connections_handed_over += 1;
+            let mut unread = Vec::with_capacity(whole.packet.len() + whole.rest.len());
+            unread.extend_from_slice(whole.packet);
+            unread.extend_from_slice(whole.rest);
+            outbox.handover.push(Handover { conn: key, to: owner, unread });
+            self.vacate(key);
+            return Ok(Next::Stop);
+        }
+        if let Some(end) = self.reason_to_refuse(&connect, client_id) {
+            return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
+        }
+        let (session, session_present) = self.session_for(key, &connect, client_id, outbox);
+        self.open_connection(key, &connect, session);
+        self.set_online(session, true, outbox);
+        self.send_connack(key, &connect, assigned.as_deref(), session_present, outbox);
+        if self.events {
+            outbox.events.push(Event::ClientConnected {
+                conn: key,
+                client_id: client_id.into(),
+                version,
+                clean_start: connect.clean_start,
+                session_present,
+                keep_alive_s: self.open(key).keep_alive_s,
+                username: connect.username.map(Into::into),
+            });
+        }
+        self.pump(session, outbox);
+        Ok(Next::Continue)
+    }
+
+    /// What stands against this client, after its packet was found well-formed.
+    fn reason_to_refuse(&self, connect: &Connect<'_>, client_id: &str) -> Option<End> {
+        if connect.properties.authentication_method.is_some() {
+            return Some(End {
+                reason: ReasonCode::BadAuthenticationMethod,
+                what: "no such Authentication Method",
+                statement: "MQTT-4.12.0-1",
+            });
+        }
+        let sessions_max = (self.limits.sessions_max as usize).div_ceil(self.shard_count);
+        if self.sessions.len() >= sessions_max && self.find_session(client_id).is_none() {
+            return Some(End::new(
+                ReasonCode::QuotaExceeded,
+                "limits.sessions-max: no more sessions on this broker",
+            ));
+        }
+        let levels = |topic: &str| memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
+        let levels_max = usize::from(self.limits.topic_levels_max);
+        if connect.will.as_ref().is_some_and(|will| levels(will.topic) > levels_max) {
+            return Some(End::new(
+                ReasonCode::TopicNameInvalid,
+                "the Will Topic has more levels than this broker allows",
+            ));
+        }
+        None
+    }
+
+    /// Finds or makes the session, and ends the connection that had it (§3.1.4).
+    fn session_for(
+        &mut self,
+        key: ConnKey,
+        connect: &Connect<'_>,
+        client_id: &str,
+        outbox: &mut Outbox,
+    ) -> (SessionKey, bool) {
+        let mut existing = self.find_session(client_id);
+        if let Some(session_key) = existing {
+            if let Some(old) = self.sessions[session_key.0 as usize].conn {
+                self.counters.takeovers += 1;
+                if self.events {
+                    outbox.events.push(Event::ClientTakeover {
+                        old,
+                        new: key,
+                        client_id: client_id.into(),
+                    });
+                }
+                if self.open(old).version.is_v5() {
+                    // MQTT 5 [MQTT-3.1.4-3]: 0x8E before closing.
+                    self.control(old, outbox, |out| {
+                        put_disconnect(out, ReasonCode::SessionTakenOver, None);
+                    });
+                }
+                self.close(old, outbox);
+                let session = &mut self.sessions[session_key.0 as usize];
+                session.conn = None;
+                session.disconnected_at_ms = self.now.mono_ms;
+                self.set_online(session_key, false, outbox);
+            }
+            let session = &mut self.sessions[session_key.0 as usize];
+            let will_is_due = session.will.as_ref().is_some_and(|will| will.delay_s == 0);
+            // A session that was to end with its connection is not resumed, even when both meet (§3.1.2.11.2).
+            if connect.clean_start || session.expiry_s == 0 {
+                self.end_session(session_key, outbox);
+                existing = None;
+            } else if will_is_due {
+                self.publish_will(session_key, outbox);
+            } else {
+                // [MQTT-3.1.3-9]: resumed before the Will Delay Interval passed.
+                session.will = None;
+            }
+        }
+        let session_present = existing.is_some();
+        let session_key = existing.unwrap_or_else(|| self.new_session(client_id));
+        let expiry_s = match connect.version {
+            Version::V5 => connect
+                .properties
+                .session_expiry_s
+                .unwrap_or(0)
+                .min(self.limits.session_expiry_s_max),
+            _ if connect.clean_start => 0,
+            _ => self.limits.session_expiry_v3_s,
+        };
+        let session = &mut self.sessions[session_key.0 as usize];
+        session.conn = Some(key);
+        session.expiry_s = expiry_s;
+        session.will = connect.will.as_ref().map(|will| Box::new(Will::new(will)));
+        if let Some(state) = &mut session.state {
+            state.inflight.rewind();
+        }
+        (session_key, session_present)
+    }
+
+    fn new_session(&mut self, client_id: &str) -> SessionKey {
+        let key = self.sessions.insert(Session::new(client_id.into())) as u32;
+        let hash = self.client_id_hash(client_id);
+        let (sessions, hash_seed) = (&self.sessions, self.hash_seed);
+        self.by_client_id.insert_unique(hash, key, |key| {
+            client_id_hash(hash_seed, &sessions[*key as usize].client_id)
+        });
+        SessionKey(key)
+    }
+
+    pub(super) fn find_session(&self, client_id: &str) -> Option<SessionKey> {
+        let hash = self.client_id_hash(client_id);
+        self.by_client_id
+            .find(hash, |key| *self.sessions[*key as usize].client_id == *client_id)
+            .map(|key| SessionKey(*key))
+    }
+
+    pub(super) fn client_id_hash(&self, client_id: &str) -> u64 {
+        client_id_hash(self.hash_seed, client_id)
+    }
+
+    fn open_connection(&mut self, key: ConnKey, connect: &Connect<'_>, session: SessionKey) {
+        let now_ms = self.now.mono_ms;
+        let limits = &self.limits;
+        let keep_alive_s = keep_alive_in_force(connect, limits.keep_alive_s_max);
+        let conn = &mut self.conns[key.index as usize];
+        assert!(conn.stage == Stage::AwaitsConnect);
+        conn.stage = Stage::Open;
+        conn.version = connect.version;
+        conn.session = session;
+        conn.keep_alive_s = keep_alive_s;
+        let properties = &connect.properties;
+        conn.wants_problem_information = properties.request_problem_information;
+        conn.receive_maximum = properties
+            .receive_maximum
+            .map_or(u16::MAX, NonZeroU16::get)
+            .min(limits.inflight_messages_max);
+        conn.packet_bytes_max = properties.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
+        conn.topic_alias_maximum =
+            properties.topic_alias_maximum.min(limits.outbound_topic_alias_max);
+        if keep_alive_s > 0 {
+            self.set_conn_timer(key, now_ms + u64::from(keep_alive_s) * 1_500);
+        }
+    }
+
+    fn send_connack(
+        &mut self,
+        key: ConnKey,
+        connect: &Connect<'_>,
+        assigned: Option<&str>,
+        session_present: bool,
+        outbox: &mut Outbox,
+    ) {
+        let limits = std::sync::Arc::clone(&self.limits);
+        let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
+        let keep_alive_s = self.open(key).keep_alive_s;
+        let client_id = assigned.unwrap_or(connect.client_id);
+        let response_topic = format!("response/{client_id}");
+        let is_usable = TopicFilter::parse(&response_topic)
+            .is_ok_and(|filter| !filter.has_wildcard());
+        // Everything that differs from MQTT 5's defaults (§3.2.2.3).
+        let properties = ConnackProperties {
+            session_expiry_s: (asked_expiry_s > limits.session_expiry_s_max)
+                .then_some(limits.session_expiry_s_max),
+            receive_maximum: NonZeroU16::new(limits.receive_maximum),
+            packet_bytes_max: NonZeroU32::new(limits.packet_bytes_max),
+            assigned_client_id: assigned,
+            topic_alias_maximum: limits.topic_alias_maximum,
+            server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
+            response_information: (connect.properties.request_response_information && is_usable)
+                .then_some(response_topic.as_str()),
+            ..ConnackProperties::default()
+        };
+        let connack = Connack { session_present, reason: ReasonCode::Success, properties };
+        self.counters.connects += 1;
+        self.control(key, outbox, |out| connack.encode(connect.version, out));
+    }
+
+    /// Answers a CONNECT that cannot be granted, in the version it was sent in if that is known, and closes.
+    fn refuse(
+        &mut self,
+        key: ConnKey,
+        answer: Option<Version>,
+        client_id: Option<&str>,
+        end: End,
+        outbox: &mut Outbox,
+    ) -> Next {
+        if let Some(version) = answer {
+            let properties = ConnackProperties {
+                reason_string: version.is_v5().then_some(end.what),
+                ..ConnackProperties::default()
+            };
+            let connack = Connack { session_present: false, reason: end.reason, properties };
+            self.control(key, outbox, |out| connack.encode(version, out));
+        }
+        if self.events {
+            outbox.events.push(Event::ConnectRefused {
+                conn: key,
+                client_id: client_id.map(Into::into),
+                reason: end.reason,
+                what: end.what,
+                statement: end.statement,
+            });
+        }
+        self.close(key, outbox);
+        Next::Stop
+    }
+
+    /// A Client Identifier that nobody has and this shard owns, so that the connection need not move.
+    fn assign_client_id(&mut self) -> Box<str> {
+        loop {
+            let id = format!("auto-{:016x}", self.next_random());
+            if self.placement.owner(&id) == self.id && self.find_session(&id).is_none() {
+                return id.into();
+            }
+        }
+    }
+}
+
+fn keep_alive_in_force(connect: &Connect<'_>, keep_alive_s_max: u16) -> u16 {
+    let asked = connect.keep_alive_s;
+    // Only MQTT 5 clients can be told of another Keep Alive (§3.2.2.3.14).
+    if keep_alive_s_max == 0 || !connect.version.is_v5() {
+        return asked;
+    }
+    if asked == 0 { keep_alive_s_max } else { asked.min(keep_alive_s_max) }
+}
+
+fn client_id_hash(seed: u64, client_id: &str) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(seed, !seed);
+    hasher.write(client_id.as_bytes());
+    hasher.finish()
+}

@@ -1,0 +1,525 @@
+//! One Network Connection on its shard: the bytes that came in, cut into packets, and what they lead to.
+
+use super::Shard;
+use super::input::ConnKey;
+use super::outbound::Outbound;
+use super::outbox::{Event, Outbox};
+use super::timer::{Timer, TimerKind, Wheel};
+use crate::protocol::frame::{Cut, FixedHeader, cut, cut_version};
+use crate::protocol::{DecodeError, PacketType, ReasonCode, Version, disconnect};
+use crate::session::SessionKey;
+use hashbrown::HashMap;
+use std::num::NonZeroU16;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The slot is free.
+    Vacant,
+    /// No CONNECT yet.
+    AwaitsConnect,
+    /// It has a session.
+    Open,
+    /// What is outbound is still written; what arrives is ignored.
+    Closing,
+}
+
+/// Why a connection is not read. Bits of `Connection::paused`.
+pub(super) const PAUSED_BY_LINK: u8 = 1;
+/// The client does not read its acknowledgements.
+pub(super) const PAUSED_BY_OUTBOUND: u8 = 2;
+
+/// Control bytes outbound above which the client is not read until it has read some.
+const CONTROL_BYTES_MAX: usize = 64 << 10;
+
+/// Topic aliases of one connection, both ways (MQTT 5 §3.3.2.3.4).
+#[derive(Debug, Default)]
+pub(super) struct Aliases {
+    /// What the client defined; index 0 is alias 1.
+    pub(super) inbound: Vec<Option<Box<str>>>,
+    /// What this broker defined: the first topics sent, up to the client's maximum.
+    pub(super) outbound: HashMap<Box<str>, NonZeroU16, foldhash::fast::FixedState>,
+}
+
+/// The hot part of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) generation: u32,
+    pub(super) stage: Stage,
+    pub(super) version: Version,
+    /// The shell owes writes for it.
+    pub(super) dirty: bool,
+    /// Why it is not read: `PAUSED_BY_LINK`, `PAUSED_BY_OUTBOUND`.
+    pub(super) paused: u8,
+    /// CONNECT asked for Reason Strings and User Properties (§3.1.2.11.7).
+    pub(super) wants_problem_information: bool,
+    pub(super) session: SessionKey,
+    /// Keep Alive in force, in seconds; 0 is none.
+    pub(super) keep_alive_s: u16,
+    /// The client's Receive Maximum, capped by our own window.
+    pub(super) receive_maximum: u16,
+    /// The client's Maximum Packet Size.
+    pub(super) packet_bytes_max: u32,
+    /// The client's Topic Alias Maximum, capped by our own.
+    pub(super) topic_alias_maximum: u16,
+    /// The tick of the timer set for this connection, or 0.
+    pub(super) timer_tick: u32,
+    /// When the last packet, or the connection itself, arrived.
+    pub(super) last_received_ms: u64,
+    /// A packet that has not arrived whole.
+    pub(super) carry: Vec<u8>,
+    pub(super) outbound: Option<Box<Outbound>>,
+    pub(super) aliases: Option<Box<Aliases>>,
+}
+
+// Part of the design's budget of 490 bytes for an idle client.
+const _: () = assert!(size_of::<Connection>() <= 96);
+
+impl Connection {
+    pub(super) fn vacant() -> Self {
+        Self {
+            generation: 0,
+            stage: Stage::Vacant,
+            version: Version::V311,
+            dirty: false,
+            paused: 0,
+            wants_problem_information: true,
+            session: SessionKey(u32::MAX),
+            keep_alive_s: 0,
+            receive_maximum: u16::MAX,
+            packet_bytes_max: u32::MAX,
+            topic_alias_maximum: 0,
+            timer_tick: 0,
+            last_received_ms: 0,
+            carry: Vec::new(),
+            outbound: None,
+            aliases: None,
+        }
+    }
+}
+
+/// Why and how this shard ends a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) reason: ReasonCode,
+    pub(super) what: &'static str,
+    pub(super) statement: &'static str,
+}
+
+impl End {
+    pub(super) fn new(reason: ReasonCode, what: &'static str) -> Self {
+        Self { reason, what, statement: "" }
+    }
+}
+
+impl From<DecodeError> for End {
+    fn from(error: DecodeError) -> Self {
+        Self { reason: error.reason, what: error.what, statement: error.statement }
+    }
+}
+
+/// Whether the packets that follow on this connection are still to be handled.
+pub(super) type Handled = Result<(), End>;
+
+impl Shard {
+    pub(super) fn conn(&self, key: ConnKey) -> Option<&Connection> {
+        self.conns
+            .get(key.index as usize)
+            .filter(|conn| conn.generation == key.generation && conn.stage != Stage::Vacant)
+    }
+
+    pub(super) fn conn_mut(&mut self, key: ConnKey) -> Option<&mut Connection> {
+        self.conns
+            .get_mut(key.index as usize)
+            .filter(|conn| conn.generation == key.generation && conn.stage != Stage::Vacant)
+    }
+
+    /// A connection whose stage says that it has a session.
+    pub(super) fn open(&mut self, key: ConnKey) -> &mut Connection {
+        let conn = &mut self.conns[key.index as usize];
+        assert!(conn.generation == key.generation);
+        assert!(conn.stage == Stage::Open);
+        conn
+    }
+
+    pub(super) fn accepted(&mut self, key: ConnKey, outbox: &mut Outbox) {
+        self.counters.connections_accepted += 1;
+        self.occupy(key);
+        if self.stopping {
+            self.close(key, outbox);
+        }
+    }
+
+    pub(super) fn handed_over(&mut self, key: ConnKey, unread: &[u8], outbox: &mut Outbox) {
+        self.occupy(key);
+        if self.stopping {
+            self.close(key, outbox);
+        } else {
+            self.received(key, unread, outbox);
+        }
+    }
+
+    fn occupy(&mut self, key: ConnKey) {
+        let index = key.index as usize;
+        if index >= self.conns.len() {
+            self.conns.resize_with(index + 1, Connection::vacant);
+        }
+        assert!(self.conns[index].stage == Stage::Vacant);
+        self.conns[index] = Connection {
+            generation: key.generation,
+            stage: Stage::AwaitsConnect,
+            last_received_ms: self.now.mono_ms,
+            ..Connection::vacant()
+        };
+        let deadline_ms = self.now.mono_ms + u64::from(self.limits.connect_timeout_ms);
+        self.set_conn_timer(key, deadline_ms);
+    }
+
+    pub(super) fn received(&mut self, key: ConnKey, bytes: &[u8], outbox: &mut Outbox) {
+        let Some(conn) = self.conn_mut(key) else { return };
+        if conn.stage == Stage::Closing {
+            return;
+        }
+        self.counters.bytes_received += bytes.len() as u64;
+        if let Err(end) = self.packets(key, bytes, outbox) {
+            self.counters.protocol_errors += 1;
+            self.end_connection(key, end, outbox);
+        }
+    }
+
+    /// Cuts the bytes into packets and handles each.
+    fn packets(&mut self, key: ConnKey, mut bytes: &[u8], outbox: &mut Outbox) -> Handled {
+        let mut carry = std::mem::take(&mut self.conns[key.index as usize].carry);
+        while !carry.is_empty() {
+            let header_and_len = match self.cut_next(key, &carry)? {
+                Cut::Incomplete { need } => {
+                    if bytes.is_empty() {
+                        self.conns[key.index as usize].carry = carry;
+                        return Ok(());
+                    }
+                    let taken = bytes.len().min(need - carry.len());
+                    // Memory is committed as bytes arrive, not as the header claims.
+                    if carry.capacity() < carry.len() + taken {
+                        let grown = need.min((2 * carry.len()).max(carry.len() + taken));
+                        carry.reserve_exact(grown - carry.len());
+                    }
+                    carry.extend_from_slice(&bytes[..taken]);
+                    bytes = &bytes[taken..];
+                    continue;
+                }
+                Cut::Packet { header, body, len } => (header, carry.len() - body.len(), len),
+            };
+            let (header, body_at, len) = header_and_len;
+            assert!(len == carry.len());
+            let whole = Whole { packet: &carry, body: &carry[body_at..], rest: bytes };
+            if self.packet(key, header, &whole, outbox)? == Next::Stop {
+                return Ok(());
+            }
+            carry.clear();
+        }
+        self.pool.give_buffer(carry);
+        while !bytes.is_empty() {
+            match self.cut_next(key, bytes)? {
+                Cut::Incomplete { .. } => {
+                    let mut carry = if bytes.len() <= 1024 {
+                        self.pool.take_buffer()
+                    } else {
+                        Vec::with_capacity(bytes.len())
+                    };
+                    carry.extend_from_slice(bytes);
+                    self.conns[key.index as usize].carry = carry;
+                    return Ok(());
+                }
+                Cut::Packet { header, body, len } => {
+                    let whole = Whole { packet: &bytes[..len], body, rest: &bytes[len..] };
+                    if self.packet(key, header, &whole, outbox)? == Next::Stop {
+                        return Ok(());
+                    }
+                    bytes = &bytes[len..];
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cut_next<'a>(&self, key: ConnKey, bytes: &'a [u8]) -> Result<Cut<'a>, End> {
+        let conn = &self.conns[key.index as usize];
+        if conn.stage != Stage::AwaitsConnect {
+            return Ok(cut_version(bytes, self.limits.packet_bytes_max as usize, conn.version)?);
+        }
+        // MQTT 5 [MQTT-3.1.0-1]: the first byte alone tells, so nothing is buffered for another protocol.
+        if bytes[0] >> 4 != PacketType::Connect as u8 {
+            return Err(End {
+                reason: ReasonCode::ProtocolError,
+                what: "the first packet is not a CONNECT",
+                statement: "MQTT-3.1.0-1",
+            });
+        }
+        Ok(cut(bytes, self.limits.connect_packet_bytes_max as usize)?)
+    }
+
+    fn packet(
+        &mut self,
+        key: ConnKey,
+        header: FixedHeader,
+        whole: &Whole<'_>,
+        outbox: &mut Outbox,
+    ) -> Result<Next, End> {
+        let conn = &mut self.conns[key.index as usize];
+        conn.last_received_ms = self.now.mono_ms;
+        let (version, body) = (conn.version, whole.body);
+        if conn.stage == Stage::AwaitsConnect {
+            return self.connect(key, whole, outbox);
+        }
+        match header.packet_type {
+            PacketType::Publish => self.publish(key, header.flags, body, outbox)?,
+            PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
+                self.acknowledgement(key, header.packet_type, body, outbox)?;
+            }
+            PacketType::Subscribe => self.subscribe(key, body, outbox)?,
+            PacketType::Unsubscribe => self.unsubscribe(key, body, outbox)?,
+            PacketType::Pingreq => {
+                crate::protocol::ping::decode(body)?;
+                self.control(key, outbox, crate::protocol::ping::put_pingresp);
+            }
+            PacketType::Disconnect => self.disconnect(key, body, outbox)?,
+            PacketType::Connect => {
+                return Err(End {
+                    reason: ReasonCode::ProtocolError,
+                    what: "a second CONNECT",
+                    statement: "MQTT-3.1.0-2",
+                });
+            }
+            PacketType::Auth if version.is_v5() => {
+                return Err(End {
+                    reason: ReasonCode::ProtocolError,
+                    what: "AUTH without an Authentication Method in CONNECT",
+                    statement: "MQTT-4.12.0-7",
+                });
+            }
+            PacketType::Auth => {
+                return Err(End::new(ReasonCode::MalformedPacket, "packet type 15 is reserved"));
+            }
+            PacketType::Connack
+            | PacketType::Suback
+            | PacketType::Unsuback
+            | PacketType::Pingresp => {
+                return Err(End::new(
+                    ReasonCode::ProtocolError,
+                    "a packet that only a server may send",
+                ));
+            }
+        }
+        let open = self.conns[key.index as usize].stage == Stage::Open;
+        Ok(if open { Next::Continue } else { Next::Stop })
+    }
+
+    /// Appends a packet to the control lane of a connection.
+    pub(super) fn control(
+        &mut self,
+        key: ConnKey,
+        outbox: &mut Outbox,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let conn = &mut self.conns[key.index as usize];
+        debug_assert!(conn.generation == key.generation);
+        let outbound = conn.outbound.get_or_insert_with(|| self.pool.take());
+        write(outbound.control());
+        let control_bytes = outbound.control_bytes();
+        if !conn.dirty {
+            conn.dirty = true;
+            outbox.dirty.push(key);
+        }
+        if control_bytes > CONTROL_BYTES_MAX {
+            self.pause(key, PAUSED_BY_OUTBOUND, outbox);
+        }
+    }
+
+    /// The shell wrote bytes: what waits for room may follow.
+    pub(super) fn written(&mut self, key: ConnKey, bytes: usize, outbox: &mut Outbox) {
+        let Some(conn) = self.conns.get_mut(key.index as usize) else { return };
+        if conn.generation != key.generation || conn.stage == Stage::Vacant {
+            return;
+        }
+        let Some(outbound) = &mut conn.outbound else {
+            assert!(bytes == 0);
+            return;
+        };
+        self.counters.bytes_sent += bytes as u64;
+        outbound.consume(bytes, &mut self.pool);
+        let control_bytes = outbound.control_bytes();
+        let low = outbound.data_bytes() < self.limits.outbound_bytes_max as usize / 2;
+        if conn.stage == Stage::Open {
+            if conn.paused & PAUSED_BY_OUTBOUND != 0 && control_bytes < CONTROL_BYTES_MAX / 2 {
+                self.resume(key, PAUSED_BY_OUTBOUND, outbox);
+            }
+            if low {
+                let session = self.conns[key.index as usize].session;
+                self.pump(session, outbox);
+            }
+        }
+        let conn = &mut self.conns[key.index as usize];
+        if let Some(outbound) = conn.outbound.take_if(|outbound| outbound.is_empty()) {
+            conn.dirty = false;
+            self.pool.give(outbound);
+        }
+    }
+
+    pub(super) fn pause(&mut self, key: ConnKey, reason: u8, outbox: &mut Outbox) {
+        let conn = &mut self.conns[key.index as usize];
+        if conn.paused == 0 {
+            outbox.pause.push(key);
+        }
+        conn.paused |= reason;
+    }
+
+    pub(super) fn resume(&mut self, key: ConnKey, reason: u8, outbox: &mut Outbox) {
+        let Some(conn) = self.conn_mut(key) else { return };
+        if conn.paused & reason == 0 {
+            return;
+        }
+        conn.paused &= !reason;
+        if conn.paused == 0 {
+            let now_ms = self.now.mono_ms;
+            // The time in which we chose not to read does not count against the Keep Alive.
+            self.conns[key.index as usize].last_received_ms = now_ms;
+            outbox.resume.push(key);
+        }
+    }
+
+    /// Ends a connection for a reason of ours: says so where the protocol can, closes, and lets the session go on without it.
+    pub(super) fn end_connection(&mut self, key: ConnKey, end: End, outbox: &mut Outbox) {
+        let Some(conn) = self.conn(key) else { return };
+        match conn.stage {
+            Stage::Vacant | Stage::Closing => {}
+            Stage::AwaitsConnect => {
+                if self.events {
+                    outbox.events.push(Event::ConnectRefused {
+                        conn: key,
+                        client_id: None,
+                        reason: end.reason,
+                        what: end.what,
+                        statement: end.statement,
+                    });
+                }
+                self.close(key, outbox);
+            }
+            Stage::Open => {
+                let (version, session) = (conn.version, conn.session);
+                if version.is_v5() {
+                    let reason_string = conn.wants_problem_information.then_some(end.what);
+                    self.control(key, outbox, |out| {
+                        disconnect::put_disconnect(out, end.reason, reason_string);
+                    });
+                }
+                self.close(key, outbox);
+                self.detach(session, end, outbox);
+            }
+        }
+    }
+
+    /// Asks the shell to close the connection once its outbound bytes have left. PUBLISH packets that
+    /// wait are not sent any more: the session still has what QoS 1 and 2 need.
+    pub(super) fn close(&mut self, key: ConnKey, outbox: &mut Outbox) {
+        let conn = &mut self.conns[key.index as usize];
+        assert!(conn.stage != Stage::Closing);
+        conn.stage = Stage::Closing;
+        conn.carry = Vec::new();
+        conn.aliases = None;
+        if let Some(outbound) = &mut conn.outbound {
+            outbound.drop_unsent_data(&mut self.pool);
+        }
+        outbox.close.push(key);
+    }
+
+    /// The socket is gone.
+    pub(super) fn closed(&mut self, key: ConnKey, what: &'static str, outbox: &mut Outbox) {
+        let Some(conn) = self.conn_mut(key) else { return };
+        let (stage, session) = (conn.stage, conn.session);
+        self.vacate(key);
+        if stage == Stage::Open {
+            let end = End::new(ReasonCode::UnspecifiedError, what);
+            self.detach(session, end, outbox);
+        }
+    }
+
+    /// Frees the slot.
+    pub(super) fn vacate(&mut self, key: ConnKey) {
+        let conn = &mut self.conns[key.index as usize];
+        let generation = conn.generation;
+        *conn = Connection { generation, ..Connection::vacant() };
+    }
+
+    /// Makes the timer of a connection fire at `deadline_ms` at the latest.
+    pub(super) fn set_conn_timer(&mut self, key: ConnKey, deadline_ms: u64) {
+        let tick = self.wheel.tick_for(deadline_ms);
+        let conn = &mut self.conns[key.index as usize];
+        if conn.timer_tick != 0 && !Wheel::is_sooner(tick, conn.timer_tick) {
+            return;
+        }
+        conn.timer_tick = tick;
+        self.wheel.insert(Timer {
+            tick,
+            index: key.index,
+            generation: key.generation,
+            kind: TimerKind::Connection,
+        });
+    }
+
+    /// The timer of a connection fired: is it time yet?
+    pub(super) fn conn_timer(&mut self, timer: Timer, outbox: &mut Outbox) {
+        let key = ConnKey { index: timer.index, generation: timer.generation };
+        let connect_timeout_ms = u64::from(self.limits.connect_timeout_ms);
+        let now_ms = self.now.mono_ms;
+        let Some(conn) = self.conn_mut(key) else { return };
+        if conn.timer_tick != timer.tick {
+            return;
+        }
+        conn.timer_tick = 0;
+        let allowed_ms = match conn.stage {
+            Stage::Vacant | Stage::Closing => return,
+            Stage::AwaitsConnect => connect_timeout_ms,
+            Stage::Open if conn.keep_alive_s == 0 => return,
+            // MQTT 5 [MQTT-3.1.2-22]: one and a half times the Keep Alive.
+            Stage::Open => u64::from(conn.keep_alive_s) * 1_500,
+        };
+        if conn.paused != 0 {
+            conn.last_received_ms = now_ms;
+        }
+        // Only whole packets count as received, so bytes that drip in do not prolong the time to CONNECT.
+        let deadline_ms = conn.last_received_ms + allowed_ms;
+        let (stage, session) = (conn.stage, conn.session);
+        if deadline_ms > now_ms {
+            self.set_conn_timer(key, deadline_ms);
+            if stage == Stage::Open {
+                // An idle client's empty boxes are given back now, not after every message.
+                self.sessions[session.0 as usize].trim();
+            }
+            return;
+        }
+        let end = if stage == Stage::AwaitsConnect {
+            End::new(ReasonCode::ProtocolError, "no CONNECT within the time allowed")
+        } else {
+            self.counters.keep_alive_timeouts += 1;
+            End::new(ReasonCode::KeepAliveTimeout, "nothing received for 1.5 times the Keep Alive")
+        };
+        self.end_connection(key, end, outbox);
+    }
+}
+
+/// A whole packet and its surroundings.
+pub(super) struct Whole<'a> {
+    /// The packet with its fixed header.
+    pub(super) packet: &'a [u8],
+    /// Without it.
+    pub(super) body: &'a [u8],
+    /// What came behind it.
+    pub(super) rest: &'a [u8],
+}
+
+/// Whether the connection still belongs to this shard and is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Continue,
+    Stop,
+}

@@ -1,0 +1,571 @@
+//! From one publication to the sessions on this core that match it.
+//!
+//! Cost per QoS 0 delivery: one look at the session and one at the connection, and one copy of the encoded packet into
+//! its outbound bytes. The packet is encoded at most once per layout ({3.x, 5} x QoS) for all subscribers that need
+//! nothing of their own; identifiers and flags are patched. No allocation and no atomic operation per subscriber.
+
+use super::Shard;
+use super::connection::{Aliases, Connection, End};
+use super::counters::{Counters, DropCause};
+use super::input::ConnKey;
+use super::message::Message;
+use super::outbound::{PAYLOAD_BY_REFERENCE, Pool};
+use super::outbox::Outbox;
+use super::publication::Publication;
+use crate::config::limits::Limits;
+use crate::protocol::publish::PublishHead;
+use crate::protocol::subscribe::SubscribeOptions;
+use crate::protocol::{PacketId, PacketType, QoS, ReasonCode, Version, ack};
+use crate::session::inflight::Resend;
+use crate::session::queue::{QueueLimits, Queued};
+use crate::session::{Delivery, DeliveryOptions, SessionKey};
+use std::num::NonZeroU16;
+use std::rc::Rc;
+
+/// The outbound bytes up to which a replay of retained messages goes on; the rest waits for the socket.
+const REPLAY_BYTES: usize = 64 << 10;
+/// Retained messages taken from the index at once.
+const REPLAY_SLICE: usize = 16;
+/// Entries of the retained index looked at in one slice, whether they match or not.
+const REPLAY_VISITS: usize = 512;
+
+/// One session that a publication matches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Match {
+    session: u32,
+    /// Subscription Identifier, or 0.
+    id: u32,
+    qos: QoS,
+    retain_as_published: bool,
+    /// More identifiers stand in `Images::more_ids`.
+    has_more_ids: bool,
+}
+
+/// Encoded packets of the publication at hand, one per layout, and other scratch; reused.
+#[derive(Debug, Default)]
+pub(super) struct Images {
+    /// By `layout`.
+    images: [Image; 6],
+    /// Further identifiers of sessions with overlapping subscriptions: (session, identifier).
+    more_ids: Vec<(u32, u32)>,
+    ids: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Image {
+    /// The packet; without the payload when that goes by reference. Empty: not encoded yet.
+    bytes: Vec<u8>,
+    packet_id_at: usize,
+}
+
+impl Images {
+    fn clear(&mut self) {
+        for image in &mut self.images {
+            image.bytes.clear();
+        }
+        self.more_ids.clear();
+    }
+}
+
+fn layout(version: Version, qos: QoS) -> usize {
+    usize::from(version.is_v5()) * 3 + qos as usize
+}
+
+/// What one PUBLISH packet says beside its publication.
+struct Outgoing<'a> {
+    options: DeliveryOptions,
+    dup: bool,
+    packet_id: Option<PacketId>,
+    subscription_ids: &'a [u32],
+}
+
+/// What became of a packet.
+#[derive(Debug, PartialEq, Eq)]
+enum Sent {
+    Yes,
+    /// The client does not accept packets of this size (MQTT 5 §3.1.2.11.4).
+    TooLarge,
+    Expired,
+}
+
+impl Shard {
+    /// Delivers to every matching session of this shard that is not a member of a shared group; returns
+    /// whether any subscription matched.
+    pub(super) fn deliver_local(
+        &mut self,
+        publisher: Option<SessionKey>,
+        publication: &mut Publication<'_>,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let mut matches = std::mem::take(&mut self.matches);
+        let mut images = std::mem::take(&mut self.images);
+        let mut matched = false;
+        matches.clear();
+        images.clear();
+        let sessions = &mut self.sessions;
+        self.index.for_each_match(publication.topic, |_, subscription| {
+            matched = true;
+            let options = SubscribeOptions::from_bits(subscription.options)
+                .expect("written from SubscribeOptions");
+            // MQTT 5 [MQTT-3.8.3-3]: No Local.
+            if options.no_local && publisher == Some(SessionKey(subscription.session)) {
+                return;
+            }
+            let session = &mut sessions[subscription.session as usize];
+            let at = session.match_at as usize;
+            match matches.get_mut(at) {
+                // Overlapping subscriptions: one message, with the highest QoS and all identifiers (§3.3.4).
+                Some(earlier) if earlier.session == subscription.session => {
+                    earlier.qos = earlier.qos.max(options.qos);
+                    earlier.retain_as_published |= options.retain_as_published;
+                    if subscription.id != 0 {
+                        if earlier.id == 0 {
+                            earlier.id = subscription.id;
+                        } else {
+                            earlier.has_more_ids = true;
+                            images.more_ids.push((subscription.session, subscription.id));
+                        }
+                    }
+                }
+                _ => {
+                    session.match_at = matches.len() as u32;
+                    matches.push(Match {
+                        session: subscription.session,
+                        id: subscription.id,
+                        qos: options.qos,
+                        retain_as_published: options.retain_as_published,
+                        has_more_ids: false,
+                    });
+                }
+            }
+        });
+        let cache = matches.len() > 1;
+        for found in &matches {
+            let options = DeliveryOptions {
+                qos: found.qos.min(publication.qos),
+                retain: found.retain_as_published && publication.retain,
+            };
+            let mut ids = std::mem::take(&mut images.ids);
+            ids.clear();
+            if found.id != 0 {
+                ids.push(found.id);
+            }
+            if found.has_more_ids {
+                let more = images.more_ids.iter().filter(|(session, _)| *session == found.session);
+                ids.extend(more.map(|(_, id)| *id));
+            }
+            let to = Recipient { session: SessionKey(found.session), options, ids: &ids, group: None };
+            let images_for_all = cache.then_some(&mut images);
+            self.deliver(&to, publication, images_for_all, outbox);
+            images.ids = ids;
+        }
+        self.matches = matches;
+        self.images = images;
+        matched
+    }
+
+    /// Sends to one session, or queues, or drops and counts.
+    pub(super) fn deliver(
+        &mut self,
+        to: &Recipient<'_>,
+        publication: &mut Publication<'_>,
+        images: Option<&mut Images>,
+        outbox: &mut Outbox,
+    ) {
+        let session = &mut self.sessions[to.session.0 as usize];
+        let outbound_bytes_max = self.limits.outbound_bytes_max as usize;
+        let Some(key) = session.conn else {
+            if to.options.qos == QoS::AtMostOnce {
+                self.counters.drop_one(DropCause::Offline);
+            } else {
+                self.enqueue(to, publication);
+            }
+            return;
+        };
+        let conn = &mut self.conns[key.index as usize];
+        let has_room = conn
+            .outbound
+            .as_ref()
+            .is_none_or(|outbound| outbound.data_bytes() < outbound_bytes_max);
+        let mut outgoing = Outgoing {
+            options: to.options,
+            dup: false,
+            packet_id: None,
+            subscription_ids: to.ids,
+        };
+        if to.options.qos == QoS::AtMostOnce {
+            if !has_room {
+                self.counters.drop_one(DropCause::SlowConsumer);
+                return;
+            }
+        } else {
+            let window = usize::from(conn.receive_maximum);
+            let state = session.state();
+            let is_open = state.queue.is_empty()
+                && !state.inflight.has_unsent()
+                && state.inflight.has_room()
+                && state.inflight.sent_count() < window
+                && state.inflight.bytes() < self.limits.queue_bytes_max as usize;
+            if !has_room || !is_open {
+                self.enqueue(to, publication);
+                return;
+            }
+            outgoing.packet_id = Some(state.inflight.push(to.delivery(publication)));
+        }
+        let mut writer = Writer {
+            key,
+            conn,
+            pool: &mut self.pool,
+            counters: &mut self.counters,
+            limits: &self.limits,
+            now_ms: self.now.mono_ms,
+        };
+        let sent = writer.publish(publication, &outgoing, images, outbox);
+        if sent != Sent::Yes {
+            self.not_sent(to.session, outgoing.packet_id, &sent);
+        }
+    }
+
+    /// A packet that was given an identifier could not be sent: the client owes nothing for it.
+    fn not_sent(&mut self, session: SessionKey, packet_id: Option<PacketId>, sent: &Sent) {
+        let cause = match sent {
+            Sent::Yes => return,
+            Sent::TooLarge => DropCause::TooLarge,
+            Sent::Expired => DropCause::Expired,
+        };
+        self.counters.drop_one(cause);
+        if let Some(id) = packet_id {
+            self.sessions[session.0 as usize].state().inflight.abandon(id);
+        }
+    }
+
+    fn enqueue(&mut self, to: &Recipient<'_>, publication: &mut Publication<'_>) {
+        let limits = QueueLimits {
+            messages_max: self.limits.queue_messages_max as usize,
+            bytes_max: self.limits.queue_bytes_max as usize,
+            policy: self.limits.queue_full,
+        };
+        let session = &mut self.sessions[to.session.0 as usize];
+        match session.state().queue.push(to.delivery(publication), &limits) {
+            Queued::Kept => {}
+            Queued::KeptDroppedOldest(count) => {
+                self.counters.drop_many(DropCause::QueueFull, u64::from(count));
+            }
+            Queued::DroppedNewest => self.counters.drop_one(DropCause::QueueFull),
+            Queued::Disconnect => {
+                self.counters.drop_one(DropCause::QueueFull);
+                if let Some(conn) = session.conn {
+                    // Ended after the present input: its Will may be a publication of its own.
+                    let end = End::new(ReasonCode::QuotaExceeded, "the session's queue is full");
+                    self.to_end.push((conn, end));
+                }
+            }
+        }
+    }
+
+    /// Sends what waits for a session, as far as its window and its socket have room: first what was
+    /// unacknowledged when the connection was lost, then retained messages owed and the queue, in turns.
+    pub(super) fn pump(&mut self, key: SessionKey, outbox: &mut Outbox) {
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        let (Some(conn_key), Some(_)) = (session.conn, session.state.as_ref()) else { return };
+        loop {
+            if self.resend_one(key, conn_key, outbox) {
+                continue;
+            }
+            let replayed = self.replay_slice(key, conn_key, outbox);
+            let dequeued = self.dequeue_one(key, conn_key, outbox);
+            if !replayed && !dequeued {
+                return;
+            }
+        }
+    }
+
+    /// Free places in the window, provided that the socket has room too.
+    fn window_free(&self, key: SessionKey, conn_key: ConnKey) -> usize {
+        let conn = &self.conns[conn_key.index as usize];
+        let data_bytes = conn.outbound.as_ref().map_or(0, |outbound| outbound.data_bytes());
+        let Some(state) = &self.sessions[key.0 as usize].state else { return 0 };
+        if data_bytes >= self.limits.outbound_bytes_max as usize / 2
+            || !state.inflight.has_room()
+            || state.inflight.bytes() >= self.limits.queue_bytes_max as usize
+        {
+            return 0;
+        }
+        usize::from(conn.receive_maximum).saturating_sub(state.inflight.sent_count())
+    }
+
+    fn resend_one(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
+        let conn = &mut self.conns[conn_key.index as usize];
+        let data_bytes = conn.outbound.as_ref().map_or(0, |outbound| outbound.data_bytes());
+        let window = usize::from(conn.receive_maximum);
+        let version = conn.version;
+        let Some(state) = &mut self.sessions[key.0 as usize].state else { return false };
+        if data_bytes >= self.limits.outbound_bytes_max as usize
+            || state.inflight.sent_count() >= window
+        {
+            return false;
+        }
+        let (packet_id, message, options, ids) = match state.inflight.resend_next() {
+            None => return false,
+            Some(Resend::Release(id)) => {
+                self.control(conn_key, outbox, |out| {
+                    ack::put_ack(out, version, PacketType::Pubrel, id, ReasonCode::Success);
+                });
+                return true;
+            }
+            Some(Resend::Publish(id, delivery)) => (
+                id,
+                Rc::clone(&delivery.message),
+                delivery.options,
+                delivery.subscription_ids.clone(),
+            ),
+        };
+        let mut publication = Publication::from_local(&message);
+        let outgoing = Outgoing {
+            options,
+            dup: true,
+            packet_id: Some(packet_id),
+            subscription_ids: ids.as_ref().map_or(&[], |ids| &ids[..]),
+        };
+        let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
+        self.not_sent(key, Some(packet_id), &sent);
+        true
+    }
+
+    fn dequeue_one(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
+        if self.window_free(key, conn_key) == 0 {
+            return false;
+        }
+        let now_ms = self.now.mono_ms;
+        let state = self.sessions[key.0 as usize].state();
+        let Some(delivery) = state.queue.pop() else { return false };
+        if delivery.message.expires_at_ms() <= now_ms {
+            self.counters.drop_one(DropCause::Expired);
+            return true;
+        }
+        let message = Rc::clone(&delivery.message);
+        let (options, ids) = (delivery.options, delivery.subscription_ids.clone());
+        let packet_id = Some(state.inflight.push(delivery));
+        let mut publication = Publication::from_local(&message);
+        let subscription_ids = ids.as_ref().map_or(&[][..], |ids| &ids[..]);
+        let outgoing = Outgoing { options, dup: false, packet_id, subscription_ids };
+        let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
+        self.not_sent(key, packet_id, &sent);
+        true
+    }
+
+    /// Sends some of the retained messages owed to the oldest unfinished replay; whether it got anywhere.
+    fn replay_slice(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
+        let conn = &self.conns[conn_key.index as usize];
+        let data_bytes = conn.outbound.as_ref().map_or(0, |outbound| outbound.data_bytes());
+        if data_bytes >= REPLAY_BYTES {
+            return false;
+        }
+        let window_free = self.window_free(key, conn_key);
+        let now_ms = self.now.mono_ms;
+        let Some(state) = &mut self.sessions[key.0 as usize].state else { return false };
+        let Some(mut replay) = state.replays.pop_front() else { return false };
+        // Half of the window at most, so that live messages in the queue move too.
+        let limit = match replay.qos {
+            QoS::AtMostOnce => REPLAY_SLICE,
+            _ => REPLAY_SLICE.min(window_free.div_ceil(2)),
+        };
+        if limit == 0 {
+            state.replays.push_front(replay);
+            return false;
+        }
+        let mut found = Vec::with_capacity(limit);
+        let outcome = self.retained.scan(
+            &replay.filter,
+            &mut replay.cursor,
+            limit,
+            REPLAY_VISITS,
+            |message: &Message| found.push(message.clone()),
+        );
+        let id = replay.subscription_id.map(std::num::NonZeroU32::get);
+        let ids = id.as_slice();
+        let granted = replay.qos;
+        if outcome == crate::topic::retained::ScanOutcome::More {
+            state.replays.push_front(replay);
+        }
+        for message in found {
+            if message.expires_at_ms() <= now_ms {
+                continue;
+            }
+            let mut publication = Publication::from_message(&message);
+            // MQTT 5 [MQTT-3.3.1-8]: RETAIN is set because the message is sent for a new subscription.
+            let options = DeliveryOptions { qos: granted.min(publication.qos), retain: true };
+            let to = Recipient { session: key, options, ids, group: None };
+            let mut packet_id = None;
+            if options.qos != QoS::AtMostOnce {
+                let delivery = to.delivery(&mut publication);
+                packet_id = Some(self.sessions[key.0 as usize].state().inflight.push(delivery));
+            }
+            let outgoing = Outgoing { options, dup: false, packet_id, subscription_ids: ids };
+            let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
+            self.not_sent(key, packet_id, &sent);
+        }
+        true
+    }
+
+    fn write(
+        &mut self,
+        key: ConnKey,
+        publication: &mut Publication<'_>,
+        outgoing: &Outgoing<'_>,
+        outbox: &mut Outbox,
+    ) -> Sent {
+        let mut writer = Writer {
+            key,
+            conn: &mut self.conns[key.index as usize],
+            pool: &mut self.pool,
+            counters: &mut self.counters,
+            limits: &self.limits,
+            now_ms: self.now.mono_ms,
+        };
+        writer.publish(publication, outgoing, None, outbox)
+    }
+}
+
+/// One session and the terms on which a publication goes to it.
+pub(super) struct Recipient<'a> {
+    pub(super) session: SessionKey,
+    pub(super) options: DeliveryOptions,
+    pub(super) ids: &'a [u32],
+    pub(super) group: Option<crate::topic::share::GroupId>,
+}
+
+impl Recipient<'_> {
+    fn delivery(&self, publication: &mut Publication<'_>) -> Delivery {
+        let subscription_ids = (!self.ids.is_empty()).then(|| Box::new(self.ids.to_vec()));
+        Delivery {
+            message: publication.local(),
+            subscription_ids,
+            options: self.options,
+            group: self.group,
+        }
+    }
+}
+
+/// What writing to one connection needs of the shard.
+struct Writer<'a> {
+    key: ConnKey,
+    conn: &'a mut Connection,
+    pool: &'a mut Pool,
+    counters: &'a mut Counters,
+    limits: &'a Limits,
+    now_ms: u64,
+}
+
+impl Writer<'_> {
+    fn publish(
+        &mut self,
+        publication: &mut Publication<'_>,
+        outgoing: &Outgoing<'_>,
+        images: Option<&mut Images>,
+        outbox: &mut Outbox,
+    ) -> Sent {
+        let Ok(message_expiry_s) = publication.remaining_s(self.now_ms) else {
+            return Sent::Expired;
+        };
+        let version = self.conn.version;
+        let mut head = PublishHead {
+            version,
+            qos: outgoing.options.qos,
+            dup: outgoing.dup,
+            retain: outgoing.options.retain,
+            topic: publication.topic,
+            packet_id: outgoing.packet_id,
+            topic_alias: None,
+            message_expiry_s: message_expiry_s.filter(|_| version.is_v5()),
+            subscription_ids: if version.is_v5() { outgoing.subscription_ids } else { &[] },
+            forward: if version.is_v5() { publication.properties } else { &[] },
+            payload_len: publication.payload.len(),
+        };
+        let by_reference = publication.payload.len() >= PAYLOAD_BY_REFERENCE;
+        let of_its_own = self.conn.topic_alias_maximum > 0 || !head.subscription_ids.is_empty();
+        let image = images
+            .filter(|_| !of_its_own && !outgoing.dup)
+            .map(|images| &mut images.images[layout(version, head.qos)]);
+        if let Some(image) = image {
+            if image.bytes.is_empty() {
+                head.retain = false;
+                let offsets = head.encode(&mut image.bytes);
+                image.packet_id_at = offsets.packet_id.unwrap_or(0);
+                if !by_reference {
+                    image.bytes.extend_from_slice(publication.payload);
+                }
+            }
+            let packet_bytes =
+                image.bytes.len() + if by_reference { publication.payload.len() } else { 0 };
+            if packet_bytes > self.conn.packet_bytes_max as usize {
+                return Sent::TooLarge;
+            }
+            let copy = |out: &mut Vec<u8>| {
+                let start = out.len();
+                out.extend_from_slice(&image.bytes);
+                out[start] |= u8::from(outgoing.options.retain);
+                if let Some(id) = outgoing.packet_id {
+                    let at = start + image.packet_id_at;
+                    out[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
+                }
+            };
+            let outbound = self.conn.outbound.get_or_insert_with(|| self.pool.take());
+            if by_reference {
+                outbound.data_by_reference(self.pool, publication.local(), copy);
+            } else {
+                outbound.data(self.pool, copy);
+            }
+        } else {
+            if head.encoded_len() > self.conn.packet_bytes_max as usize {
+                return Sent::TooLarge;
+            }
+            let topic = head.topic;
+            if let Some((alias, is_known)) = self.alias(topic) {
+                head.topic_alias = Some(alias);
+                if is_known {
+                    head.topic = "";
+                }
+            }
+            let outbound = self.conn.outbound.get_or_insert_with(|| self.pool.take());
+            if by_reference {
+                let local = publication.local();
+                outbound.data_by_reference(self.pool, local, |out| {
+                    head.encode(out);
+                });
+            } else {
+                let payload = publication.payload;
+                outbound.data(self.pool, |out| {
+                    head.encode(out);
+                    out.extend_from_slice(payload);
+                });
+            }
+        }
+        self.counters.publish_sent += 1;
+        self.counters.publish_bytes_sent += publication.payload.len() as u64;
+        if !self.conn.dirty {
+            self.conn.dirty = true;
+            outbox.dirty.push(self.key);
+        }
+        Sent::Yes
+    }
+
+    /// The alias under which this client gets the topic, and whether it was told before. The first topics up to the client's
+    /// Topic Alias Maximum get one; an alias is never redefined.
+    fn alias(&mut self, topic: &str) -> Option<(NonZeroU16, bool)> {
+        let maximum = self.conn.topic_alias_maximum.min(self.limits.outbound_topic_alias_max);
+        if maximum == 0 {
+            return None;
+        }
+        let aliases = &mut self.conn.aliases.get_or_insert_with(Box::<Aliases>::default).outbound;
+        if let Some(alias) = aliases.get(topic) {
+            return Some((*alias, true));
+        }
+        if aliases.len() >= usize::from(maximum) {
+            return None;
+        }
+        let alias = NonZeroU16::new(aliases.len() as u16 + 1)?;
+        aliases.insert(topic.into(), alias);
+        Some((alias, false))
+    }
+}

@@ -1,0 +1,157 @@
+//! What shards tell each other, and what waits for them.
+
+use super::Shard;
+use super::connection::PAUSED_BY_LINK;
+use super::input::{ConnKey, Pressure, ShardId};
+use super::mesh_message::{GroupAnnouncement, MeshMessage};
+use super::message::Message;
+use super::outbox::Outbox;
+use super::publication::Publication;
+use crate::session::Replay;
+use crate::topic::interest::InterestKey;
+use crate::topic::share::GroupId;
+use std::sync::Arc;
+
+/// A SUBACK that is not true yet.
+#[derive(Debug)]
+pub(super) struct PendingSuback {
+    /// The announcement that all other shards must have acknowledged.
+    pub(super) sequence: u64,
+    pub(super) conn: ConnKey,
+    /// The SUBACK, encoded.
+    pub(super) packet: Vec<u8>,
+    /// The retained messages that follow it.
+    pub(super) replays: Vec<Replay>,
+}
+
+impl Shard {
+    pub(super) fn mesh(&mut self, from: ShardId, message: MeshMessage, outbox: &mut Outbox) {
+        assert!(from != self.id);
+        assert!(from.index() < self.shard_count);
+        match message {
+            MeshMessage::Publish(message) => self.mesh_publish(&message, outbox),
+            MeshMessage::SharedPublish { group, message, hops } => {
+                let mut publication = Publication::from_message(&message);
+                if !self.deliver_to_member(group, &mut publication, outbox) {
+                    self.dispatch_shared(group, &mut publication, None, hops + 1, outbox);
+                }
+            }
+            MeshMessage::Interest { key, wanted, sequence } => {
+                if wanted {
+                    self.interest.set(from.0, key);
+                } else {
+                    self.interest.clear(from.0, key);
+                }
+                acknowledge(from, sequence, outbox);
+            }
+            MeshMessage::Group(group) => {
+                self.groups.apply_remote(
+                    from.0,
+                    &group.text,
+                    group.group,
+                    group.online,
+                    group.offline,
+                );
+                acknowledge(from, group.sequence, outbox);
+            }
+            MeshMessage::AnnouncementAck { up_to } => {
+                assert!(up_to <= self.announced);
+                let acknowledged = &mut self.acknowledged[from.index()];
+                assert!(*acknowledged <= up_to);
+                *acknowledged = up_to;
+                self.release_subacks(outbox);
+            }
+        }
+    }
+
+    fn mesh_publish(&mut self, message: &Message, outbox: &mut Outbox) {
+        let mut publication = Publication::from_message(message);
+        if publication.stamp != 0 {
+            self.retain(&mut publication);
+        }
+        let matched = self.deliver_local(None, &mut publication, outbox);
+        if !matched && publication.stamp == 0 {
+            self.counters.mesh_publish_unmatched += 1;
+        }
+    }
+
+    pub(super) fn acknowledged_by_all(&self) -> u64 {
+        self.acknowledged.iter().copied().min().expect("there is at least this shard")
+    }
+
+    fn release_subacks(&mut self, outbox: &mut Outbox) {
+        let up_to = self.acknowledged_by_all();
+        while self.pending_subacks.front().is_some_and(|suback| suback.sequence <= up_to) {
+            let suback = self.pending_subacks.pop_front().expect("checked");
+            self.release_suback(suback, outbox);
+        }
+    }
+
+    /// Tells all other shards that this one's interest in a key appeared or vanished.
+    pub(super) fn announce_interest(
+        &mut self,
+        key: InterestKey,
+        wanted: bool,
+        outbox: &mut Outbox,
+    ) {
+        self.announced += 1;
+        let sequence = self.announced;
+        for to in self.others() {
+            outbox.mesh.push((to, MeshMessage::Interest { key, wanted, sequence }));
+        }
+    }
+
+    /// Tells all other shards how many members of a group this one has.
+    pub(super) fn announce_group(&mut self, group: GroupId, outbox: &mut Outbox) {
+        let mut text = String::new();
+        self.groups.text(group, &mut text);
+        let counts = self.groups.counts(group);
+        self.announce_counts(group, text, counts, outbox);
+    }
+
+    /// The same for a group that may be gone already, whose text and (online, offline) counts the caller knows.
+    pub(super) fn announce_counts(
+        &mut self,
+        group: GroupId,
+        text: String,
+        (online, offline): (u32, u32),
+        outbox: &mut Outbox,
+    ) {
+        if self.shard_count == 1 {
+            return;
+        }
+        self.announced += 1;
+        let sequence = self.announced;
+        let text = text.into_boxed_str();
+        let announcement = Arc::new(GroupAnnouncement { text, group, online, offline, sequence });
+        for to in self.others() {
+            outbox.mesh.push((to, MeshMessage::Group(Arc::clone(&announcement))));
+        }
+    }
+
+    pub(super) fn link(&mut self, to: ShardId, pressure: Pressure, outbox: &mut Outbox) {
+        self.pressure[to.index()] = pressure;
+        if self.pressure.iter().all(|pressure| *pressure == Pressure::Low) {
+            for conn in std::mem::take(&mut self.link_paused) {
+                self.resume(conn, PAUSED_BY_LINK, outbox);
+            }
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let this = self.id;
+        (0..self.shard_count as u8).map(ShardId).filter(move |id| *id != this)
+    }
+}
+
+/// Acknowledges announcements; acknowledgements are cumulative, so one that has not left yet is replaced.
+fn acknowledge(to: ShardId, sequence: u64, outbox: &mut Outbox) {
+    if let Some((last_to, MeshMessage::AnnouncementAck { up_to })) = outbox.mesh.last_mut()
+        && *last_to == to
+    {
+        assert!(*up_to < sequence);
+        *up_to = sequence;
+        return;
+    }
+    outbox.mesh.push((to, MeshMessage::AnnouncementAck { up_to: sequence }));
+}

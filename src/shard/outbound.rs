@@ -1,0 +1,210 @@
+//! The bytes that wait for one socket.
+//!
+//! Two lanes. *Control* holds acknowledgements and every other packet that is not a PUBLISH; *data* holds
+//! PUBLISH packets in chunks of whole packets. Control goes out before data, except behind a chunk of which
+//! a part has left already: so an acknowledgement waits for at most one chunk, never for the data queue.
+//!
+//! Small payloads are copied into a chunk; a large one ends its chunk as a reference to the shared message.
+//! An idle connection has no `Outbound` at all: the boxes and their buffers come from a pool per shard.
+
+use super::message::Message;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// A chunk is closed once it has this many bytes.
+const CHUNK_BYTES: usize = 16 << 10;
+/// A payload of at least this size is referenced, not copied.
+pub(super) const PAYLOAD_BY_REFERENCE: usize = 4 << 10;
+/// Capacity a pool keeps in all, in bytes.
+const POOL_BYTES_MAX: usize = 4 << 20;
+/// Boxes a pool keeps.
+const POOL_BOXES_MAX: usize = 4_096;
+
+/// Whole packets; the last one's payload may be the referenced message's.
+#[derive(Debug, Default)]
+struct Chunk {
+    bytes: Vec<u8>,
+    payload: Option<Rc<Message>>,
+}
+
+impl Chunk {
+    fn len(&self) -> usize {
+        self.bytes.len() + self.payload.as_ref().map_or(0, |message| message.payload().len())
+    }
+
+    fn is_open(&self) -> bool {
+        self.payload.is_none() && self.bytes.len() < CHUNK_BYTES
+    }
+}
+
+/// The outbound bytes of one connection. Invariant: at most one of `control_sent` and `front_sent` is not 0.
+#[derive(Debug, Default)]
+pub(super) struct Outbound {
+    control: Vec<u8>,
+    control_sent: usize,
+    data: VecDeque<Chunk>,
+    /// Bytes of `data[0]` that have left.
+    front_sent: usize,
+    /// Bytes in `data` that have not left.
+    data_bytes: usize,
+}
+
+impl Outbound {
+    /// Bytes of PUBLISH packets that wait.
+    pub(super) fn data_bytes(&self) -> usize {
+        self.data_bytes
+    }
+
+    /// Bytes of other packets that wait.
+    pub(super) fn control_bytes(&self) -> usize {
+        self.control.len() - self.control_sent
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.data_bytes == 0 && self.control_bytes() == 0
+    }
+
+    /// The lane for whole packets that are not PUBLISH packets.
+    pub(super) fn control(&mut self) -> &mut Vec<u8> {
+        &mut self.control
+    }
+
+    /// Appends one whole PUBLISH packet through `write`, which may only append.
+    pub(super) fn data(&mut self, pool: &mut Pool, write: impl FnOnce(&mut Vec<u8>)) {
+        let chunk = self.open_chunk(pool);
+        let before = chunk.bytes.len();
+        write(&mut chunk.bytes);
+        self.data_bytes += chunk.bytes.len() - before;
+    }
+
+    /// Appends a PUBLISH packet whose head `write` appends and whose payload is the message's.
+    pub(super) fn data_by_reference(
+        &mut self,
+        pool: &mut Pool,
+        message: Rc<Message>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let payload_bytes = message.payload().len();
+        self.data(pool, write);
+        self.data_bytes += payload_bytes;
+        self.data.back_mut().expect("a chunk was written to").payload = Some(message);
+    }
+
+    /// Drops PUBLISH packets of which nothing has left, before the connection is closed.
+    pub(super) fn drop_unsent_data(&mut self, pool: &mut Pool) {
+        let keep = usize::from(self.front_sent > 0);
+        while self.data.len() > keep {
+            let chunk = self.data.pop_back().expect("longer than keep");
+            self.data_bytes -= chunk.len();
+            pool.give_buffer(chunk.bytes);
+        }
+    }
+
+    /// The bytes in wire order.
+    pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
+        let control = &self.control[self.control_sent..];
+        let (first, rest) = if self.front_sent > 0 { (1, 1) } else { (0, 0) };
+        let front = self.data.iter().take(first);
+        front
+            .flat_map(move |chunk| chunk_slices(chunk, self.front_sent))
+            .chain(std::iter::once(control))
+            .chain(self.data.iter().skip(rest).flat_map(|chunk| chunk_slices(chunk, 0)))
+            .filter(|slice| !slice.is_empty())
+    }
+
+    /// The first `count` bytes of `slices` have left.
+    ///
+    /// Panics: when there are not as many.
+    pub(super) fn consume(&mut self, mut count: usize, pool: &mut Pool) {
+        if self.front_sent > 0 {
+            count = self.consume_front(count, pool);
+        }
+        if count > 0 && self.control_bytes() > 0 {
+            let taken = count.min(self.control_bytes());
+            self.control_sent += taken;
+            count -= taken;
+            if self.control_sent == self.control.len() {
+                self.control.clear();
+                self.control_sent = 0;
+            }
+        }
+        while count > 0 {
+            count = self.consume_front(count, pool);
+        }
+    }
+
+    fn consume_front(&mut self, count: usize, pool: &mut Pool) -> usize {
+        let len = self.data.front().expect("no more was consumed than offered").len();
+        let taken = count.min(len - self.front_sent);
+        self.front_sent += taken;
+        self.data_bytes -= taken;
+        if self.front_sent == len {
+            self.front_sent = 0;
+            if let Some(chunk) = self.data.pop_front() {
+                pool.give_buffer(chunk.bytes);
+            }
+        }
+        count - taken
+    }
+
+    fn open_chunk(&mut self, pool: &mut Pool) -> &mut Chunk {
+        if !self.data.back().is_some_and(Chunk::is_open) {
+            self.data.push_back(Chunk { bytes: pool.take_buffer(), payload: None });
+        }
+        self.data.back_mut().expect("pushed just now")
+    }
+}
+
+fn chunk_slices(chunk: &Chunk, sent: usize) -> [&[u8]; 2] {
+    let payload = chunk.payload.as_ref().map_or(&[][..], |message| message.payload());
+    if sent <= chunk.bytes.len() {
+        [&chunk.bytes[sent..], payload]
+    } else {
+        [&[], &payload[sent - chunk.bytes.len()..]]
+    }
+}
+
+/// Buffers given back when drained, for the next connection that needs one.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    #[allow(clippy::vec_box, reason = "the boxes are what is pooled: connections hold them")]
+    boxes: Vec<Box<Outbound>>,
+    buffers: Vec<Vec<u8>>,
+    buffer_bytes: usize,
+}
+
+impl Pool {
+    pub(super) fn take(&mut self) -> Box<Outbound> {
+        self.boxes.pop().unwrap_or_default()
+    }
+
+    /// Takes back an empty `Outbound`.
+    pub(super) fn give(&mut self, mut outbound: Box<Outbound>) {
+        assert!(outbound.is_empty());
+        if self.boxes.len() < POOL_BOXES_MAX {
+            if outbound.control.capacity() > CHUNK_BYTES {
+                outbound.control = Vec::new();
+            }
+            self.boxes.push(outbound);
+        }
+    }
+
+    pub(super) fn take_buffer(&mut self) -> Vec<u8> {
+        match self.buffers.pop() {
+            Some(buffer) => {
+                self.buffer_bytes -= buffer.capacity();
+                buffer
+            }
+            None => Vec::with_capacity(1024),
+        }
+    }
+
+    pub(super) fn give_buffer(&mut self, mut buffer: Vec<u8>) {
+        let capacity = buffer.capacity();
+        if capacity <= 4 * CHUNK_BYTES && self.buffer_bytes + capacity <= POOL_BYTES_MAX {
+            buffer.clear();
+            self.buffer_bytes += capacity;
+            self.buffers.push(buffer);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! PUBLISH from a client (MQTT 5 §3.3), and the way of every message through this shard.
+
+use super::Shard;
+use super::connection::{End, Handled, PAUSED_BY_LINK};
+use super::counters::DropCause;
+use super::deliver::Recipient;
+use super::input::{ConnKey, Pressure, ShardId};
+use super::mesh_message::MeshMessage;
+use super::message::{MessageParts, NEVER};
+use super::outbox::Outbox;
+use super::publication::Publication;
+use crate::protocol::publish::Publish;
+use crate::protocol::subscribe::SubscribeOptions;
+use crate::protocol::{PacketId, PacketType, QoS, ReasonCode, Version, ack};
+use crate::session::{DeliveryOptions, SessionKey};
+use crate::topic::interest::CoreMask;
+use crate::topic::share::GroupId;
+use std::num::NonZeroU16;
+
+/// How often a message for a shared group is passed on when members leave while it travels.
+const SHARED_HOPS_MAX: u8 = 2;
+
+impl Shard {
+    pub(super) fn publish(
+        &mut self,
+        key: ConnKey,
+        flags: u8,
+        body: &[u8],
+        outbox: &mut Outbox,
+    ) -> Handled {
+        let (version, session) = {
+            let conn = self.open(key);
+            (conn.version, conn.session)
+        };
+        let publish = Publish::decode(version, flags, body)?;
+        self.counters.publish_received += 1;
+        self.counters.publish_bytes_received += publish.payload.len() as u64;
+        let alias_topic;
+        let topic = match publish.properties.topic_alias {
+            None => publish.topic,
+            Some(alias) => {
+                alias_topic = self.resolve_alias(key, alias, publish.topic)?;
+                &alias_topic
+            }
+        };
+        let levels = memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
+        if levels > usize::from(self.limits.topic_levels_max) {
+            return Err(End::new(
+                ReasonCode::TopicNameInvalid,
+                "the Topic Name has more levels than this broker allows",
+            ));
+        }
+        if publish.qos == QoS::ExactlyOnce {
+            let id = publish.packet_id.expect("decode demands one for QoS 2");
+            if !self.open_received(key, session, id)? {
+                // MQTT 5 §4.3.3: a repetition is acknowledged again, not passed on again.
+                self.control(key, outbox, |out| {
+                    ack::put_ack(out, version, PacketType::Pubrec, id, ReasonCode::Success);
+                });
+                return Ok(());
+            }
+        }
+        let now_ms = self.now.mono_ms;
+        let expires_at_ms = publish
+            .properties
+            .message_expiry_s
+            .map_or(NEVER, |seconds| now_ms + u64::from(seconds) * 1_000);
+        let mut slices = publish.properties.forward.slices();
+        let first = slices.next().unwrap_or(&[]);
+        let mut joined = Vec::new();
+        for more in slices {
+            if joined.is_empty() {
+                joined.extend_from_slice(first);
+            }
+            joined.extend_from_slice(more);
+        }
+        let properties = [if joined.is_empty() { first } else { &joined[..] }];
+        let stamp = if publish.retain { self.retain_stamp(topic, publish.payload) } else { 0 };
+        let mut publication = Publication::new(&MessageParts {
+            topic,
+            properties: &properties,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            expires_at_ms,
+            stamp,
+        });
+        let matched = self.route(Some(session), &mut publication, Some(key), outbox);
+        if let Some(id) = publish.packet_id {
+            self.acknowledge_publish(key, version, publish.qos, id, matched, outbox);
+        }
+        Ok(())
+    }
+
+    fn acknowledge_publish(
+        &mut self,
+        key: ConnKey,
+        version: Version,
+        qos: QoS,
+        id: PacketId,
+        matched: bool,
+        outbox: &mut Outbox,
+    ) {
+        // MQTT 5 §3.4.2.1: 0x10 tells the publisher that nobody subscribes.
+        let reason =
+            if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+        let packet_type =
+            if qos == QoS::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
+        self.control(key, outbox, |out| ack::put_ack(out, version, packet_type, id, reason));
+    }
+
+    /// Opens an inbound QoS 2 identifier; false when it is open already.
+    fn open_received(
+        &mut self,
+        key: ConnKey,
+        session: SessionKey,
+        id: PacketId,
+    ) -> Result<bool, End> {
+        let is_v5 = self.open(key).version.is_v5();
+        let maximum = if is_v5 { self.limits.receive_maximum } else { u16::MAX };
+        let received = &mut self.sessions[session.0 as usize].state().received;
+        if received.contains(id) {
+            return Ok(false);
+        }
+        if received.len() >= usize::from(maximum) {
+            return Err(End {
+                reason: ReasonCode::ReceiveMaximumExceeded,
+                what: "more QoS 2 messages unreleased than this broker's Receive Maximum",
+                statement: "MQTT-3.3.4-7",
+            });
+        }
+        received.insert(id);
+        Ok(true)
+    }
+
+    /// Defines or looks up an inbound Topic Alias (MQTT 5 §3.3.2.3.4).
+    fn resolve_alias(
+        &mut self,
+        key: ConnKey,
+        alias: NonZeroU16,
+        topic: &str,
+    ) -> Result<Box<str>, End> {
+        let maximum = self.limits.topic_alias_maximum;
+        if alias.get() > maximum {
+            return Err(End {
+                reason: ReasonCode::TopicAliasInvalid,
+                what: "a Topic Alias above this broker's Topic Alias Maximum",
+                statement: "MQTT-3.3.2-9",
+            });
+        }
+        let aliases = &mut self.open(key).aliases.get_or_insert_default().inbound;
+        let at = usize::from(alias.get()) - 1;
+        if !topic.is_empty() {
+            if aliases.len() <= at {
+                aliases.resize_with(at + 1, || None);
+            }
+            aliases[at] = Some(topic.into());
+            return Ok(topic.into());
+        }
+        aliases.get(at).cloned().flatten().ok_or_else(|| {
+            End::new(ReasonCode::ProtocolError, "a Topic Alias that was never defined")
+        })
+    }
+
+    /// Brings a publication to everybody: the retained index, the sessions here, the other shards, the shared groups. Returns whether any
+    /// subscription matched, as far as this shard knows.
+    pub(super) fn route(
+        &mut self,
+        publisher: Option<SessionKey>,
+        publication: &mut Publication<'_>,
+        publisher_conn: Option<ConnKey>,
+        outbox: &mut Outbox,
+    ) -> bool {
+        if publication.stamp != 0 {
+            self.retain(publication);
+        }
+        let mut matched = self.deliver_local(publisher, publication, outbox);
+        if self.shard_count > 1 {
+            let interested = self.interest.mask_for(publication.topic);
+            matched |= interested != 0;
+            let mut mask = interested;
+            if publication.stamp != 0 {
+                // Every core holds the retained index.
+                mask = self.all_others();
+            }
+            while mask != 0 {
+                let to = ShardId(mask.trailing_zeros() as u8);
+                mask &= mask - 1;
+                self.send_publish(to, None, publication, publisher_conn, outbox);
+            }
+        }
+        if !self.groups.is_empty() {
+            matched |= self.route_shared(publication, publisher_conn, outbox);
+        }
+        matched
+    }
+
+    fn route_shared(
+        &mut self,
+        publication: &mut Publication<'_>,
+        publisher_conn: Option<ConnKey>,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let mut groups = Vec::new();
+        self.groups.for_each_match(publication.topic, |group| groups.push(group));
+        for group in &groups {
+            self.dispatch_shared(*group, publication, publisher_conn, 0, outbox);
+        }
+        !groups.is_empty()
+    }
+
+    /// Gives a message to one member of a group, wherever it is.
+    pub(super) fn dispatch_shared(
+        &mut self,
+        group: GroupId,
+        publication: &mut Publication<'_>,
+        publisher_conn: Option<ConnKey>,
+        hops: u8,
+        outbox: &mut Outbox,
+    ) {
+        let this = self.id.0;
+        let mut exclude: CoreMask = 0;
+        if hops > SHARED_HOPS_MAX {
+            exclude = self.all_others();
+        }
+        while let Some(core) = self.groups.pick_core(group, this, exclude) {
+            if core != this {
+                let Some(remote) = self.groups.remote_group(group, core) else {
+                    exclude |= 1 << core;
+                    continue;
+                };
+                let target = Some((remote, hops));
+                self.send_publish(ShardId(core), target, publication, publisher_conn, outbox);
+                return;
+            }
+            if self.deliver_to_member(group, publication, outbox) {
+                return;
+            }
+            exclude |= 1 << core;
+        }
+        self.counters.drop_one(DropCause::NoMember);
+    }
+
+    /// Gives a message to a member on this shard; false when it has none.
+    pub(super) fn deliver_to_member(
+        &mut self,
+        group: GroupId,
+        publication: &mut Publication<'_>,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let sessions = &self.sessions;
+        let queue_max = self.limits.queue_messages_max as usize;
+        let has_space = |member: &super::Subscription| {
+            let state = &sessions[member.session as usize].state;
+            state.as_ref().is_none_or(|state| state.queue.len() < queue_max)
+        };
+        let member = match self.groups.pick_member(group, has_space) {
+            Some(member) => member,
+            // All queues are full: the policy of one of them decides.
+            None => match self.groups.pick_member(group, |_| true) {
+                Some(member) => member,
+                None => return false,
+            },
+        };
+        let options = SubscribeOptions::from_bits(member.options)
+            .expect("written from SubscribeOptions");
+        let ids = if member.id == 0 { &[][..] } else { std::slice::from_ref(&member.id) };
+        let to = Recipient {
+            session: SessionKey(member.session),
+            options: DeliveryOptions {
+                qos: options.qos.min(publication.qos),
+                retain: options.retain_as_published && publication.retain,
+            },
+            ids,
+            group: Some(group),
+        };
+        self.deliver(&to, publication, None, outbox);
+        true
+    }
+
+    /// Puts a publication on the link to another shard.
+    fn send_publish(
+        &mut self,
+        to: ShardId,
+        shared: Option<(GroupId, u8)>,
+        publication: &mut Publication<'_>,
+        publisher_conn: Option<ConnKey>,
+        outbox: &mut Outbox,
+    ) {
+        assert!(to != self.id);
+        let pressure = self.pressure[to.index()];
+        if pressure > Pressure::Low {
+            if let Some(conn) = publisher_conn.filter(|conn| self.conn(*conn).is_some()) {
+                self.pause(conn, PAUSED_BY_LINK, outbox);
+                self.link_paused.push(conn);
+            }
+            if pressure == Pressure::Hard
+                && publication.qos == QoS::AtMostOnce
+                && publication.stamp == 0
+            {
+                self.counters.drop_one(DropCause::Link);
+                return;
+            }
+        }
+        self.counters.mesh_publish_sent += 1;
+        let message = publication.shared();
+        let message = match shared {
+            None => MeshMessage::Publish(message),
+            Some((group, hops)) => MeshMessage::SharedPublish { group, message, hops },
+        };
+        outbox.mesh.push((to, message));
+    }
+
+    /// The mask of all shards but this one.
+    pub(super) fn all_others(&self) -> CoreMask {
+        let all = if self.shard_count == 64 { u64::MAX } else { (1 << self.shard_count) - 1 };
+        all & !(1 << self.id.0)
+    }
+}

@@ -1,0 +1,113 @@
+//! The retained index of this shard: a copy of every other's, with the messages shared (MQTT 5 §3.3.1.3).
+//!
+//! Two publishers on two shards may retain on one topic at once, and their messages reach the shards in
+//! different orders. So each carries a stamp, and the greater stamp wins everywhere.
+
+use super::Shard;
+use super::counters::DropCause;
+use super::message::{Message, NEVER};
+use super::publication::Publication;
+use super::timer::{Timer, TimerKind};
+use crate::topic::retained::{Cursor, RetainedEntry, ScanOutcome, Stamp};
+
+/// How often tombstones and expired messages are looked for, in milliseconds.
+const UPKEEP_MS: u64 = 5_000;
+/// The pause between two slices of one search for expired messages, in milliseconds.
+const UPKEEP_SLICE_MS: u64 = 50;
+/// Messages looked at in one slice.
+const UPKEEP_VISITS: usize = 2_000;
+
+/// Upkeep of the retained index.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    timer_is_set: bool,
+    /// Whether a message with a Message Expiry Interval may be retained.
+    may_expire: bool,
+    /// The search under way has found one that expires later.
+    found_later: bool,
+    cursor: Cursor,
+}
+
+impl RetainedEntry for Message {
+    fn topic(&self) -> &str {
+        Self::topic(self)
+    }
+
+    fn bytes(&self) -> usize {
+        Self::bytes(self)
+    }
+}
+
+impl Shard {
+    /// The stamp for a message to be retained now, or 0 when the limits forbid to store it: it is delivered all the same.
+    pub(super) fn retain_stamp(&mut self, topic: &str, payload: &[u8]) -> u64 {
+        let is_full = self.retained.count() >= self.limits.retained_messages_max as usize
+            || self.retained.bytes() as u64 >= self.limits.retained_bytes_max;
+        if is_full && !payload.is_empty() && self.retained.get(topic).is_none() {
+            self.counters.drop_one(DropCause::RetainedLimit);
+            return 0;
+        }
+        self.stamps.next(self.now.wall_ms).0
+    }
+
+    /// Stores a retained message, or clears its topic when the payload is empty ([MQTT-3.3.1-6]).
+    pub(super) fn retain(&mut self, publication: &mut Publication<'_>) {
+        assert!(publication.stamp != 0);
+        let stamp = Stamp(publication.stamp);
+        self.stamps.observe(stamp);
+        if publication.payload.is_empty() {
+            self.retained.clear(publication.topic, stamp, self.now.mono_ms);
+            self.set_upkeep_timer(UPKEEP_MS);
+        } else {
+            self.retained.set(stamp, publication.shared());
+            if publication.expires_at_ms != NEVER {
+                self.upkeep.may_expire = true;
+                self.set_upkeep_timer(UPKEEP_MS);
+            }
+        }
+    }
+
+    /// Forgets old tombstones and one slice of the expired messages. Topics that begin with `$` keep an expired
+    /// message until it is replaced; it is never sent.
+    pub(super) fn retained_timer(&mut self) {
+        self.upkeep.timer_is_set = false;
+        let now_ms = self.now.mono_ms;
+        self.retained.purge(now_ms);
+        if self.upkeep.may_expire {
+            let mut expired = Vec::new();
+            let mut found_later = self.upkeep.found_later;
+            let cursor = &mut self.upkeep.cursor;
+            let outcome =
+                self.retained.scan("#", cursor, UPKEEP_VISITS, UPKEEP_VISITS, |message| {
+                    if message.expires_at_ms() <= now_ms {
+                        expired.push(message.clone());
+                    } else {
+                        found_later |= message.expires_at_ms() != NEVER;
+                    }
+                });
+            for message in expired {
+                // Every shard finds the same, so the stamp need not be agreed on: just above the message's own.
+                let stamp = Stamp(message.stamp() + 1);
+                self.retained.clear(message.topic(), stamp, now_ms);
+            }
+            self.upkeep.found_later = found_later;
+            if outcome == ScanOutcome::More {
+                self.set_upkeep_timer(UPKEEP_SLICE_MS);
+                return;
+            }
+            self.upkeep.cursor = Cursor::default();
+            self.upkeep.may_expire = std::mem::take(&mut self.upkeep.found_later);
+        }
+        if self.upkeep.may_expire || self.retained.tombstone_count() > 0 {
+            self.set_upkeep_timer(UPKEEP_MS);
+        }
+    }
+
+    fn set_upkeep_timer(&mut self, after_ms: u64) {
+        if !self.upkeep.timer_is_set {
+            self.upkeep.timer_is_set = true;
+            let tick = self.wheel.tick_for(self.now.mono_ms + after_ms);
+            self.wheel.insert(Timer { tick, index: 0, generation: 0, kind: TimerKind::Retained });
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! UNSUBSCRIBE (MQTT 5 §3.10), and the way every subscription ends.
+
+use super::Shard;
+use super::connection::Handled;
+use super::input::ConnKey;
+use super::outbox::Outbox;
+use crate::protocol::ReasonCode;
+use crate::protocol::unsuback::put_unsuback;
+use crate::protocol::unsubscribe::Unsubscribe;
+use crate::session::{SessionKey, SubscriptionRef};
+use crate::topic::filter::TopicFilter;
+use crate::topic::interest::interest_key;
+
+impl Shard {
+    pub(super) fn unsubscribe(
+        &mut self,
+        key: ConnKey,
+        body: &[u8],
+        outbox: &mut Outbox,
+    ) -> Handled {
+        let (version, session) = {
+            let conn = self.open(key);
+            (conn.version, conn.session)
+        };
+        let unsubscribe = Unsubscribe::decode(version, body)?;
+        let mut codes = Vec::new();
+        for text in unsubscribe.filters() {
+            codes.push(match TopicFilter::parse(text) {
+                Err(_) => ReasonCode::TopicFilterInvalid as u8,
+                Ok(filter) => match self.unsubscribe_one(session, &filter, outbox) {
+                    true => ReasonCode::Success as u8,
+                    false => ReasonCode::NoSubscriptionExisted as u8,
+                },
+            });
+        }
+        self.control(key, outbox, |out| {
+            put_unsuback(out, version, unsubscribe.packet_id, &codes);
+        });
+        Ok(())
+    }
+
+    fn unsubscribe_one(
+        &mut self,
+        session_key: SessionKey,
+        filter: &TopicFilter<'_>,
+        outbox: &mut Outbox,
+    ) -> bool {
+        let gone = if filter.share_name().is_some() {
+            match self.groups.find(filter) {
+                Some(group) if self.groups.member(group, session_key.0).is_some() => {
+                    SubscriptionRef::Group(group)
+                }
+                _ => return false,
+            }
+        } else {
+            match self.index.find(filter.filter()) {
+                Some(id) if self.index.get(id, session_key.0).is_some() => {
+                    SubscriptionRef::Filter(id)
+                }
+                _ => return false,
+            }
+        };
+        if !self.end_subscription(session_key, gone, outbox) {
+            return false;
+        }
+        self.sessions[session_key.0 as usize].subscriptions.remove(gone);
+        true
+    }
+
+    /// Takes a subscription out of the topic room and, when it was the last of its kind here, tells the other shards; false
+    /// when the session did not have it.
+    pub(super) fn end_subscription(
+        &mut self,
+        session_key: SessionKey,
+        gone: SubscriptionRef,
+        outbox: &mut Outbox,
+    ) -> bool {
+        match gone {
+            SubscriptionRef::Group(group) => {
+                // The group may vanish with its last member.
+                let mut text = String::new();
+                self.groups.text(group, &mut text);
+                let Some(left) = self.groups.leave_group(group, session_key.0) else {
+                    return false;
+                };
+                self.announce_counts(group, text, (left.online, left.offline), outbox);
+                true
+            }
+            SubscriptionRef::Filter(id) => {
+                let mut text = String::new();
+                self.index.filter_text(id, &mut text);
+                let Some(unsubscribed) = self.index.unsubscribe_id(id, session_key.0) else {
+                    return false;
+                };
+                if unsubscribed.last {
+                    let interest = interest_key(self.hash_seed, &text);
+                    if self.local_interest.remove(interest) {
+                        self.announce_interest(interest, false, outbox);
+                    }
+                }
+                true
+            }
+        }
+    }
+}
