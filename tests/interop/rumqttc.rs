@@ -52,20 +52,24 @@ pub(crate) struct Client {
 }
 
 /// Polls a connection until it ends, or until it shall vanish: then the socket is closed without DISCONNECT.
+///
+/// Only a client with a will vanishes, so only its polls have a timeout: one that is cut off in the middle of a
+/// large write loses the rest of it.
 macro_rules! pump {
-    ($connection:ident, $happened:ident) => {{
+    ($connection:ident, $happened:ident, $timeout:path, $will:expr) => {{
+        let patience = if $will { Duration::from_millis(20) } else { Duration::from_secs(3600) };
         let (sender, events): (Sender<Happened>, _) = channel();
         let vanish = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&vanish);
         let pump = thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                match $connection.recv_timeout(Duration::from_millis(20)) {
+                match $connection.recv_timeout(patience) {
                     Ok(Ok(event)) => {
                         if $happened(event).is_some_and(|happened| sender.send(happened).is_err()) {
                             return;
                         }
                     }
-                    Err(rumqttc::RecvTimeoutError::Timeout) => {}
+                    Err($timeout) => {}
                     _ => return,
                 }
             }
@@ -84,7 +88,7 @@ pub(crate) fn v4(plan: &Plan<'_>) -> Client {
         options.set_last_will(rumqttc::LastWill::new(topic, payload, qos, false));
     }
     let (client, mut connection) = rumqttc::Client::new(options, 100);
-    let (events, vanish, pump) = pump!(connection, happened_v4);
+    let (events, vanish, pump) = pump!(connection, happened_v4, rumqttc::RecvTimeoutError::Timeout, plan.will.is_some());
     let (publisher, subscriber) = (client.clone(), client.clone());
     Client {
         publish: Box::new(move |topic, qos, retain, payload| {
@@ -140,7 +144,7 @@ pub(crate) fn v5(plan: &Plan<'_>) -> Client {
         options.set_last_will(will);
     }
     let (client, mut connection) = client_v5::Client::new(options, 100);
-    let (events, vanish, pump) = pump!(connection, happened_v5);
+    let (events, vanish, pump) = pump!(connection, happened_v5, client_v5::RecvTimeoutError::Timeout, plan.will.is_some());
     let (publisher, subscriber) = (client.clone(), client.clone());
     Client {
         publish: Box::new(move |topic, qos, retain, payload| {
