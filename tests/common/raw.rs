@@ -155,6 +155,15 @@ impl Raw {
 
     /// Waits until the broker closes the connection and returns the packets it sent before.
     pub(crate) fn closed_within(&mut self, limit: Duration) -> Vec<Packet> {
+        self.try_closed_within(limit)
+            .unwrap_or_else(|sent| panic!("still open after {limit:?}; it sent {sent:02x?}"))
+    }
+
+    /// The packets that came before the broker closed the connection; as an error if it did not.
+    pub(crate) fn try_closed_within(
+        &mut self,
+        limit: Duration,
+    ) -> Result<Vec<Packet>, Vec<Packet>> {
         let mut packets: Vec<Packet> = self.kept.drain(..).collect();
         let deadline = Instant::now() + limit;
         loop {
@@ -163,8 +172,8 @@ impl Raw {
             }
             match self.fill(deadline) {
                 Came::Bytes => {}
-                Came::Closed => return packets,
-                Came::Nothing => panic!("still open after {limit:?}; it sent {packets:02x?}"),
+                Came::Closed => return Ok(packets),
+                Came::Nothing => return Err(packets),
             }
         }
     }
