@@ -47,6 +47,7 @@ const ILL_FORMED: [&[u8]; 5] = [
 ];
 
 /// Sends `bytes` on a new connection; the broker must close it without an answer.
+#[track_caller]
 fn refuses_quietly(broker: &Broker, bytes: &[u8]) {
     assert_eq!(
         sent_before_close(Raw::open(broker), bytes),
@@ -56,6 +57,7 @@ fn refuses_quietly(broker: &Broker, bytes: &[u8]) {
 }
 
 /// Sends `bytes` on a new connection; the broker must close it, and may say why in a CONNACK.
+#[track_caller]
 fn refuses(broker: &Broker, bytes: &[u8]) {
     let sent = sent_before_close(Raw::open(broker), bytes);
     let said_no = |packet: &Packet| packet.kind() == CONNACK && packet.body.get(1) != Some(&0);
@@ -67,6 +69,7 @@ fn refuses(broker: &Broker, bytes: &[u8]) {
 
 /// Sends `bytes` after a CONNECT of MQTT 3.1.1; the broker must close the connection, without a
 /// packet, as no packet of MQTT 3.1.1 could say why.
+#[track_caller]
 fn closes_on(broker: &Broker, bytes: &[u8]) {
     let client = Raw::v311(broker, &unique("bad"));
     assert_eq!(
@@ -77,6 +80,7 @@ fn closes_on(broker: &Broker, bytes: &[u8]) {
 }
 
 /// Sends `bytes`, waits for the end of the connection, and returns what the broker sent before.
+#[track_caller]
 fn sent_before_close(mut client: Raw, bytes: &[u8]) -> Vec<Packet> {
     client.try_send(bytes);
     client
@@ -85,6 +89,7 @@ fn sent_before_close(mut client: Raw, bytes: &[u8]) -> Vec<Packet> {
 }
 
 /// A subscriber to `filter` with `qos`, with a clean session.
+#[track_caller]
 fn subscriber(broker: &Broker, filter: &str, qos: u8) -> Raw {
     let mut client = Raw::v311(broker, &unique("sub"));
     assert_eq!(client.subscribe(&[(filter, qos)]), [qos]);
@@ -93,6 +98,7 @@ fn subscriber(broker: &Broker, filter: &str, qos: u8) -> Raw {
 
 /// Proves that nothing else is on its way to `subscriber` from `publisher`, whose order the broker
 /// keeps: a last message on `topic` with `qos` is the next that comes.
+#[track_caller]
 fn nothing_else(subscriber: &mut Raw, publisher: &mut Raw, topic: &str, qos: u8) {
     publisher.publish(topic, qos, "sentinel");
     let next = subscriber.take_publish();
@@ -105,6 +111,7 @@ fn nothing_else(subscriber: &mut Raw, publisher: &mut Raw, topic: &str, qos: u8)
 
 /// Connects with the client identifier of a connection that has ended, or ends it, and publishes on
 /// `topic`: whatever the broker does at the end of the old one has been done before.
+#[track_caller]
 fn sentinel_from_successor(broker: &Broker, client_id: &str, topic: &str) {
     Raw::v311(broker, client_id).publish(topic, 1, "sentinel");
 }
@@ -118,6 +125,7 @@ fn with_will(client_id: &str, will: Will) -> Connect {
 ///
 /// Absence is proved by a message that is published after the subscription, on `sentinel_topic`,
 /// which must match `filter`.
+#[track_caller]
 fn retained(broker: &Broker, filter: &str, sentinel_topic: &str) -> Option<common::Received> {
     let mut client = Raw::v311(broker, &unique("ret"));
     assert_eq!(client.subscribe(&[(filter, 2)]), [2]);

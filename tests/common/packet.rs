@@ -600,6 +600,7 @@ impl Packet {
         packet(self.first, &self.body)
     }
 
+    #[track_caller]
     pub(crate) fn connack(&self, version: Version) -> Connack {
         let mut reader = self.reader_of(CONNACK);
         assert_eq!(self.flags(), 0, "reserved flags of CONNACK: {self:02x?}");
@@ -622,6 +623,7 @@ impl Packet {
         }
     }
 
+    #[track_caller]
     pub(crate) fn publish(&self, version: Version) -> Received {
         let mut reader = self.reader_of(PUBLISH);
         let qos = (self.first >> 1) & 3;
@@ -646,6 +648,7 @@ impl Packet {
     }
 
     /// Reads any of PUBACK, PUBREC, PUBREL and PUBCOMP.
+    #[track_caller]
     pub(crate) fn ack(&self, version: Version) -> Ack {
         assert!(
             (PUBACK..=PUBCOMP).contains(&self.kind()),
@@ -677,22 +680,27 @@ impl Packet {
         }
     }
 
+    #[track_caller]
     pub(crate) fn suback(&self, version: Version) -> Suback {
         self.codes(SUBACK, version)
     }
 
+    #[track_caller]
     pub(crate) fn unsuback(&self, version: Version) -> Suback {
         self.codes(UNSUBACK, version)
     }
 
+    #[track_caller]
     pub(crate) fn disconnect(&self) -> Disconnect {
         self.reason(DISCONNECT)
     }
 
+    #[track_caller]
     pub(crate) fn auth(&self) -> Disconnect {
         self.reason(AUTH)
     }
 
+    #[track_caller]
     fn codes(&self, kind: u8, version: Version) -> Suback {
         let mut reader = self.reader_of(kind);
         assert_eq!(self.flags(), 0, "reserved flags: {self:02x?}");
@@ -709,6 +717,7 @@ impl Packet {
         }
     }
 
+    #[track_caller]
     fn reason(&self, kind: u8) -> Disconnect {
         let mut reader = self.reader_of(kind);
         assert_eq!(self.flags(), 0, "reserved flags: {self:02x?}");
@@ -722,6 +731,7 @@ impl Packet {
         Disconnect { reason, properties }
     }
 
+    #[track_caller]
     fn reader_of(&self, kind: u8) -> Reader<'_> {
         assert_eq!(self.kind(), kind, "another packet type came: {self:02x?}");
         Reader {

@@ -1,4 +1,6 @@
 //! [`Raw`]: a blocking client that does nothing by itself and hides nothing.
+//!
+//! Its methods fail the test at the line that called them (`track_caller`).
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -43,11 +45,13 @@ impl Raw {
     // ---- connecting --------------------------------------------------------------------------
 
     /// Opens a connection and sends nothing.
+    #[track_caller]
     pub(crate) fn open(broker: &Broker) -> Self {
         Self::open_at(broker.addr)
     }
 
     /// Opens a connection to `addr` and sends nothing.
+    #[track_caller]
     pub(crate) fn open_at(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&addr, ARRIVES).expect("the broker accepts");
         stream
@@ -66,6 +70,7 @@ impl Raw {
     }
 
     /// Connects, and returns what CONNACK said, which must be success.
+    #[track_caller]
     pub(crate) fn session(broker: &Broker, connect: &Connect) -> (Self, Connack) {
         let mut client = Self::open(broker);
         client.send_connect(connect);
@@ -75,32 +80,38 @@ impl Raw {
     }
 
     /// Connects, which must succeed.
+    #[track_caller]
     pub(crate) fn connect(broker: &Broker, connect: &Connect) -> Self {
         Self::session(broker, connect).0
     }
 
     /// A client of MQTT 3.1.1 with a clean session.
+    #[track_caller]
     pub(crate) fn v311(broker: &Broker, client_id: &str) -> Self {
         Self::connect(broker, &Connect::v311(client_id))
     }
 
     /// A client of MQTT 5.0 with a clean start and a session that ends with the connection.
+    #[track_caller]
     pub(crate) fn v5(broker: &Broker, client_id: &str) -> Self {
         Self::connect(broker, &Connect::v5(client_id))
     }
 
     /// Sends CONNECT and parses what follows in its version.
+    #[track_caller]
     pub(crate) fn send_connect(&mut self, connect: &Connect) {
         self.version = connect.version;
         self.send(&connect.encode());
     }
 
+    #[track_caller]
     pub(crate) fn read_connack(&mut self) -> Connack {
         let version = self.version;
         self.expect_kind(CONNACK).connack(version)
     }
 
     /// Sends DISCONNECT and waits until the broker has closed the connection.
+    #[track_caller]
     pub(crate) fn disconnect(mut self) {
         self.send(&disconnect());
         self.expect_closed();
@@ -118,6 +129,7 @@ impl Raw {
 
     // ---- bytes -------------------------------------------------------------------------------
 
+    #[track_caller]
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream
             .write_all(bytes)
@@ -130,6 +142,7 @@ impl Raw {
     }
 
     /// Waits for exactly these bytes next; nothing may have been kept.
+    #[track_caller]
     pub(crate) fn expect(&mut self, bytes: &[u8]) {
         assert!(self.kept.is_empty(), "came before: {:02x?}", self.kept);
         let deadline = Instant::now() + ARRIVES;
@@ -149,11 +162,13 @@ impl Raw {
     }
 
     /// Waits until the broker closes the connection, whatever it sends before.
+    #[track_caller]
     pub(crate) fn expect_closed(&mut self) {
         self.closed_within(ARRIVES);
     }
 
     /// Waits until the broker closes the connection and returns the packets it sent before.
+    #[track_caller]
     pub(crate) fn closed_within(&mut self, limit: Duration) -> Vec<Packet> {
         self.try_closed_within(limit)
             .unwrap_or_else(|sent| panic!("still open after {limit:?}; it sent {sent:02x?}"))
@@ -179,6 +194,7 @@ impl Raw {
     }
 
     /// Waits until the broker closes the connection without having sent anything more.
+    #[track_caller]
     pub(crate) fn expect_closed_quietly(&mut self) {
         let sent = self.closed_within(ARRIVES);
         assert!(
@@ -189,6 +205,7 @@ impl Raw {
 
     /// Waits until the broker closes, in MQTT 5.0, after a DISCONNECT with one of these Reason
     /// Codes, or in MQTT 3 without any packet, as no packet there could say why.
+    #[track_caller]
     pub(crate) fn expect_closed_with(&mut self, reasons: &[u8]) {
         let sent = self.closed_within(ARRIVES);
         if self.version != Version::V5 {
@@ -203,6 +220,7 @@ impl Raw {
     }
 
     /// Checks that the broker sends nothing, and does not close, for `ms` milliseconds.
+    #[track_caller]
     pub(crate) fn expect_silence(&mut self, ms: u64) {
         assert!(
             self.kept.is_empty() && self.buffer.is_empty(),
@@ -219,6 +237,7 @@ impl Raw {
     // ---- packets -----------------------------------------------------------------------------
 
     /// The next packet; fails when none comes in time.
+    #[track_caller]
     pub(crate) fn read_packet(&mut self) -> Packet {
         match self.packet_within(ARRIVES) {
             Ok(Some(packet)) => packet,
@@ -249,6 +268,7 @@ impl Raw {
     }
 
     /// The next packet, which must be of this type.
+    #[track_caller]
     pub(crate) fn expect_kind(&mut self, kind: u8) -> Packet {
         let packet = self.read_packet();
         assert_eq!(packet.kind(), kind, "another packet came: {packet:02x?}");
@@ -256,6 +276,7 @@ impl Raw {
     }
 
     /// The first packet of this type; PUBLISH packets before it are kept, others fail the test.
+    #[track_caller]
     pub(crate) fn wait_for(&mut self, kind: u8) -> Packet {
         let mut passed = VecDeque::new();
         let found = loop {
@@ -276,12 +297,14 @@ impl Raw {
     }
 
     /// The next packet, which must be a PUBLISH. It is not acknowledged.
+    #[track_caller]
     pub(crate) fn next_publish(&mut self) -> Received {
         let version = self.version;
         self.expect_kind(PUBLISH).publish(version)
     }
 
     /// The next packet, which must be a PUBLISH; acknowledges it as its QoS demands.
+    #[track_caller]
     pub(crate) fn take_publish(&mut self) -> Received {
         let message = self.next_publish();
         self.acknowledge(&message);
@@ -289,6 +312,7 @@ impl Raw {
     }
 
     /// Acknowledges a message as its QoS demands, to the end of the exchange.
+    #[track_caller]
     pub(crate) fn acknowledge(&mut self, message: &Received) {
         match message.qos {
             0 => {}
@@ -302,18 +326,21 @@ impl Raw {
     }
 
     /// The next packet, which must be this acknowledgement.
+    #[track_caller]
     pub(crate) fn expect_ack(&mut self, kind: u8) -> Ack {
         let version = self.version;
         self.expect_kind(kind).ack(version)
     }
 
     /// The first acknowledgement of this kind; PUBLISH packets before it are kept.
+    #[track_caller]
     pub(crate) fn wait_for_ack(&mut self, kind: u8) -> Ack {
         let version = self.version;
         self.wait_for(kind).ack(version)
     }
 
     /// The next packet, which must be a DISCONNECT of MQTT 5.0.
+    #[track_caller]
     pub(crate) fn expect_disconnect(&mut self) -> Disconnect {
         self.read_packet().disconnect()
     }
@@ -327,6 +354,7 @@ impl Raw {
     }
 
     /// Subscribes, and returns the codes of SUBACK. Messages that come before it are kept.
+    #[track_caller]
     pub(crate) fn subscribe<F: AsRef<[u8]>>(&mut self, filters: &[(F, u8)]) -> Vec<u8> {
         let id = self.next_id();
         self.send(&subscribe(self.version, id, filters));
@@ -339,6 +367,7 @@ impl Raw {
     }
 
     /// Unsubscribes, and returns the codes of UNSUBACK (none in MQTT 3).
+    #[track_caller]
     pub(crate) fn unsubscribe<F: AsRef<[u8]>>(&mut self, filters: &[F]) -> Vec<u8> {
         let id = self.next_id();
         self.send(&unsubscribe(self.version, id, filters));
@@ -351,18 +380,21 @@ impl Raw {
     }
 
     /// Publishes, and completes the exchange of its QoS.
+    #[track_caller]
     pub(crate) fn publish(&mut self, topic: impl AsRef<[u8]>, qos: u8, payload: impl AsRef<[u8]>) {
         let message = Publish::new(self.version, topic, payload);
         self.publish_packet(message, qos);
     }
 
     /// Publishes a retained message, and completes the exchange of its QoS.
+    #[track_caller]
     pub(crate) fn retain(&mut self, topic: impl AsRef<[u8]>, qos: u8, payload: impl AsRef<[u8]>) {
         let message = Publish::new(self.version, topic, payload).retain();
         self.publish_packet(message, qos);
     }
 
     /// Publishes `message` with `qos` and a new Packet Identifier, to the end of the exchange.
+    #[track_caller]
     pub(crate) fn publish_packet(&mut self, message: Publish, qos: u8) {
         let id = self.next_id();
         self.send(&message.qos(qos, id).encode());
@@ -379,6 +411,7 @@ impl Raw {
 
     /// PINGREQ and its PINGRESP: everything this client sent before has been handled by the core
     /// that serves it. It says nothing about messages on their way from other clients.
+    #[track_caller]
     pub(crate) fn barrier(&mut self) {
         self.send(&pingreq());
         let pong = self.wait_for(PINGRESP);
@@ -386,6 +419,7 @@ impl Raw {
     }
 
     /// Checks with a barrier that nothing is waiting and that the connection still works.
+    #[track_caller]
     pub(crate) fn expect_nothing_before_barrier(&mut self) {
         self.barrier();
         assert!(self.kept.is_empty(), "unexpected: {:02x?}", self.kept);
