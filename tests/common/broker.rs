@@ -60,6 +60,7 @@ impl Broker {
             });
         }
         sweep_once();
+        open_files_max();
         let dir = env::temp_dir().join(format!("ringmq-test-{}-{}", process::id(), next_number()));
         fs::create_dir_all(&dir).expect("the temporary directory is writable");
         let log = dir.join("log");
@@ -212,6 +213,23 @@ pub(crate) fn on_each(body: impl Fn(&SharedBroker) + Sync) {
 /// every server must accept as a client identifier [MQTT-3.1.3-5].
 pub(crate) fn unique(stem: &str) -> String {
     format!("{stem}x{:x}x{:x}", process::id(), next_number())
+}
+
+/// How many files this process, and each broker it starts, may open. Raises the soft limit to the
+/// hard one first.
+pub(crate) fn open_files_max() -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls only use the local that they are given.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)
+    };
+    assert_eq!(raised, 0, "a process may raise its soft limit");
+    usize::try_from(limit.rlim_max).unwrap_or(usize::MAX)
 }
 
 /// Sends `panic`, caught elsewhere, on its way in this thread.
