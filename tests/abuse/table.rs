@@ -44,7 +44,7 @@ fn connect_with_user_properties(count: usize) -> Vec<u8> {
 }
 
 /// A shared subscription without a filter, then messages that a careless matcher trips over.
-fn share_then_publish() -> Vec<u8> {
+fn share_and_messages() -> Vec<u8> {
     [
         subscribe(Version::V5, 1, &[("$share/ab", 0)]),
         Publish::v5("ab", "x").encode(),
@@ -325,7 +325,7 @@ cases! {
     85 will_invalid_prop: New, hex("10 1c 00 04 4d 51 54 54 05 06 00 3c 00 00 05 61 62 75 73 65 03 23 00 01 00 01 77 00 01 6d") => "close or connack:81 or connack:82";
 
     /// The same, then a PUBLISH that would match.
-    86 share_then_publish: V5, share_then_publish() => "close or open";
+    86 share_then_publish: V5, share_and_messages() => "close or open";
 
     /// Ill-formed UTF-8 topic.
     87 publish_bad_utf8: V311, hex("30 06 00 03 61 ff fe 78") => "close";
