@@ -319,7 +319,7 @@ cases! {
     83 publish_overlong_varint: V311, hex("30 84 00 00 01 74 78") => "open or close";
 
     /// Authenticated PUBLISH claims 256 MiB and stalls: commit memory as bytes arrive, not by the claim.
-    84 publish_claims_256MiB: V311, [hex("30 ff ff ff 7f 00 01 74"), vec![b'x'; 100_000]].concat() => "silent or close";
+    84 publish_claims_256_mib: V311, [hex("30 ff ff ff 7f 00 01 74"), vec![b'x'; 100_000]].concat() => "silent or close";
 
     /// Topic alias among the will properties.
     85 will_invalid_prop: New, hex("10 1c 00 04 4d 51 54 54 05 06 00 3c 00 00 05 61 62 75 73 65 03 23 00 01 00 01 77 00 01 6d") => "close or connack:81 or connack:82";
