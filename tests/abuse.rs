@@ -126,30 +126,24 @@ impl Case {
     }
 }
 
-/// Runs `flood` against a broker of its own, with 1 and 2 shards, and checks that the broker's
+/// Runs `flood` against brokers of its own and checks that the broker's
 /// resident memory has grown by less than `bound_mib` while the clients that `flood` returns are
 /// still connected, and that it serves others.
-fn memory_stays_bounded(bound_mib: u64, flood: impl Fn(&Broker) -> Vec<Raw>) {
-    for cores in [1, 2] {
-        let broker = Broker::start(cores, &[]);
+fn memory_stays_bounded(bound_mib: u64, flood: impl Fn(&Broker) -> Vec<Raw> + Sync) {
+    on_each_of_its_own(&[], |broker| {
         // What a broker allocates once, at its first connections, is no growth.
-        assert_healthy(&broker);
+        assert_healthy(broker);
         let before = broker.rss_kib();
-        let clients = flood(&broker);
-        assert_healthy(&broker);
+        let clients = flood(broker);
+        assert_healthy(broker);
         let after = broker.rss_kib();
         drop(clients);
-        assert_healthy(&broker);
-        let Some((before, after)) = before.zip(after) else {
-            return;
-        };
-        let grown_mib = after.saturating_sub(before) / 1_024;
-        assert!(
-            grown_mib < bound_mib,
-            "{}: grew by {grown_mib} MiB",
-            broker.name()
-        );
-    }
+        assert_healthy(broker);
+        if let Some((before, after)) = before.zip(after) {
+            let grown_mib = after.saturating_sub(before) / 1_024;
+            assert!(grown_mib < bound_mib, "grew by {grown_mib} MiB");
+        }
+    });
 }
 
 /// Opens 64 connections and sends `bytes` on each, as far as the broker takes them.

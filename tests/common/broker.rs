@@ -183,9 +183,25 @@ pub(crate) fn brokers() -> &'static [SharedBroker] {
 
 /// Runs `body` against each shared broker, all at the same time; a failure names the shard count.
 pub(crate) fn on_each(body: impl Fn(&SharedBroker) + Sync) {
+    run_on(brokers(), body);
+}
+
+/// As [`on_each`], with brokers of this test alone, one after the other: for what looks at memory.
+pub(crate) fn on_each_of_its_own(extra_args: &[&str], body: impl Fn(&Broker) + Sync) {
+    let counts = if external().is_some() {
+        vec![0]
+    } else {
+        shard_counts()
+    };
+    for cores in counts {
+        run_on(&[Broker::start(cores, extra_args)], &body);
+    }
+}
+
+fn run_on(brokers: &[Broker], body: impl Fn(&Broker) + Sync) {
     let body = &body;
     thread::scope(|scope| {
-        let runs: Vec<_> = brokers()
+        let runs: Vec<_> = brokers
             .iter()
             .map(|broker| {
                 (

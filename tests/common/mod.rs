@@ -24,7 +24,9 @@ pub(crate) mod broker;
 pub(crate) mod packet;
 pub(crate) mod raw;
 
-pub(crate) use broker::{Broker, SharedBroker, brokers, on_each, open_files_max, rethrow, unique};
+pub(crate) use broker::{
+    Broker, SharedBroker, brokers, on_each, on_each_of_its_own, open_files_max, rethrow, unique,
+};
 pub(crate) use packet::*;
 pub(crate) use raw::{ABSENT, ARRIVES, Raw};
 

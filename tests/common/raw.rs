@@ -325,6 +325,62 @@ impl Raw {
         }
     }
 
+    /// Receives `count` messages as a fast client would: acknowledges each when it comes, without
+    /// waiting for the end of its exchange, and returns when all exchanges have ended.
+    #[track_caller]
+    pub(crate) fn receive(&mut self, count: usize) -> Vec<Received> {
+        let mut messages = Vec::with_capacity(count);
+        let mut unreleased = 0;
+        while messages.len() < count || unreleased > 0 {
+            let packet = self.read_packet();
+            if packet.kind() == PUBREL {
+                self.send(&ack(PUBCOMP, packet.ack(self.version).id));
+                unreleased -= 1;
+                continue;
+            }
+            let message = packet.publish(self.version);
+            match message.qos {
+                0 => {}
+                1 => self.send(&ack(PUBACK, message.id)),
+                _ => {
+                    self.send(&ack(PUBREC, message.id));
+                    unreleased += 1;
+                }
+            }
+            messages.push(message);
+        }
+        assert_eq!(messages.len(), count, "more messages came than were wanted");
+        messages
+    }
+
+    /// Publishes all of `messages` with `qos`, at most `window` of them under way at a time, and
+    /// returns when all exchanges have ended. With QoS 0, a barrier ends each window.
+    #[track_caller]
+    pub(crate) fn publish_all(&mut self, messages: &[Publish], qos: u8, window: usize) {
+        for messages in messages.chunks(window) {
+            let mut burst = Vec::new();
+            for message in messages {
+                let id = self.next_id();
+                burst.extend(message.clone().qos(qos, id).encode());
+            }
+            self.send(&burst);
+            let mut under_way = messages.len();
+            if qos == 0 {
+                self.barrier();
+                continue;
+            }
+            while under_way > 0 {
+                let packet = self.read_packet();
+                let id = packet.ack(self.version).id;
+                match packet.kind() {
+                    PUBREC => self.send(&ack(PUBREL, id)),
+                    PUBACK | PUBCOMP => under_way -= 1,
+                    _ => panic!("not an answer to PUBLISH: {packet:02x?}"),
+                }
+            }
+        }
+    }
+
     /// The next packet, which must be this acknowledgement.
     #[track_caller]
     pub(crate) fn expect_ack(&mut self, kind: u8) -> Ack {
