@@ -36,6 +36,86 @@ mod t12_mqtt_3_1;
 
 use common::{Broker, CONNACK, Connect, Packet, Publish, Raw, Will, unique};
 
+/// How many numbered statements each section of the standard has (its appendix B).
+const STATEMENTS: [(&str, u32); 39] = [
+    ("1.5.3", 3),
+    ("2.2.2", 2),
+    ("2.3.1", 7),
+    ("3.1.0", 2),
+    ("3.1.2", 24),
+    ("3.1.3", 11),
+    ("3.1.4", 5),
+    ("3.2.0", 1),
+    ("3.2.2", 6),
+    ("3.3.1", 12),
+    ("3.3.2", 3),
+    ("3.3.4", 1),
+    ("3.3.5", 2),
+    ("3.6.1", 1),
+    ("3.8.1", 1),
+    ("3.8.3", 4),
+    ("3.8.4", 6),
+    ("3.9.3", 2),
+    ("3.10.1", 1),
+    ("3.10.3", 2),
+    ("3.10.4", 6),
+    ("3.12.4", 1),
+    ("3.14.1", 1),
+    ("3.14.4", 3),
+    ("4.1.0", 2),
+    ("4.3.1", 1),
+    ("4.3.2", 2),
+    ("4.3.3", 2),
+    ("4.4.0", 1),
+    ("4.5.0", 2),
+    ("4.6.0", 6),
+    ("4.7.1", 3),
+    ("4.7.2", 1),
+    ("4.7.3", 4),
+    ("4.8.0", 2),
+    ("6.0.0", 4),
+    ("7.0.0", 2),
+    ("7.1.1", 1),
+    ("7.1.2", 1),
+];
+
+/// Every statement has a test, or a reason in a table why not.
+#[test]
+fn every_statement_is_accounted_for() {
+    let sources = [
+        include_str!("conformance_v3/t01_format.rs"),
+        include_str!("conformance_v3/t02_connect.rs"),
+        include_str!("conformance_v3/t03_will.rs"),
+        include_str!("conformance_v3/t04_session.rs"),
+        include_str!("conformance_v3/t05_publish.rs"),
+        include_str!("conformance_v3/t06_retain.rs"),
+        include_str!("conformance_v3/t07_subscribe.rs"),
+        include_str!("conformance_v3/t08_unsubscribe.rs"),
+        include_str!("conformance_v3/t09_ping_disconnect.rs"),
+        include_str!("conformance_v3/t10_delivery.rs"),
+        include_str!("conformance_v3/t11_topics.rs"),
+    ]
+    .concat();
+    let mut missing = Vec::new();
+    for (section, count) in STATEMENTS {
+        for number in 1..=count {
+            let test = format!("fn mqtt_{}_{number}_", section.replace('.', "_"));
+            let statement = format!("[MQTT-{section}-{number}]");
+            let is_in_a_table = |line: &str| {
+                line.starts_with("//! | [")
+                    && line[6..]
+                        .split(" | ")
+                        .next()
+                        .is_some_and(|cell| cell.contains(&statement))
+            };
+            if !sources.contains(&test) && !sources.lines().any(is_in_a_table) {
+                missing.push(statement);
+            }
+        }
+    }
+    assert_eq!(missing, [""; 0]);
+}
+
 /// Byte sequences that are not UTF-8: a surrogate, an overlong form, bytes that never occur, a
 /// character cut short, a code point above U+10FFFF.
 const ILL_FORMED: [&[u8]; 5] = [

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 use std::{env, io, process, thread};
 
@@ -34,7 +34,7 @@ pub(crate) struct Broker {
 pub(crate) type SharedBroker = Broker;
 
 struct Spawned {
-    child: Child,
+    child: Mutex<Child>,
     /// Its working directory, with its log and whatever it stores.
     dir: PathBuf,
 }
@@ -102,7 +102,10 @@ impl Broker {
         Ok(Self {
             addr,
             cores,
-            spawned: Some(Spawned { child, dir }),
+            spawned: Some(Spawned {
+                child: Mutex::new(child),
+                dir,
+            }),
         })
     }
 
@@ -113,7 +116,20 @@ impl Broker {
 
     /// The process id of a broker that is ours.
     pub(crate) fn pid(&self) -> Option<u32> {
-        self.spawned.as_ref().map(|spawned| spawned.child.id())
+        self.spawned.as_ref().map(|spawned| spawned.child().id())
+    }
+
+    /// How the broker ended and the end of its log, if it is ours and has ended.
+    pub(crate) fn obituary(&self) -> Option<String> {
+        let spawned = self.spawned.as_ref()?;
+        let status = spawned
+            .child()
+            .try_wait()
+            .expect("our child can be waited for")?;
+        Some(format!(
+            "the broker has ended ({status}); its log:\n{}",
+            self.log_tail()
+        ))
     }
 
     /// Resident memory of the broker in KiB, or `None` (after saying so) when it is not ours.
@@ -147,6 +163,13 @@ impl Broker {
     }
 }
 
+impl Spawned {
+    fn child(&self) -> MutexGuard<'_, Child> {
+        // A test that panicked with the lock held has not left the child in a wrong state.
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Drop for Broker {
     fn drop(&mut self) {
         let failed = thread::panicking();
@@ -157,9 +180,9 @@ impl Drop for Broker {
                 self.log_tail()
             );
         }
-        if let Some(spawned) = &mut self.spawned {
-            let _ = spawned.child.kill();
-            let _ = spawned.child.wait();
+        if let Some(spawned) = &self.spawned {
+            let _ = spawned.child().kill();
+            let _ = spawned.child().wait();
             let _ = fs::remove_dir_all(&spawned.dir);
         }
     }
@@ -218,6 +241,7 @@ fn run_on(brokers: &[Broker], body: impl Fn(&Broker) + Sync) {
                     broker.name(),
                     message_of(panic.as_ref())
                 ));
+                failures.extend(broker.obituary());
             }
         }
         assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -6,8 +6,9 @@
 //! |---|---|
 //! | [MQTT-3.14.4-1], [MQTT-3.14.4-2] | bind clients: close after DISCONNECT, send nothing more |
 //! | [MQTT-4.8.0-2] | a transient error of the server cannot be provoked from outside |
-//! | [MQTT-6.0.0-1] to [MQTT-6.0.0-4] | WebSocket: tested with that transport |
+//! | [MQTT-6.0.0-1], [MQTT-6.0.0-2], [MQTT-6.0.0-3], [MQTT-6.0.0-4] | WebSocket: tested with it |
 //! | [MQTT-7.0.0-1], [MQTT-7.0.0-2], [MQTT-7.1.1-1] | about the whole product, not one behaviour |
+//! | [MQTT-7.1.2-1] | binds clients |
 
 use crate::common::*;
 use crate::{closes_on, nothing_else, subscriber};

@@ -5,7 +5,7 @@ use crate::{nothing_else, refuses, sentinel_from_successor, subscriber};
 
 /// A client with the protocol name MQIsdp and level 3 is served.
 #[test]
-fn mqtt_3_1_client_is_served() {
+fn version_3_1_client_is_served() {
     on_each(|broker| {
         let topic = unique("old");
         let mut client = Raw::open(broker);
@@ -27,7 +27,7 @@ fn mqtt_3_1_client_is_served() {
 /// Client identifiers of more than 23 characters, which the text of 3.1 forbids, are accepted:
 /// clients in use have them.
 #[test]
-fn mqtt_3_1_long_client_identifier_is_accepted() {
+fn version_3_1_long_client_identifier_is_accepted() {
     on_each(|broker| {
         for length in [24, 36, 200] {
             let id = format!("{}{}", unique("long"), "x".repeat(length));
@@ -38,7 +38,7 @@ fn mqtt_3_1_long_client_identifier_is_accepted() {
 
 /// The name and the level belong together: neither name takes the other's level.
 #[test]
-fn mqtt_3_1_name_and_level_belong_together() {
+fn version_3_1_name_and_level_belong_together() {
     on_each(|broker| {
         for (name, level) in [
             ("MQIsdp", 4),
@@ -56,7 +56,7 @@ fn mqtt_3_1_name_and_level_belong_together() {
 /// The byte that holds Session Present in 3.1.1 is reserved in 3.1 and stays 0, but the session is
 /// resumed all the same.
 #[test]
-fn mqtt_3_1_connack_has_no_session_present() {
+fn version_3_1_connack_has_no_session_present() {
     on_each(|broker| {
         let (topic, connect) = (unique("old"), Connect::v31(unique("old")).clean(false));
         let mut client = Raw::connect(broker, &connect);
@@ -72,7 +72,7 @@ fn mqtt_3_1_connack_has_no_session_present() {
 
 /// Messages pass between clients of 3.1 and 3.1.1 in both directions, retained ones too.
 #[test]
-fn mqtt_3_1_and_3_1_1_exchange_messages() {
+fn version_3_1_and_3_1_1_exchange_messages() {
     on_each(|broker| {
         let topic = unique("mix");
         let mut old = Raw::connect(broker, &Connect::v31(unique("old")));
@@ -100,7 +100,7 @@ fn mqtt_3_1_and_3_1_1_exchange_messages() {
 
 /// The Will works in 3.1, and one client identifier is one client across versions.
 #[test]
-fn mqtt_3_1_will_and_takeover() {
+fn version_3_1_will_and_takeover() {
     on_each(|broker| {
         let topic = unique("will");
         let mut watcher = subscriber(broker, &topic, 1);
