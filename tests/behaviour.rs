@@ -285,8 +285,12 @@ fn subscribe_with_2000_filters() {
         });
         let names: Vec<&String> = filters.iter().map(|(filter, _)| filter).collect();
         client.unsubscribe(&names);
-        Raw::v311(broker, &unique("widep")).publish(&topics[0], 1, "gone");
-        client.expect_nothing_before_barrier();
+        let end = unique("wide");
+        client.subscribe(&[(&end, 1)]);
+        let mut publisher = Raw::v311(broker, &unique("widep"));
+        publisher.publish(&topics[0], 1, "gone");
+        publisher.publish(&end, 1, "end");
+        assert_eq!(client.take_publish().topic, end);
     });
 }
 

@@ -209,16 +209,18 @@ pub(crate) fn on_each(body: impl Fn(&SharedBroker) + Sync) {
     run_on(brokers(), body);
 }
 
-/// As [`on_each`], with brokers of this test alone, one after the other: for what looks at memory.
+/// As [`on_each`], with brokers that only this test uses: for what looks at memory.
 pub(crate) fn on_each_of_its_own(extra_args: &[&str], body: impl Fn(&Broker) + Sync) {
     let counts = if external().is_some() {
         vec![0]
     } else {
         shard_counts()
     };
-    for cores in counts {
-        run_on(&[Broker::start(cores, extra_args)], &body);
-    }
+    let brokers: Vec<Broker> = counts
+        .into_iter()
+        .map(|cores| Broker::start(cores, extra_args))
+        .collect();
+    run_on(&brokers, body);
 }
 
 fn run_on(brokers: &[Broker], body: impl Fn(&Broker) + Sync) {

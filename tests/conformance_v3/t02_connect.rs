@@ -362,14 +362,10 @@ fn section_3_1_4_packets_sent_before_connack_are_served() {
             ];
             client.send(&all.concat());
             client.expect(&[0x20, 0x02, 0x00, 0x00]);
-            client.expect(&[0x90, 0x03, 0x00, 0x01, 0x01]);
-            let kinds: Vec<Packet> = (0..3).map(|_| client.read_packet()).collect();
-            let count = |kind| kinds.iter().filter(|packet| packet.kind() == kind).count();
-            assert_eq!(
-                (count(PUBACK), count(PUBLISH), count(PINGRESP)),
-                (1, 1, 1),
-                "{kinds:02x?}"
-            );
+            // No order is prescribed between answers to different packets.
+            let mut kinds: Vec<u8> = (0..4).map(|_| client.read_packet().kind()).collect();
+            kinds.sort_unstable();
+            assert_eq!(kinds, [PUBLISH, PUBACK, SUBACK, PINGRESP]);
         }
     });
 }

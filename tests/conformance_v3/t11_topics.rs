@@ -96,26 +96,27 @@ fn mqtt_4_7_1_3_single_level_wildcard_is_a_level() {
 #[test]
 fn mqtt_4_7_2_1_dollar_topics_do_not_match_leading_wildcards() {
     on_each(|broker| {
-        // The server may keep topics beginning with $ for itself; then this shows nothing more
-        // than that such a publish harms nobody.
         let name = unique("dollar");
-        let topic = format!("${name}/a");
         let mut wild = Raw::v311(broker, &unique("dollar"));
         // The last level is the name, so that messages of other tests do not match.
-        let plain = format!("x{name}/{name}");
         let filters = [format!("+/{name}"), format!("+/+/{name}")];
         assert_eq!(wild.subscribe(&filters.map(|filter| (filter, 1))), [1, 1]);
         let mut everything = Raw::v311(broker, &unique("dollar"));
         assert_eq!(everything.subscribe(&[("#", 1)]), [1]);
+        let dollars =
+            ["$x/NAME", "$/NAME", "$x/y/NAME", "$NAME"].map(|topic| topic.replace("NAME", &name));
         let mut publisher = Raw::v311(broker, &unique("dollar"));
-        for topic in [
-            &topic,
-            &format!("${name}/{name}"),
-            &format!("$/{name}"),
-            &format!("${name}"),
-        ] {
-            publisher.publish(topic, 1, "dollar");
+        for topic in &dollars {
+            // A server may keep such topics for itself, and close.
+            publisher.try_send(&Publish::v311(topic, "dollar").encode());
+            if !publisher.try_send(&pingreq())
+                || !matches!(publisher.packet_within(ARRIVES), Ok(Some(_)))
+            {
+                eprintln!("{topic} cannot be published; $SYS is all there is to test with");
+                publisher = Raw::v311(broker, &unique("dollar"));
+            }
         }
+        let plain = format!("x{name}/{name}");
         publisher.publish(&plain, 1, "sentinel");
         let first = wild.take_publish();
         assert_eq!(
