@@ -1,9 +1,7 @@
 //! Malformed and hostile input, over a real socket, with 1, 2 and 4 shards: the broker answers as
 //! it should, its memory stays bounded, and it still serves others.
 //!
-//! [`table`] holds single inputs; here are the floods and storms. Not here: a client that sends its
-//! CONNECT a byte a second, and a half-done TLS handshake, which need the broker's time limits to be
-//! short.
+//! [`table`] holds single inputs; here are the floods, storms and clients that dawdle.
 
 mod common;
 
@@ -246,6 +244,43 @@ fn sockets_without_connect() {
         assert_eq!(late.read_connack().code, 0);
         drop(silent);
         late.expect_nothing_before_barrier();
+        assert_healthy(broker);
+    });
+}
+
+/// Clients that do not finish their CONNECT are dropped when its time is over, not sooner, whether
+/// they are silent, stop half-way, or send a byte now and then. Others are not touched.
+#[test]
+fn slow_connect_is_dropped() {
+    on_each_of_its_own(&["--set", "limits.connect-timeout-ms=1000"], |broker| {
+        if !broker.is_ours() {
+            eprintln!("skipped: the time for CONNECT cannot be set at a broker that is not ours");
+            return;
+        }
+        let mut connected = Raw::v311(broker, &unique("quick"));
+        let connect = Connect::v311(unique("slow")).encode();
+        let start = Instant::now();
+        let mut slow: Vec<Raw> = (0..4).map(|_| Raw::open(broker)).collect();
+        slow[1].send(&connect[..1]);
+        slow[2].send(&connect[..connect.len() - 1]);
+        // A byte every 100 ms: it never takes a whole second between two of them.
+        for byte in &connect[..5] {
+            slow[3].send(&[*byte]);
+            slow[3].expect_silence(100);
+        }
+        for client in &mut slow {
+            client.expect_closed_quietly();
+        }
+        let closed = start.elapsed();
+        assert!(
+            closed >= Duration::from_millis(900),
+            "closed after {closed:?}"
+        );
+        assert!(
+            closed < Duration::from_millis(3_000),
+            "closed after {closed:?}"
+        );
+        connected.expect_nothing_before_barrier();
         assert_healthy(broker);
     });
 }

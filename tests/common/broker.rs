@@ -69,9 +69,16 @@ impl Broker {
             .args(["--bind", "127.0.0.1:0", "--cores", &cores.to_string()])
             .args(extra_args)
             .current_dir(&dir)
+            .env_remove("STATE_DIRECTORY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).expect("the new directory is writable"));
+        // Nothing in our environment may configure the broker under test.
+        for (name, _) in
+            env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RINGMQ_"))
+        {
+            command.env_remove(name);
+        }
         let mut child = spawn_to_die_with_us(command).expect("the broker's binary can be started");
         let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
         let (said, says) = mpsc::channel();

@@ -252,7 +252,7 @@ fn mqtt_3_1_3_5_client_identifiers_that_must_be_allowed() {
         }
         // More than the standard demands, as every broker in use does.
         Raw::v311(broker, &format!("{}{}", unique("long"), "x".repeat(1_000))).disconnect();
-        Raw::v311(broker, &format!("{} /+#$-_.:", unique("odd"))).disconnect();
+        Raw::v311(broker, &format!("{} /$-_.:@", unique("odd"))).disconnect();
     });
 }
 
