@@ -4,7 +4,7 @@
 //! arbitrary bytes, whole packets, acknowledgements that are due, reads, short writes, closes, links, pressure, time.
 //!
 //! What must hold, beside what `world` checks at every step: nothing panics; memory is bounded by the limits, not by what
-//! clients send; when all clients have left and their sessions have expired, nothing of them is left; and doing the same
+//! clients send; at the end every request has been answered and every session gets what is published for it; when all clients have left and their sessions have expired, nothing of them is left; and doing the same
 //! again and again takes no more memory.
 
 use crate::input::Input;
@@ -57,6 +57,7 @@ pub fn run(data: &[u8]) {
                 before,
                 Stop::Never,
             );
+            world.probe();
             world.end(u64::from(SESSION_EXPIRY_S_MAX) * 3_000);
             left.push(live_bytes());
         }
@@ -67,6 +68,7 @@ pub fn run(data: &[u8]) {
         );
     } else {
         drive(&mut world, &mut input, shard_count, before, Stop::Allowed);
+        world.probe();
         world.end(u64::from(SESSION_EXPIRY_S_MAX) * 3_000);
     }
 }

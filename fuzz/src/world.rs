@@ -9,8 +9,9 @@
 use ringmq::config::limits::Limits;
 use ringmq::protocol::frame::{Cut, PACKET_BYTES_MAX, cut, cut_version};
 use ringmq::protocol::{
-    Ack, Connack, Connect, Disconnect, PacketType, Publish, QoS, ReasonCode, Suback, Subscribe,
-    Unsuback, Unsubscribe, Version, ping,
+    Ack, Connack, Connect, Disconnect, PacketId, PacketType, Publish, PublishProperties, QoS,
+    ReasonCode, Suback, Subscribe, SubscribeOptions, Unsuback, Unsubscribe, UserProperties,
+    Version, ping, put_ack,
 };
 use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
@@ -22,6 +23,12 @@ use std::sync::Arc;
 
 /// Pieces in which one delivery is read, at most.
 const PIECES_MAX: usize = 100;
+
+/// Rounds in which clients that acknowledge one packet each have got everything there can be for them.
+const ROUNDS_MAX: usize = 5_000;
+
+/// The identifier of the probe's packets, which other packets of a client rarely have.
+const PROBE_ID: PacketId = PacketId::MIN;
 
 /// What a client has asked for and not been answered; what it has been sent and not acknowledged.
 #[derive(Debug, Default)]
@@ -72,6 +79,10 @@ struct Peer {
     received: Vec<u8>,
     connack: Option<ReasonCode>,
     disconnected: bool,
+    /// The code of the last SUBACK.
+    granted: u8,
+    /// The topics of the PUBLISH packets read, since a probe began.
+    topics: Vec<String>,
     aliases: BTreeMap<u16, String>,
     exchanges: Exchanges,
 }
@@ -148,6 +159,8 @@ impl World {
             received: Vec::new(),
             connack: None,
             disconnected: false,
+            granted: 0x80,
+            topics: Vec::new(),
             aliases: BTreeMap::new(),
             exchanges: Exchanges::default(),
         });
@@ -368,6 +381,127 @@ impl World {
     pub fn shut_down(&mut self) {
         for shard in 0..self.shards.len() {
             self.handle(shard, Input::Shutdown);
+        }
+    }
+
+    /// Whether the client has a session here, and nothing is half sent.
+    fn is_open(&self, peer: usize) -> bool {
+        self.peers[peer].as_ref().is_some_and(|open| {
+            let is_whole =
+                open.sent.is_empty() && open.received.is_empty() && open.kernel.is_empty();
+            open.at.is_some()
+                && open.version.is_some()
+                && !open.closing
+                && !open.is_broken
+                && is_whole
+        })
+    }
+
+    /// Links flow, sockets take everything, and every client acknowledges what it gets, until nothing moves.
+    fn calm_down(&mut self) {
+        for from in 0..self.shards.len() {
+            for to in 0..self.shards.len() {
+                self.pressure(from, to, Pressure::Low);
+            }
+        }
+        for _ in 0..ROUNDS_MAX {
+            self.flow_all();
+            let mut moved = false;
+            for peer in 0..self.peers.len() {
+                self.read(peer, usize::MAX, false);
+                self.write(peer, usize::MAX);
+                self.settle(peer);
+                moved |= self.peers[peer].as_ref().is_some_and(|open| open.owed);
+                let due = self
+                    .acknowledgement_due(peer, 0)
+                    .filter(|_| self.is_open(peer));
+                if let (Some((packet_type, id)), Some(version)) = (due, self.version(peer)) {
+                    moved = true;
+                    let id = PacketId::new(id).expect("the shard sent it");
+                    let mut bytes = Vec::new();
+                    put_ack(&mut bytes, version, packet_type, id, ReasonCode::Success);
+                    self.send(peer, &bytes, usize::MAX);
+                }
+            }
+            if !moved && self.is_quiet() {
+                return;
+            }
+        }
+        panic!("clients that read and acknowledge everything come to rest");
+    }
+
+    /// Once everything has come to rest, every request is answered, and a message reaches whoever subscribes to it.
+    pub fn probe(&mut self) {
+        self.calm_down();
+        for peer in 0..self.peers.len() {
+            if !self.is_open(peer) {
+                continue;
+            }
+            let open = self.peers[peer].as_mut().expect("it is open");
+            assert!(
+                !open.paused,
+                "a client that has read everything is read from"
+            );
+            let asked = &open.exchanges;
+            assert!(asked.subscribes.is_empty(), "{asked:?}");
+            assert!(asked.unsubscribes.is_empty(), "{asked:?}");
+            assert!(
+                asked.pubacks.is_empty() && asked.pubrecs.is_empty(),
+                "{asked:?}"
+            );
+            assert!(asked.pubcomps.is_empty() && asked.pings == 0, "{asked:?}");
+            if open.packet_bytes_max < 64 {
+                continue;
+            }
+            let topic = format!("probe-{peer}");
+            let version = open.version.expect("it is open");
+            let options = SubscribeOptions {
+                qos: QoS::AtLeastOnce,
+                ..SubscribeOptions::default()
+            };
+            let mut bytes = Vec::new();
+            let user = UserProperties::default();
+            Subscribe::encode(
+                &mut bytes,
+                version,
+                PROBE_ID,
+                None,
+                &user,
+                &[(&topic, options)],
+            );
+            self.send(peer, &bytes, usize::MAX);
+            self.calm_down();
+            let mut published = 0;
+            for publisher in 0..self.peers.len() {
+                if !self.is_open(publisher) {
+                    continue;
+                }
+                let publish = Publish {
+                    dup: false,
+                    qos: QoS::AtLeastOnce,
+                    retain: false,
+                    topic: &topic,
+                    packet_id: Some(PROBE_ID),
+                    properties: PublishProperties::default(),
+                    payload: b"probe",
+                };
+                let mut bytes = Vec::new();
+                publish.encode(self.version(publisher).expect("it is open"), &mut bytes);
+                self.send(publisher, &bytes, usize::MAX);
+                self.calm_down();
+                published += usize::from(self.is_open(publisher));
+            }
+            if !self.is_open(peer) {
+                continue;
+            }
+            let open = self.peers[peer].as_ref().expect("it is open");
+            let received = open.topics.iter().filter(|got| **got == topic).count();
+            if open.granted < 0x80 {
+                assert!(
+                    received >= published,
+                    "{received} of {published} messages arrived"
+                );
+            }
         }
     }
 
@@ -656,6 +790,7 @@ impl Peer {
             }
             PacketType::Suback => {
                 let suback = Suback::decode(version, body).expect("SUBACK");
+                self.granted = suback.codes[0];
                 answer(
                     &mut exchanges.subscribes,
                     (suback.packet_id.get(), suback.codes.len()),
@@ -703,6 +838,14 @@ impl Peer {
                 self.aliases.insert(alias.get(), publish.topic.to_owned());
             }
         }
+        let alias = publish
+            .properties
+            .topic_alias
+            .filter(|_| publish.topic.is_empty());
+        self.topics.push(match alias {
+            Some(alias) => self.aliases[&alias.get()].clone(),
+            None => publish.topic.to_owned(),
+        });
         if version == Version::V5 {
             assert!(
                 publish.properties.message_expiry_s != Some(0),
