@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use std::{env, iter};
 
 use common::*;
-use socket2::SockRef;
 
 // ---- order -----------------------------------------------------------------------------------
 
@@ -329,9 +328,6 @@ fn retained_messages_to_readers_that_stall() {
         let mut readers = Vec::new();
         for qos in [0, 1] {
             let mut reader = Raw::v311(broker, &unique("stall"));
-            SockRef::from(reader.stream())
-                .set_recv_buffer_size(16 * 1_024)
-                .expect("a small buffer");
             reader.send(&subscribe(
                 Version::V311,
                 1,
