@@ -139,6 +139,9 @@ impl Raw {
     }
 
     /// Closes the connection as a crash of the client would: without DISCONNECT.
+    ///
+    /// The broker may learn of a next connection before it reads what was sent last on this one;
+    /// if that matters, as for an acknowledgement, call [`Raw::barrier`] first.
     pub(crate) fn vanish(self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
