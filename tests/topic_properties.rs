@@ -1,6 +1,7 @@
 //! The topic room against naive models: lists, linear matching, nothing clever.
 //!
-//! Levels come from a very small alphabet, so that filters coincide, contain each other and come back.
+//! Levels come from a very small alphabet, so that filters coincide, contain each other and come
+//! back.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -49,7 +50,8 @@ impl Subscriber for Entry {
 }
 
 proptest! {
-    /// What `parse` accepts is what the specification's rules accept, stated over a split of the text.
+    /// What `parse` accepts is what the specification's rules accept, stated over a split of the
+    /// text.
     #[test]
     fn a_filter_is_valid_by_the_rules(text in "(\\$share/)?[ab+#/$]{0,8}") {
         let plain_is_valid = |text: &str| {
@@ -94,7 +96,8 @@ proptest! {
                 let entries = model.entry(filter.clone()).or_default();
                 prop_assert_eq!(subscribed.first, entries.is_empty());
                 prop_assert_eq!(subscribed.replaced, entries.insert(*key, entry));
-                // A filter keeps its id as long as it has a subscriber, and shares it with no other.
+                // A filter keeps its id as long as it has a subscriber, and shares it with no
+                // other.
                 let id = ids.entry(filter.clone()).or_insert(subscribed.filter_id);
                 prop_assert_eq!(*id, subscribed.filter_id);
                 prop_assert_eq!(ids.values().collect::<BTreeSet<_>>().len(), ids.len());
@@ -137,8 +140,8 @@ proptest! {
         prop_assert_eq!(index.subscription_count(), model.values().map(BTreeMap::len).sum::<usize>());
     }
 
-    /// Three cores announce to a fourth; its table is exactly the over-approximation that the module describes,
-    /// and so never misses a core with a filter that matches.
+    /// Three cores announce to a fourth; its table is exactly the over-approximation that the
+    /// module describes, and so never misses a core with a filter that matches.
     #[test]
     fn interest_never_misses_a_match(
         seed: u64,
@@ -225,8 +228,8 @@ proptest! {
         }
     }
 
-    /// What is retained during the whole scan is seen exactly once; what comes or goes meanwhile at most once;
-    /// what was never retained is not seen.
+    /// What is retained during the whole scan is seen exactly once; what comes or goes meanwhile at
+    /// most once; what was never retained is not seen.
     #[test]
     fn a_scan_survives_changes_between_its_slices(
         before in vec(topic(), 0..40),
@@ -285,7 +288,8 @@ proptest! {
         }
     }
 
-    /// Enough topics for many chunks, so that jumps cross them and joins and splits happen between slices.
+    /// Enough topics for many chunks, so that jumps cross them and joins and splits happen between
+    /// slices.
     #[test]
     fn a_scan_of_many_topics_finds_what_matches(
         numbers in vec((0_u32..10, 0_u32..10, 0_u32..10), 200..700),
@@ -386,7 +390,8 @@ proptest! {
                     let shared = TopicFilter::parse(text).expect("valid by construction");
                     matches(shared.filter(), topic)
                 };
-                prop_assert_eq!(found.iter().collect::<Vec<_>>(), known.iter().filter(matching).copied().collect::<Vec<_>>());
+                let expected: Vec<_> = known.iter().filter(matching).copied().collect();
+                prop_assert_eq!(found.iter().collect::<Vec<_>>(), expected);
             }
             let Some(group) = groups.find(&shared) else {
                 prop_assert!(!known.contains(&text));
@@ -524,7 +529,8 @@ fn check_turns_of_members(
     Ok(())
 }
 
-/// What the interest table promises: the filter, or the levels before its first wildcard, are the topic's.
+/// What the interest table promises: the filter, or the levels before its first wildcard, are the
+/// topic's.
 fn may_match(filter: &str, topic: &str) -> bool {
     let literal: Vec<_> = filter
         .split('/')
