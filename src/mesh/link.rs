@@ -530,10 +530,10 @@ mod tests {
     fn a_mesh_links_every_ordered_pair() {
         let wakes: Vec<_> = (0..3).map(|_| Arc::new(Wake::new().unwrap())).collect();
         let mut cores = full_mesh(config(), &wakes);
-        for from in 0..3 {
-            assert!(cores[from].senders[from].is_none());
+        for (from, core) in cores.iter_mut().enumerate() {
+            assert!(core.senders[from].is_none());
             for to in (0..3).filter(|to| *to != from) {
-                let sender = cores[from].senders[to].as_mut().unwrap();
+                let sender = core.senders[to].as_mut().unwrap();
                 sender.send(numbered((from * 10 + to) as u64));
                 sender.flush();
             }

@@ -185,9 +185,9 @@ impl Cores {
             }
         }
         let deadline = Instant::now() + START_TIMEOUT;
-        for index in 0..count {
+        for (index, report) in reports.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
-            match reports[index].recv_timeout(left) {
+            match report.recv_timeout(left) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(cores.abandon(error)),
                 Err(RecvTimeoutError::Timeout) => return Err(StartError::Timeout),

@@ -69,9 +69,16 @@ impl Broker {
             .args(["--bind", "127.0.0.1:0", "--cores", &cores.to_string()])
             .args(extra_args)
             .current_dir(&dir)
+            .env_remove("STATE_DIRECTORY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).expect("the new directory is writable"));
+        // Nothing in our environment may configure the broker under test.
+        for (name, _) in
+            env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RINGMQ_"))
+        {
+            command.env_remove(name);
+        }
         let mut child = spawn_to_die_with_us(command).expect("the broker's binary can be started");
         let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
         let (said, says) = mpsc::channel();
@@ -209,16 +216,18 @@ pub(crate) fn on_each(body: impl Fn(&SharedBroker) + Sync) {
     run_on(brokers(), body);
 }
 
-/// As [`on_each`], with brokers of this test alone, one after the other: for what looks at memory.
+/// As [`on_each`], with brokers that only this test uses: for what looks at memory.
 pub(crate) fn on_each_of_its_own(extra_args: &[&str], body: impl Fn(&Broker) + Sync) {
     let counts = if external().is_some() {
         vec![0]
     } else {
         shard_counts()
     };
-    for cores in counts {
-        run_on(&[Broker::start(cores, extra_args)], &body);
-    }
+    let brokers: Vec<Broker> = counts
+        .into_iter()
+        .map(|cores| Broker::start(cores, extra_args))
+        .collect();
+    run_on(&brokers, body);
 }
 
 fn run_on(brokers: &[Broker], body: impl Fn(&Broker) + Sync) {

@@ -107,9 +107,9 @@ impl<S: StateMachine> Driver<S> {
             {
                 return;
             }
-            let wrote = match writer::write(&*socket, self.shard.outbound(conn)) {
-                Ok(wrote) => wrote,
-                Err(_) => return self.write_failed(conn),
+            // Why it failed the receive will tell.
+            let Ok(wrote) = writer::write(&*socket, self.shard.outbound(conn)) else {
+                return self.write_failed(conn);
             };
             if wrote.offered == 0 {
                 return self.all_written(conn);
