@@ -24,15 +24,21 @@ use tools::Tools;
 const LARGE_MIB: usize = 64;
 
 /// Room for the large payload, on its way in and in the queue of a session.
-const LIMITS: [&str; 4] =
-    ["--set", "limits.packet-bytes-max=80MiB", "--set", "limits.queue-bytes-max=320MiB"];
+const LIMITS: [&str; 4] = [
+    "--set",
+    "limits.packet-bytes-max=80MiB",
+    "--set",
+    "limits.queue-bytes-max=320MiB",
+];
 
 /// Runs `body` against brokers with 1, 2 and 4 shards at the same time, which all tests share.
 fn on_each_broker(body: impl Fn(&Broker) + Sync) {
     static BROKERS: OnceLock<Vec<Broker>> = OnceLock::new();
     let brokers = BROKERS.get_or_init(|| {
-        let mut brokers: Vec<Broker> =
-            [1, 2, 4].into_iter().map(|cores| Broker::start(cores, &LIMITS)).collect();
+        let mut brokers: Vec<Broker> = [1, 2, 4]
+            .into_iter()
+            .map(|cores| Broker::start(cores, &LIMITS))
+            .collect();
         // An outside broker is the same each time.
         brokers.dedup_by_key(|broker| broker.addr);
         brokers
@@ -49,9 +55,15 @@ fn on_each_broker(body: impl Fn(&Broker) + Sync) {
 }
 
 fn script(name: &str, version: &str, largest_on: impl Fn(usize) -> bool + Sync) {
-    let Some(outside) = Outside::find(name) else { return };
+    let Some(outside) = Outside::find(name) else {
+        return;
+    };
     on_each_broker(|broker| {
-        let large_mib = if largest_on(broker.cores) { LARGE_MIB } else { 0 };
+        let large_mib = if largest_on(broker.cores) {
+            LARGE_MIB
+        } else {
+            0
+        };
         outside.run(broker.addr, version, &unique(name), large_mib);
     });
 }
@@ -105,14 +117,24 @@ fn mqttjs_with_mqtt_5() {
 #[test]
 fn rumqttc_with_mqtt_3_1_1() {
     on_each_broker(|broker| {
-        rumqttc_client::run(rumqttc_client::v4, broker.addr, &unique("rumqttc"), LARGE_MIB);
+        rumqttc_client::run(
+            rumqttc_client::v4,
+            broker.addr,
+            &unique("rumqttc"),
+            LARGE_MIB,
+        );
     });
 }
 
 #[test]
 fn rumqttc_with_mqtt_5() {
     on_each_broker(|broker| {
-        rumqttc_client::run(rumqttc_client::v5, broker.addr, &unique("rumqttc"), LARGE_MIB);
+        rumqttc_client::run(
+            rumqttc_client::v5,
+            broker.addr,
+            &unique("rumqttc"),
+            LARGE_MIB,
+        );
     });
 }
 
@@ -146,7 +168,9 @@ fn ringmq_tools_with_every_version() {
 
 #[test]
 fn ringmq_tools_against_mosquitto() {
-    let Some(mosquitto) = Mosquitto::start() else { return };
+    let Some(mosquitto) = Mosquitto::start() else {
+        return;
+    };
     for version in ["31", "311", "5"] {
         Tools::ringmq().run(mosquitto.addr, version, &unique("tools"), LARGE_MIB);
     }

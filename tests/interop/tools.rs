@@ -34,20 +34,31 @@ impl Tools {
     /// Those of mosquitto; none, after saying so, when they are not installed.
     pub(crate) fn mosquitto() -> Option<Self> {
         let publish = vec![program("mosquitto_pub")?];
-        Some(Self { publish, subscribe: vec![program("mosquitto_sub")?] })
+        Some(Self {
+            publish,
+            subscribe: vec![program("mosquitto_sub")?],
+        })
     }
 
     /// Ours.
     pub(crate) fn ringmq() -> Self {
         let ringmq = PathBuf::from(env!("CARGO_BIN_EXE_ringmq"));
-        Self { publish: vec![ringmq.clone(), "pub".into()], subscribe: vec![ringmq, "sub".into()] }
+        Self {
+            publish: vec![ringmq.clone(), "pub".into()],
+            subscribe: vec![ringmq, "sub".into()],
+        }
     }
 
     /// Does everything against the broker at `addr`; topics and client identifiers begin with `prefix`.
     pub(crate) fn run(&self, addr: SocketAddr, version: &str, prefix: &str, large_mib: usize) {
         // MQTT 3.1 has client identifiers of at most 23 bytes.
         let prefix = &format!("{prefix}v{version}");
-        let session = Session { tools: self, addr, version, prefix };
+        let session = Session {
+            tools: self,
+            addr,
+            version,
+            prefix,
+        };
         session.every_qos();
         session.retained();
         session.will();
@@ -76,14 +87,27 @@ impl Session<'_> {
         assert_eq!(lines(&kept), ["1 kept"]);
         self.publish(&["-t", &topic, "-q", "1", "-r", "-n"]);
         let gone = self.subscribe(&["-t", &topic, "-W", ABSENT_S]);
-        assert_eq!((gone.status.code(), lines(&gone).len()), (Some(TIMED_OUT), 0));
+        assert_eq!(
+            (gone.status.code(), lines(&gone).len()),
+            (Some(TIMED_OUT), 0)
+        );
     }
 
     fn will(&self) {
         let mut watcher = self.live("w", &["-q", "1"]);
         let will = self.topic("w/will");
         // Once its own live message came, the client with the will is connected for sure.
-        let mut victim = self.live("v", &["--will-topic", &will, "--will-payload", "last words", "--will-qos", "1"]);
+        let mut victim = self.live(
+            "v",
+            &[
+                "--will-topic",
+                &will,
+                "--will-payload",
+                "last words",
+                "--will-qos",
+                "1",
+            ],
+        );
         victim.child.kill().expect("the client runs");
         assert_eq!(watcher.line(), "last words");
     }
@@ -103,10 +127,20 @@ impl Session<'_> {
             let mut publisher = self.command(&self.tools.publish, &["-t", &topic, "-q", qos, "-l"]);
             publisher.stdin(Stdio::piped());
             let mut publisher = publisher.spawn().expect("the client can be started");
-            let mut stdin = publisher.stdin.take().expect("stdin was asked to be a pipe");
-            stdin.write_all((sent.join("\n") + "\n").as_bytes()).expect("the client reads");
+            let mut stdin = publisher
+                .stdin
+                .take()
+                .expect("stdin was asked to be a pipe");
+            stdin
+                .write_all((sent.join("\n") + "\n").as_bytes())
+                .expect("the client reads");
             drop(stdin);
-            assert!(publisher.wait().expect("a child can be waited for").success());
+            assert!(
+                publisher
+                    .wait()
+                    .expect("a child can be waited for")
+                    .success()
+            );
         }
         let came = self.subscribe(&[&keep[..], &["-C", "80", "-W", "30", "-F", "%q %p"]].concat());
         assert!(came.status.success(), "{came:?}");
@@ -118,9 +152,17 @@ impl Session<'_> {
             assert_eq!(of_qos, sent, "QoS {qos}");
         }
         let rest = self.subscribe(&[&keep[..], &["-W", ABSENT_S]].concat());
-        assert_eq!((rest.status.code(), lines(&rest).len()), (Some(TIMED_OUT), 0), "delivered twice");
+        assert_eq!(
+            (rest.status.code(), lines(&rest).len()),
+            (Some(TIMED_OUT), 0),
+            "delivered twice"
+        );
         // Leaves nothing behind.
-        assert!(self.subscribe(&["-i", &id, "-t", &filter, "-E"]).status.success());
+        assert!(
+            self.subscribe(&["-i", &id, "-t", &filter, "-E"])
+                .status
+                .success()
+        );
     }
 
     fn payload(&self, mib: usize) {
@@ -130,13 +172,25 @@ impl Session<'_> {
         let id = format!("{}p", self.prefix);
         let topic = self.topic("payload");
         let keep = ["-c", "-i", &id, "-q", "1", "-t", &topic];
-        assert!(self.subscribe(&[&keep[..], &["-E"]].concat()).status.success());
+        assert!(
+            self.subscribe(&[&keep[..], &["-E"]].concat())
+                .status
+                .success()
+        );
         let path = file.to_str().expect("the path is text");
         self.publish(&["-t", &topic, "-q", "1", "-f", path]);
         let came = self.subscribe(&[&keep[..], &["-C", "1", "-N", "-W", "60"]].concat());
-        assert!(came.stdout == payload, "{mib} MiB were sent, {} bytes came", came.stdout.len());
+        assert!(
+            came.stdout == payload,
+            "{mib} MiB were sent, {} bytes came",
+            came.stdout.len()
+        );
         fs::remove_file(&file).expect("the file was written");
-        assert!(self.subscribe(&["-i", &id, "-t", &topic, "-E"]).status.success());
+        assert!(
+            self.subscribe(&["-i", &id, "-t", &topic, "-E"])
+                .status
+                .success()
+        );
     }
 
     fn topic(&self, rest: &str) -> String {
@@ -144,12 +198,21 @@ impl Session<'_> {
     }
 
     fn publish(&self, args: &[&str]) {
-        let output = self.command(&self.tools.publish, args).output().expect("the client can be started");
-        assert!(output.status.success(), "{args:?} on {:?}: {output:?}", thread::current().name());
+        let output = self
+            .command(&self.tools.publish, args)
+            .output()
+            .expect("the client can be started");
+        assert!(
+            output.status.success(),
+            "{args:?} on {:?}: {output:?}",
+            thread::current().name()
+        );
     }
 
     fn subscribe(&self, args: &[&str]) -> Output {
-        self.command(&self.tools.subscribe, args).output().expect("the client can be started")
+        self.command(&self.tools.subscribe, args)
+            .output()
+            .expect("the client can be started")
     }
 
     /// Starts a subscription to everything below `topic`, and waits until it is in force.
@@ -183,7 +246,14 @@ impl Session<'_> {
         let mut command = Command::new(&program[0]);
         command
             .args(&program[1..])
-            .args(["-h", &self.addr.ip().to_string(), "-p", &self.addr.port().to_string(), "-V", self.version])
+            .args([
+                "-h",
+                &self.addr.ip().to_string(),
+                "-p",
+                &self.addr.port().to_string(),
+                "-V",
+                self.version,
+            ])
             .args(args)
             .stdin(Stdio::null());
         command
@@ -218,5 +288,8 @@ impl Drop for Live {
 }
 
 fn lines(output: &Output) -> Vec<String> {
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }
