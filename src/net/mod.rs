@@ -1,0 +1,6 @@
+//! SHELL. The sockets of a core: its ring, its listeners, its writes, and the turn that drives the shard.
+
+pub mod listener;
+pub mod ring;
+pub mod sockets;
+pub mod writer;
