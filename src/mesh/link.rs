@@ -313,6 +313,11 @@ impl LinkReceiver {
         }
     }
 
+    /// Places in the queue: the most that can be taken before the sender adds more.
+    pub fn capacity(&self) -> usize {
+        self.queue.capacity()
+    }
+
     /// Whether nothing can be taken.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
@@ -525,10 +530,10 @@ mod tests {
     fn a_mesh_links_every_ordered_pair() {
         let wakes: Vec<_> = (0..3).map(|_| Arc::new(Wake::new().unwrap())).collect();
         let mut cores = full_mesh(config(), &wakes);
-        for from in 0..3 {
-            assert!(cores[from].senders[from].is_none());
+        for (from, core) in cores.iter_mut().enumerate() {
+            assert!(core.senders[from].is_none());
             for to in (0..3).filter(|to| *to != from) {
-                let sender = cores[from].senders[to].as_mut().unwrap();
+                let sender = core.senders[to].as_mut().unwrap();
                 sender.send(numbered((from * 10 + to) as u64));
                 sender.flush();
             }

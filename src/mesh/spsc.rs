@@ -135,6 +135,11 @@ impl<T> Consumer<T> {
         true
     }
 
+    /// Places in all.
+    pub fn capacity(&self) -> usize {
+        self.shared.slots.len()
+    }
+
     /// Whether no value is visible.
     pub fn is_empty(&self) -> bool {
         self.head == self.shared.tail.0.load(Ordering::Acquire)

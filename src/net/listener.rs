@@ -42,7 +42,10 @@ impl Listener {
             let socket = unbound(address)?;
             socket.set_reuse_port(true)?;
             socket.bind(&address.into())?;
-            let bound = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+            let bound = socket
+                .local_addr()?
+                .as_socket()
+                .ok_or(io::ErrorKind::InvalidData)?;
             address.set_port(bound.port());
             listeners.push(Self { socket, address });
         }
@@ -67,7 +70,11 @@ impl AsFd for Listener {
 }
 
 fn unbound(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // A port with connections in TIME_WAIT can be bound again after a restart.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
@@ -95,7 +102,9 @@ pub struct Reserve {
 impl Reserve {
     /// Takes a descriptor.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { file: Some(File::open("/dev/null")?) })
+        Ok(Self {
+            file: Some(File::open("/dev/null")?),
+        })
     }
 
     /// Accepts and closes some of those who wait at `listener`, so that they learn it now, and returns how many.
@@ -131,11 +140,21 @@ mod tests {
         let listeners = Listener::bind_all(any_port(), 3).unwrap();
         let port = listeners[0].address().port();
         assert_ne!(port, 0);
-        assert!(listeners.iter().all(|listener| listener.address().port() == port));
-        assert!(TcpStream::connect(listeners[0].address()).is_err(), "not before `listen`");
-        listeners.iter().for_each(|listener| listener.listen().unwrap());
-        let clients: Vec<_> =
-            (0..60).map(|_| TcpStream::connect(listeners[0].address()).unwrap()).collect();
+        assert!(
+            listeners
+                .iter()
+                .all(|listener| listener.address().port() == port)
+        );
+        assert!(
+            TcpStream::connect(listeners[0].address()).is_err(),
+            "not before `listen`"
+        );
+        listeners
+            .iter()
+            .for_each(|listener| listener.listen().unwrap());
+        let clients: Vec<_> = (0..60)
+            .map(|_| TcpStream::connect(listeners[0].address()).unwrap())
+            .collect();
         let mut accepted = 0;
         for listener in &listeners {
             listener.socket.set_nonblocking(true).unwrap();
@@ -175,9 +194,14 @@ mod tests {
         let listeners = Listener::bind_all(any_port(), 1).unwrap();
         listeners[0].listen().unwrap();
         let mut reserve = Reserve::new().unwrap();
-        assert_eq!(reserve.refuse(&listeners[0]), 0, "nobody waits, and it does not wait either");
-        let mut clients: Vec<_> =
-            (0..3).map(|_| TcpStream::connect(listeners[0].address()).unwrap()).collect();
+        assert_eq!(
+            reserve.refuse(&listeners[0]),
+            0,
+            "nobody waits, and it does not wait either"
+        );
+        let mut clients: Vec<_> = (0..3)
+            .map(|_| TcpStream::connect(listeners[0].address()).unwrap())
+            .collect();
         assert_eq!(reserve.refuse(&listeners[0]), 3);
         for client in &mut clients {
             assert_eq!(client.read(&mut [0]).unwrap(), 0);

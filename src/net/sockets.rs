@@ -2,8 +2,8 @@
 //!
 //! An entry is 16 bytes and knows nothing of MQTT; that is all the shell keeps for an idle connection.
 
-use crate::shard::input::ConnKey;
 use crate::net::ring::Key;
+use crate::shard::input::ConnKey;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Whether a receive is in flight.
@@ -76,7 +76,10 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_ref().expect("the table gives out occupied slots only").as_fd()
+        self.fd
+            .as_ref()
+            .expect("the table gives out occupied slots only")
+            .as_fd()
     }
 }
 
@@ -101,8 +104,14 @@ impl Sockets {
         };
         let slot = &mut self.slots[index as usize];
         assert!(slot.fd.is_none());
-        *slot = Socket { fd: Some(fd), ..vacant(slot.generation) };
-        Some(ConnKey { index, generation: slot.generation })
+        *slot = Socket {
+            fd: Some(fd),
+            ..vacant(slot.generation)
+        };
+        Some(ConnKey {
+            index,
+            generation: slot.generation,
+        })
     }
 
     /// The socket with this key, unless it is gone.
@@ -116,7 +125,10 @@ impl Sockets {
     /// Panics: when an operation is in flight on it, whose completion would find its successor.
     pub fn remove(&mut self, key: ConnKey) -> Option<OwnedFd> {
         let slot = self.get(key)?;
-        assert!(slot.is_idle(), "a socket leaves only when nothing is in flight");
+        assert!(
+            slot.is_idle(),
+            "a socket leaves only when nothing is in flight"
+        );
         let fd = slot.fd.take();
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
@@ -171,7 +183,10 @@ mod tests {
         assert_eq!(third.index, first.index);
         assert_ne!(third.generation, first.generation);
         assert!(sockets.get(first).is_none());
-        assert!(!sockets.get(third).unwrap().paused, "nothing of the old one is left");
+        assert!(
+            !sockets.get(third).unwrap().paused,
+            "nothing of the old one is left"
+        );
         sockets.remove(second);
         sockets.remove(third);
         assert!(sockets.is_empty());

@@ -48,19 +48,28 @@ pub fn write<'a>(
         }
     }
     if offered == 0 {
-        return Ok(Write { offered: 0, accepted: 0 });
+        return Ok(Write {
+            offered: 0,
+            accepted: 0,
+        });
     }
     // MSG_NOSIGNAL: a peer that is gone is an error, not a SIGPIPE.
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     match SockRef::from(socket).send_vectored_with_flags(&gathered[..count], flags) {
         Ok(accepted) => Ok(Write { offered, accepted }),
-        Err(error) if is_full(&error) => Ok(Write { offered, accepted: 0 }),
+        Err(error) if is_full(&error) => Ok(Write {
+            offered,
+            accepted: 0,
+        }),
         Err(error) => Err(error),
     }
 }
 
 fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 #[cfg(test)]
@@ -73,7 +82,13 @@ mod tests {
     fn slices_arrive_in_order() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let wrote = write(&near, [&b"one "[..], b"", b"two ", b"three"]).unwrap();
-        assert_eq!(wrote, Write { offered: 13, accepted: 13 });
+        assert_eq!(
+            wrote,
+            Write {
+                offered: 13,
+                accepted: 13
+            }
+        );
         drop(near);
         let mut text = String::new();
         far.read_to_string(&mut text).unwrap();
@@ -85,10 +100,20 @@ mod tests {
         let (near, mut far) = UnixStream::pair().unwrap();
         let all: Vec<[u8; 1]> = (0..100).map(|n| [n]).collect();
         let wrote = write(&near, all.iter().map(|slice| &slice[..])).unwrap();
-        assert_eq!(wrote, Write { offered: SLICES_MAX, accepted: SLICES_MAX });
+        assert_eq!(
+            wrote,
+            Write {
+                offered: SLICES_MAX,
+                accepted: SLICES_MAX
+            }
+        );
         let mut got = [0; SLICES_MAX];
         far.read_exact(&mut got).unwrap();
-        assert!(got.iter().enumerate().all(|(at, byte)| usize::from(*byte) == at));
+        assert!(
+            got.iter()
+                .enumerate()
+                .all(|(at, byte)| usize::from(*byte) == at)
+        );
     }
 
     #[test]
@@ -116,7 +141,16 @@ mod tests {
     fn a_peer_that_is_gone_is_an_error() {
         let (near, far) = UnixStream::pair().unwrap();
         drop(far);
-        assert_eq!(write(&near, [&b"x"[..]]).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-        assert_eq!(write(&near, []).unwrap(), Write { offered: 0, accepted: 0 });
+        assert_eq!(
+            write(&near, [&b"x"[..]]).unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+        assert_eq!(
+            write(&near, []).unwrap(),
+            Write {
+                offered: 0,
+                accepted: 0
+            }
+        );
     }
 }

@@ -68,8 +68,12 @@ impl Message {
 
     /// Topic Name.
     pub fn topic(&self) -> &str {
-        std::str::from_utf8(&self.0[HEADER..HEADER + self.topic_len()])
-            .expect("the topic was copied from a str")
+        std::str::from_utf8(self.topic_bytes()).expect("the topic was copied from a str")
+    }
+
+    /// The bytes of the Topic Name, without the check that they are UTF-8.
+    pub fn topic_bytes(&self) -> &[u8] {
+        &self.0[HEADER..HEADER + self.topic_len()]
     }
 
     /// The forwarded properties, encoded.

@@ -33,6 +33,10 @@ impl RetainedEntry for Message {
         Self::topic(self)
     }
 
+    fn topic_bytes(&self) -> &[u8] {
+        Self::topic_bytes(self)
+    }
+
     fn bytes(&self) -> usize {
         Self::bytes(self)
     }

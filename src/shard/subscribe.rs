@@ -116,12 +116,7 @@ impl Shard {
             let session = &mut self.sessions[session_key.0 as usize];
             session.subscriptions.add(SubscriptionRef::Filter(subscribed.filter_id));
         }
-        let interest = interest_key(self.hash_seed, filter.filter());
-        if subscribed.first && self.local_interest.add(interest) {
-            self.announce_interest(interest, true, outbox);
-            self.local_interest.set_announced(interest, self.announced);
-        }
-        let sequence = self.local_interest.announced_at(interest);
+        let sequence = self.announce_filter(filter.filter(), subscribed.first, outbox);
         // MQTT 5 §3.8.3.1: Retain Handling.
         let wants_retained = match options.retain_handling {
             RetainHandling::SendAtSubscribe => true,
@@ -135,6 +130,19 @@ impl Shard {
             cursor: Cursor::default(),
         });
         Ok(SubscribedOne { sequence, replay })
+    }
+
+    /// Makes sure that the other shards know of a filter; returns the number of the announcement.
+    fn announce_filter(&mut self, filter: &str, is_new: bool, outbox: &mut Outbox) -> u64 {
+        if self.shard_count == 1 {
+            return 0;
+        }
+        let interest = interest_key(self.hash_seed, filter);
+        if is_new && self.local_interest.add(interest) {
+            self.announce_interest(interest, true, outbox);
+            self.local_interest.set_announced(interest, self.announced);
+        }
+        self.local_interest.announced_at(interest)
     }
 
     /// Sends a SUBACK whose promise holds, and starts to replay what is retained.

@@ -20,7 +20,7 @@ const SPAN: [u64; LEVELS_ABOVE] = [SLOTS_0, SLOTS_0 * SLOTS_N, SLOTS_0 * SLOTS_N
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum TimerKind {
-    /// A connection: time to CONNECT, Keep Alive. `index` is its slot, `generation` its generation.
+    /// A connection: time to CONNECT, Keep Alive. `index` and `generation` are its key's.
     Connection,
     /// A session without a connection: Will Delay, Session Expiry. `index` is its key.
     Session,
@@ -33,7 +33,6 @@ pub(super) enum TimerKind {
 pub(super) struct Timer {
     pub(super) tick: u32,
     pub(super) index: u32,
-    /// Low 24 bits of the generation.
     pub(super) generation: u32,
     pub(super) kind: TimerKind,
 }

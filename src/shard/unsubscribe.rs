@@ -92,7 +92,7 @@ impl Shard {
                 let Some(unsubscribed) = self.index.unsubscribe_id(id, session_key.0) else {
                     return false;
                 };
-                if unsubscribed.last {
+                if unsubscribed.last && self.shard_count > 1 {
                     let interest = interest_key(self.hash_seed, &text);
                     if self.local_interest.remove(interest) {
                         self.announce_interest(interest, false, outbox);

@@ -177,18 +177,20 @@ impl<'a> TopicFilter<'a> {
 
     /// How many levels [`TopicFilter::filter`] has; at least 1 and at most 65,536.
     ///
-    /// A wildcard filter costs memory and time per level, far more than its bytes: limit it at SUBSCRIBE.
+    /// A wildcard filter costs memory and time per level, far more than its bytes: limit it at
+    /// SUBSCRIBE.
     pub fn level_count(&self) -> usize {
         self.level_count
     }
 }
 
-/// Whether the Topic Filter `filter` (valid, without `$share/NAME/`) matches the Topic Name `topic`.
+/// Whether the Topic Filter `filter` (valid, without `$share/NAME/`) matches the Topic Name
+/// `topic`.
 ///
 /// This is the definition, one level after the other; everything faster is tested against it.
 ///
-/// Spec: MQTT 5 §4.7: `a/#` matches `a` (§4.7.1.2), and a wildcard as first level does not match a topic
-/// that begins with `$` (§4.7.2).
+/// Spec: MQTT 5 §4.7: `a/#` matches `a` (§4.7.1.2), and a wildcard as first level does not match a
+/// topic that begins with `$` (§4.7.2).
 pub fn matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;

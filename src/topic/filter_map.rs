@@ -1,19 +1,22 @@
 //! A map from Topic Filters to values that finds every filter that matches a topic.
 //!
-//! A filter without wildcards is found by one probe with the hash of the whole topic. Filters with wildcards
-//! form a trie of levels: nodes in one vector, literal edges in one table keyed by parent and level, the `+`
-//! child and the `#` filter as fields of the node. A match walks the trie one level at a time over the list of
-//! nodes reached so far, so it costs what the *reached* nodes cost, whatever else is stored, and needs neither
-//! recursion nor, once its two lists have grown, an allocation.
+//! A filter without wildcards is found by one probe with the hash of the whole topic. Filters with
+//! wildcards form a trie of levels: nodes in one vector, literal edges in one table keyed by parent
+//! and level, the `+` child and the `#` filter as fields of the node. A match walks the trie one
+//! level at a time over the list of nodes reached so far, so it costs what the *reached* nodes
+//! cost, whatever else is stored, and needs neither recursion nor, once its two lists have grown,
+//! an allocation.
 
 use super::levels::{HashedIndex, PathHasher, levels, table_hash};
+use super::text_arena::{TextArena, TextRef};
 use hashbrown::HashTable;
 use slab::Slab;
 use std::cell::Cell;
 
 /// A Topic Filter that has at least one subscriber on this core.
 ///
-/// Valid from the first subscription to the filter until the last one ends; later the number may be used again.
+/// Valid from the first subscription to the filter until the last one ends; later the number may be
+/// used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterId(pub u32);
 
@@ -34,7 +37,7 @@ pub(super) struct FilterMap<T> {
     nodes: Nodes,
     /// Literal edges of the trie; the slot holds the child, which knows its parent and its level.
     edges: HashTable<HashedIndex>,
-    exact_text_bytes: usize,
+    texts: TextArena,
     scratch: Cell<Scratch>,
 }
 
@@ -43,10 +46,13 @@ struct Filter<T> {
     value: T,
 }
 
+/// The fields of a `TextRef` stand here apart, for then the whole has eight bytes.
 enum Place {
-    Exact(Box<str>),
+    Exact { text_index: u32, text_bytes: u16 },
     Wildcard { node: u32, ends: Ends },
 }
+
+const _: () = assert!(size_of::<Place>() == 8);
 
 /// How a filter with wildcards ends, relative to its node.
 #[derive(Clone, Copy)]
@@ -72,7 +78,7 @@ impl<T> FilterMap<T> {
             exact: HashTable::new(),
             nodes: Nodes::new(),
             edges: HashTable::new(),
-            exact_text_bytes: 0,
+            texts: TextArena::new(),
             scratch: Cell::default(),
         }
     }
@@ -95,7 +101,8 @@ impl<T> FilterMap<T> {
             .map(|filter| &mut filter.value)
     }
 
-    /// The id of `filter`, which must be valid; it is added with the value that `make` returns when it is new.
+    /// The id of `filter`, which must be valid; it is added with the value that `make` returns when
+    /// it is new.
     pub(super) fn find_or_insert(&mut self, filter: &str, make: impl FnOnce() -> T) -> FilterId {
         if has_wildcard(filter) {
             let (node, ends) = self.make_path(filter);
@@ -111,8 +118,17 @@ impl<T> FilterMap<T> {
             if let Some(id) = self.find_exact(filter, hash) {
                 return FilterId(id);
             }
-            self.exact_text_bytes += filter.len();
-            let id = self.add(Place::Exact(filter.into()), make());
+            let TextRef {
+                index: text_index,
+                bytes: text_bytes,
+            } = self.texts.insert(filter.as_bytes());
+            let id = self.add(
+                Place::Exact {
+                    text_index,
+                    text_bytes,
+                },
+                make(),
+            );
             let slot = HashedIndex::new(hash, id);
             self.exact
                 .insert_unique(slot.table_hash(), slot, HashedIndex::table_hash);
@@ -149,9 +165,13 @@ impl<T> FilterMap<T> {
     pub(super) fn remove(&mut self, id: FilterId) -> Option<T> {
         let filter = self.filters.try_remove(id.0 as usize)?;
         match filter.place {
-            Place::Exact(text) => {
-                self.exact_text_bytes -= text.len();
-                let hash = table_hash(self.hasher.text(text.as_bytes()));
+            Place::Exact {
+                text_index: index,
+                text_bytes: bytes,
+            } => {
+                let text = TextRef { index, bytes };
+                let hash = table_hash(self.hasher.text(self.texts.get(text)));
+                self.texts.remove(text);
                 self.exact
                     .find_entry(hash, |slot| slot.index == id.0)
                     .expect("every exact filter is in the table")
@@ -170,14 +190,20 @@ impl<T> FilterMap<T> {
         let Some(filter) = self.filters.get(id.0 as usize) else {
             return;
         };
-        match &filter.place {
-            Place::Exact(text) => out.push_str(text),
-            Place::Wildcard { node, ends } => self.nodes.path(*node, *ends, out),
+        match filter.place {
+            Place::Exact {
+                text_index: index,
+                text_bytes: bytes,
+            } => {
+                let text = std::str::from_utf8(self.texts.get(TextRef { index, bytes }));
+                out.push_str(text.expect("copied from a str"));
+            }
+            Place::Wildcard { node, ends } => self.nodes.path(node, ends, out),
         }
     }
 
-    /// Calls `f` for every filter that matches `topic`, each once, in an order that depends on the filters and
-    /// on when they were added, not on the seed.
+    /// Calls `f` for every filter that matches `topic`, each once, in an order that depends on the
+    /// filters and on when they were added, not on the seed.
     pub(super) fn for_each_match(&self, topic: &str, mut f: impl FnMut(FilterId, &T)) {
         let mut found = |id: u32| f(FilterId(id), &self.filters[id as usize].value);
         if !self.exact.is_empty()
@@ -199,9 +225,10 @@ impl<T> FilterMap<T> {
 
     /// Bytes on the heap, without the values' own and without what the allocator adds.
     pub(super) fn heap_bytes(&self) -> usize {
-        // A slab entry is as large as a filter when the filter has room for the slab's mark, as ours have.
+        // A slab entry is as large as a filter when the filter has room for the slab's mark, as
+        // ours have.
         self.filters.capacity() * size_of::<Filter<T>>()
-            + self.exact_text_bytes
+            + self.texts.heap_bytes()
             + self.exact.allocation_size()
             + self.edges.allocation_size()
             + self.nodes.heap_bytes()
@@ -258,8 +285,13 @@ impl<T> FilterMap<T> {
     fn find_exact(&self, filter: &str, hash: u64) -> Option<u32> {
         let is_it = |slot: &HashedIndex| {
             slot.may_be(hash)
-                && matches!(&self.filters[slot.index as usize].place,
-                    Place::Exact(text) if **text == *filter)
+                && match self.filters[slot.index as usize].place {
+                    Place::Exact {
+                        text_index: index,
+                        text_bytes: bytes,
+                    } => self.texts.get(TextRef { index, bytes }) == filter.as_bytes(),
+                    Place::Wildcard { .. } => false,
+                }
         };
         self.exact
             .find(table_hash(hash), is_it)
@@ -350,8 +382,7 @@ fn index_u32(index: usize) -> u32 {
 struct Nodes {
     nodes: Vec<Node>,
     free: u32,
-    long_levels: Slab<Box<[u8]>>,
-    long_level_bytes: usize,
+    long_levels: TextArena,
 }
 
 struct Node {
@@ -366,10 +397,10 @@ struct Node {
     literal_count: u32,
 }
 
-// A node and the level that leads to it fit in one cache line, so checking an edge costs no second one.
+// The level that leads to a node stands in it, so checking an edge reads what the walk reads next.
 const _: () = assert!(size_of::<Node>() == 36);
 
-/// The text of a level: in place when it is short, else the index of a long level.
+/// The text of a level: in place when it is short, else where it stands.
 struct LevelText {
     /// The length of a level in place, or `LONG_LEVEL`.
     bytes_or_long: u8,
@@ -384,8 +415,7 @@ impl Nodes {
         let mut nodes = Self {
             nodes: Vec::new(),
             free: NONE,
-            long_levels: Slab::new(),
-            long_level_bytes: 0,
+            long_levels: TextArena::new(),
         };
         let root = nodes.add(NONE, b"");
         assert_eq!(root, ROOT);
@@ -405,7 +435,7 @@ impl Nodes {
     fn level<'a>(&'a self, node: &'a Node) -> &'a [u8] {
         let text = &node.level;
         if text.bytes_or_long == LONG_LEVEL {
-            &self.long_levels[text.long_index()]
+            self.long_levels.get(text.long())
         } else {
             &text.bytes[..usize::from(text.bytes_or_long)]
         }
@@ -457,8 +487,8 @@ impl Nodes {
         assert_ne!(id, ROOT);
         let text = &self.at(id).level;
         if text.bytes_or_long == LONG_LEVEL {
-            let long_index = text.long_index();
-            self.long_level_bytes -= self.long_levels.remove(long_index).len();
+            let long = text.long();
+            self.long_levels.remove(long);
         }
         let free = self.free;
         let node = self.at_mut(id);
@@ -471,8 +501,7 @@ impl Nodes {
         if level.len() <= LEVEL_IN_PLACE_BYTES_MAX {
             return LevelText::in_place(level);
         }
-        self.long_level_bytes += level.len();
-        LevelText::long(index_u32(self.long_levels.insert(level.into())))
+        LevelText::elsewhere(self.long_levels.insert(level))
     }
 
     fn path(&self, node: u32, ends: Ends, out: &mut String) {
@@ -499,9 +528,7 @@ impl Nodes {
     }
 
     fn heap_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>()
-            + self.long_levels.capacity() * size_of::<Box<[u8]>>()
-            + self.long_level_bytes
+        self.nodes.capacity() * size_of::<Node>() + self.long_levels.heap_bytes()
     }
 }
 
@@ -516,18 +543,22 @@ impl LevelText {
         }
     }
 
-    fn long(index: u32) -> Self {
+    fn elsewhere(text: TextRef) -> Self {
         let mut bytes = [0; LEVEL_IN_PLACE_BYTES_MAX];
-        bytes[..4].copy_from_slice(&index.to_ne_bytes());
+        bytes[..4].copy_from_slice(&text.index.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&text.bytes.to_ne_bytes());
         Self {
             bytes_or_long: LONG_LEVEL,
             bytes,
         }
     }
 
-    fn long_index(&self) -> usize {
-        let [a, b, c, d, ..] = self.bytes;
-        u32::from_ne_bytes([a, b, c, d]) as usize
+    fn long(&self) -> TextRef {
+        let [a, b, c, d, e, f, ..] = self.bytes;
+        TextRef {
+            index: u32::from_ne_bytes([a, b, c, d]),
+            bytes: u16::from_ne_bytes([e, f]),
+        }
     }
 }
 
@@ -575,7 +606,7 @@ mod tests {
             assert!(map.nodes.is_bare(ROOT));
             assert!(map.edges.is_empty());
             assert!(map.exact.is_empty());
-            assert_eq!((map.exact_text_bytes, map.nodes.long_level_bytes), (0, 0));
+            assert_eq!((map.texts.count(), map.nodes.long_levels.count()), (0, 0));
         }
         let node_count = map.nodes.nodes.len();
         assert!(

@@ -1,16 +1,17 @@
 //! The non-shared subscriptions of one core: which sessions of this core want a topic.
 //!
-//! Cost: a match is one probe for filters without wildcards, and for the others a walk over the trie nodes that
-//! the topic reaches; neither depends on how many other subscriptions there are. Subscribing and unsubscribing
-//! cost one probe (or one walk of the filter's levels) and O(1) in the filter's subscribers, so ending 100,000
-//! subscriptions of one filter is linear. The *caller* bounds `level_count` of wildcard filters: each new level
-//! of one is a node of about 50 bytes.
+//! Cost: a match is one probe for filters without wildcards, and for the others a walk over the
+//! trie nodes that the topic reaches; neither depends on how many other subscriptions there are.
+//! Subscribing and unsubscribing cost one probe (or one walk of the filter's levels) and O(1) in
+//! the filter's subscribers, so ending 100,000 subscriptions of one filter is linear. The *caller*
+//! bounds `level_count` of wildcard filters: each new level of one is a node of about 60 bytes.
 
 pub use super::filter_map::FilterId;
 use super::filter_map::FilterMap;
 use super::keyed_list::KeyedList;
 
-/// What the index keeps for one subscriber of one filter, such as a session and its Subscription Options.
+/// What the index keeps for one subscriber of one filter, such as a session and its Subscription
+/// Options.
 pub trait Subscriber: Copy {
     /// Who this is; a filter has at most one entry per key.
     fn key(&self) -> u32;
@@ -118,7 +119,8 @@ impl<S: Subscriber> Index<S> {
         self.filters.text(filter_id, out);
     }
 
-    /// Calls `f` for every subscription that matches `topic`: each pair of filter and subscriber exactly once.
+    /// Calls `f` for every subscription that matches `topic`: each pair of filter and subscriber
+    /// exactly once.
     ///
     /// A subscriber with several matching filters is seen several times (MQTT 5 §3.3.4).
     /// Order: the same after the same operations, whatever the seed.
@@ -144,7 +146,8 @@ impl<S: Subscriber> Index<S> {
         self.filters.count()
     }
 
-    /// Bytes on the heap, reserved capacity included, without what the allocator adds to each allocation.
+    /// Bytes on the heap, reserved capacity included, without what the allocator adds to each
+    /// allocation.
     pub fn memory_bytes(&self) -> usize {
         self.filters.heap_bytes() + self.list_bytes
     }
@@ -233,7 +236,8 @@ mod tests {
 
     #[test]
     fn a_mass_disconnect_is_linear() {
-        // At O(n) per removal this would move 40 GB, and the test would take many seconds instead of a blink.
+        // At O(n) per removal this would move 40 GB, and the test would take many seconds instead
+        // of a blink.
         let mut index = Index::new(0);
         let count = 100_000;
         for key in 0..count {

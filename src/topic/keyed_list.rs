@@ -1,9 +1,9 @@
 //! A list of subscribers with at most one entry per key.
 //!
-//! Most filters have one subscriber, so one entry lives in place. A short list is searched; a long one keeps
-//! a table from key to position, so that adding, replacing and removing cost the same at ten entries and at a
-//! hundred thousand: a mass disconnect is linear, not quadratic. Removal moves the last entry into the gap;
-//! the order depends on the operations alone.
+//! Most filters have one subscriber, so one entry lives in place. A short list is searched; a long
+//! one keeps a table from key to position, so that adding, replacing and removing cost the same at
+//! ten entries and at a hundred thousand: a mass disconnect is linear, not quadratic. Removal moves
+//! the last entry into the gap; the order depends on the operations alone.
 
 use super::index::Subscriber;
 use hashbrown::HashTable;
@@ -147,7 +147,8 @@ impl<S: Subscriber> Many<S> {
             if at != last {
                 self.forget_position(last_key, last);
                 let entries = &self.entries;
-                // The entry of `last_key` is about to be at `at`; every other position is still true.
+                // The entry of `last_key` is about to be at `at`; every other position is still
+                // true.
                 self.positions
                     .insert_unique(key_hash(last_key), position_u32(at), |at| {
                         key_hash(entries[*at as usize].key())
@@ -184,7 +185,8 @@ impl<S: Subscriber> Many<S> {
     }
 }
 
-/// Keys are numbers we hand out, not text a Client chose: no secret is needed, only a spread to both ends.
+/// Keys are numbers we hand out, not text a Client chose: no secret is needed, only a spread to
+/// both ends.
 fn key_hash(key: u32) -> u64 {
     let product = u64::from(key).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     product ^ (product >> 32)

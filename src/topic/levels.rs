@@ -52,7 +52,8 @@ pub struct PathHasher {
 impl PathHasher {
     /// A hasher keyed by `seed`.
     pub fn new(seed: u64) -> Self {
-        // The mixing of the seed keeps zero at zero; an arbitrary constant makes a seed of zero as good as any.
+        // The mixing of the seed keeps zero at zero; an arbitrary constant makes a seed of zero as
+        // good as any.
         let seeds = SharedSeed::from_u64(seed ^ 0x6A09_E667_F3BC_C908);
         let start = FoldHasher::with_seed(seed, &seeds).finish_with(b"ringmq topic prefix");
         Self { seeds, start }
@@ -100,8 +101,8 @@ impl FinishWith for FoldHasher<'_> {
 
 /// A slot of a hash table that keeps half of the hash beside the index it stands for.
 ///
-/// The table can grow without reading the texts again (a growth at a million filters would otherwise be a
-/// million cache misses), and a probe reads a text only when 32 bits of hash agree.
+/// The table can grow without reading the texts again (a growth at a million filters would
+/// otherwise be a million cache misses), and a probe reads a text only when 32 bits of hash agree.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HashedIndex {
     half: u32,
@@ -140,7 +141,8 @@ fn half(hash: u64) -> u32 {
     (hash ^ (hash >> 32)) as u32
 }
 
-/// Spreads 32 good bits over 64: the table takes its tag from the top and its bucket from the bottom.
+/// Spreads 32 good bits over 64: the table takes its tag from the top and its bucket from the
+/// bottom.
 #[inline]
 fn spread(half: u32) -> u64 {
     u64::from(half).wrapping_mul(0x9E37_79B9_7F4A_7C15)

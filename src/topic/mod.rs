@@ -1,7 +1,7 @@
 //! Topic Names and Topic Filters: who wants a message, and what was retained.
 //!
-//! Pure: no I/O, no clock, no randomness but a seed. Nothing here recurses on the depth of a topic, and no
-//! result depends on the order in which a hash table happens to be laid out.
+//! Pure: no I/O, no clock, no randomness but a seed. Nothing here recurses on the depth of a topic,
+//! and no result depends on the order in which a hash table happens to be laid out.
 //!
 //! - `levels`: cutting a topic into levels, and keyed hashes of levels and prefixes
 //! - `filter`: what a valid Topic Filter is, and when it matches (MQTT 5 §4.7, §4.8.2)
@@ -20,3 +20,4 @@ pub mod share;
 mod filter_map;
 mod keyed_list;
 mod ordered;
+mod text_arena;

@@ -1,12 +1,13 @@
 //! Retained messages: every core holds them all, in topic order, and all cores agree.
 //!
-//! Each change carries a [`Stamp`]; the greatest stamp of a topic wins on every core, whatever the order in which
-//! changes arrive. A cleared topic leaves a tombstone with its stamp, so that an older message that is still on
-//! its way does not come back.
+//! Each change carries a [`Stamp`]; the greatest stamp of a topic wins on every core, whatever the
+//! order in which changes arrive. A cleared topic leaves a tombstone with its stamp, so that an
+//! older message that is still on its way does not come back.
 //!
-//! Topics are in level order (a topic, everything below it, its next sibling), so a filter's matches lie in runs.
-//! A scan jumps from run to run: what it costs follows from the matches and the jumps, not from how much is
-//! retained. It runs in slices; between two of them anything may change.
+//! Topics are in level order (a topic, everything below it, its next sibling), so a filter's
+//! matches lie in runs. A scan jumps from run to run: what it costs follows from the matches and
+//! the jumps, not from how much is retained. It runs in slices; between two of them anything may
+//! change.
 //!
 //! Spec: MQTT 5 §3.3.1.3, §3.8.4.
 
@@ -20,11 +21,17 @@ use std::collections::VecDeque;
 pub trait RetainedEntry: Clone {
     /// The Topic Name the message was published to.
     fn topic(&self) -> &str;
+    /// The bytes of [`RetainedEntry::topic`], for comparing: a handle that has to check UTF-8 to
+    /// return a `str` should return its bytes here without.
+    fn topic_bytes(&self) -> &[u8] {
+        self.topic().as_bytes()
+    }
     /// What the message counts for in [`Retained::bytes`].
     fn bytes(&self) -> usize;
 }
 
-/// When a change was made, and on which core: hybrid time in the upper bits, the core in the lowest six.
+/// When a change was made, and on which core: hybrid time in the upper bits, the core in the lowest
+/// six.
 ///
 /// The greater stamp wins everywhere. Two changes never have the same stamp.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,7 +47,8 @@ pub struct StampClock {
 const STAMP_CORE_BITS: u32 = 6;
 const STAMP_COUNT_BITS: u32 = 10;
 
-/// How long a tombstone is kept, in milliseconds; far longer than a change is on its way between cores.
+/// How long a tombstone is kept, in milliseconds; far longer than a change is on its way between
+/// cores.
 pub const TOMBSTONE_KEPT_MS: u64 = 60_000;
 
 /// How many tombstones are kept; beyond that the oldest go early.
@@ -53,14 +61,15 @@ const VISIT_BYTES: usize = 256;
 
 /// The retained messages, as one core sees them.
 ///
-/// Memory: about 28 bytes for a message whose handle has 16, beside the message itself.
+/// Memory: about 30 bytes for a message whose handle has 16, beside the message itself.
 pub struct Retained<M: RetainedEntry> {
     messages: Ordered<M>,
     bytes: usize,
     hasher: PathHasher,
     tombstones: Slab<Tombstone>,
     tombstones_by_topic: HashTable<HashedIndex>,
-    /// Tombstones from oldest to newest; one that was dug up or renewed leaves a stale mention behind.
+    /// Tombstones from oldest to newest; one that was dug up or renewed leaves a stale mention
+    /// behind.
     tombstones_by_age: VecDeque<Burial>,
 }
 
@@ -99,7 +108,8 @@ pub enum ClearOutcome<M> {
     Stale,
 }
 
-/// How far a scan has come. It names a topic, not a place, so any change between two slices is harmless.
+/// How far a scan has come. It names a topic, not a place, so any change between two slices is
+/// harmless.
 #[derive(Clone, Debug, Default)]
 pub struct Cursor {
     reached: Reached,
@@ -132,8 +142,8 @@ impl Stamp {
         (self.0 & ((1 << STAMP_CORE_BITS) - 1)) as u8
     }
 
-    /// The wall clock of the change in milliseconds, or somewhat later when stamps were handed out faster than
-    /// 1,024 a millisecond.
+    /// The wall clock of the change in milliseconds, or somewhat later when stamps were handed out
+    /// faster than 1,024 a millisecond.
     pub fn time_ms(self) -> u64 {
         self.0 >> (STAMP_CORE_BITS + STAMP_COUNT_BITS)
     }
@@ -160,7 +170,8 @@ impl StampClock {
         self.last
     }
 
-    /// Takes note of a stamp of another core, or of one read from the store: what is stamped next is later.
+    /// Takes note of a stamp of another core, or of one read from the store: what is stamped next
+    /// is later.
     pub fn observe(&mut self, stamp: Stamp) {
         self.last = self.last.max(stamp);
     }
@@ -206,7 +217,8 @@ impl<M: RetainedEntry> Retained<M> {
 
     /// Retains nothing for `topic`, unless a change with a greater or equal stamp is known.
     ///
-    /// The stamp is remembered for [`TOMBSTONE_KEPT_MS`] from `now_ms`, which does not go back from call to call.
+    /// The stamp is remembered for [`TOMBSTONE_KEPT_MS`] from `now_ms`, which does not go back from
+    /// call to call.
     pub fn clear(&mut self, topic: &str, stamp: Stamp, now_ms: u64) -> ClearOutcome<M> {
         let mut removed = None;
         if let Some(position) = self.messages.find(topic) {
@@ -284,12 +296,13 @@ impl<M: RetainedEntry> Retained<M> {
 
     /// Calls `f` for the next matches of `filter` (valid, without `$share/NAME/`), in topic order.
     ///
-    /// A slice ends after `limit` matches, or when it has visited as many messages as `visits_max` (a topic longer
-    /// than 256 bytes counts for several); each slice visits at least one, so a scan always ends. A message that is
-    /// retained during the whole scan is seen once. One that comes, goes or changes meanwhile is seen at most once.
+    /// A slice ends after `limit` matches (at least 1), or when it has visited as many messages as
+    /// `visits_max` (a topic longer than 256 bytes counts for several); each slice visits at least
+    /// one, so a scan always ends. A message that is retained during the whole scan is seen once.
+    /// One that comes, goes or changes meanwhile is seen at most once.
     ///
-    /// Cost of a visit: a walk over the levels; of a jump: a binary search. Matches and non-matches below a `+`
-    /// cost one visit or jump each; everything else that does not match costs nothing.
+    /// Cost of a visit: a walk over the levels; of a jump: a binary search. Matches and non-matches
+    /// below a `+` cost one visit or jump each; everything else that does not match costs nothing.
     pub fn scan(
         &self,
         filter: &str,
@@ -386,7 +399,8 @@ impl<M: RetainedEntry> Retained<M> {
             stamp,
             expires_ms,
         });
-        // Stale mentions count too: setting and clearing one topic again and again must stay bounded as well.
+        // Stale mentions count too: setting and clearing one topic again and again must stay
+        // bounded as well.
         while self.tombstones_by_age.len() > TOMBSTONES_MAX {
             self.purge_oldest();
         }
@@ -396,7 +410,8 @@ impl<M: RetainedEntry> Retained<M> {
         let Some(oldest) = self.tombstones_by_age.pop_front() else {
             return;
         };
-        // The index may have been used again; the stamp tells, for no two changes have the same one.
+        // The index may have been used again; the stamp tells, for no two changes have the same
+        // one.
         let kept = self.tombstones.get(oldest.tombstone as usize);
         if kept.is_some_and(|tombstone| tombstone.stamp == oldest.stamp) {
             self.dig_up(oldest.tombstone);
@@ -434,10 +449,11 @@ enum Then {
     Stop,
 }
 
-/// Compares `filter` with `topic`, and writes to `jump` where the next match can be at the earliest.
+/// Compares `filter` with `topic`, and writes to `jump` where the next match can be at the
+/// earliest.
 ///
-/// `jump` is always behind `topic`. U+0001 is the first character behind the separator, so `x` followed by it
-/// is behind `x` and all that is below `x`, and before everything else.
+/// `jump` is always behind `topic`. U+0001 is the first character behind the separator, so `x`
+/// followed by it is behind `x` and all that is below `x`, and before everything else.
 fn visit(filter: &str, topic: &str, jump: &mut String) -> Visit {
     if filter.starts_with(['+', '#']) && topic.starts_with('$') {
         // MQTT 5 §4.7.2. '%' is the character behind '$'.

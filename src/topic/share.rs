@@ -1,12 +1,14 @@
 //! Shared Subscriptions: every core knows every group, and how many members each core has.
 //!
-//! The core of the publisher picks a *core* by smooth weighted round-robin over the members that are online
-//! anywhere (over those offline when nobody is); that core picks the *member*. A message therefore crosses cores
-//! at most once, no core is the home of a group, and a group's filter is not in the interest table.
+//! The core of the publisher picks a *core* by smooth weighted round-robin over the members that
+//! are online anywhere (over those offline when nobody is); that core picks the *member*. A message
+//! therefore crosses cores at most once, no core is the home of a group, and a group's filter is
+//! not in the interest table.
 //!
-//! A group exists on a core while it has a member here or while another core has told of one. A [`GroupId`] is
-//! this core's own name for it: the others learn it with the member counts, and send it back with each message.
-//! Ids are handed out in ascending order, so one that another core still holds does not soon name another group.
+//! A group exists on a core while it has a member here or while another core has told of one. A
+//! [`GroupId`] is this core's own name for it: the others learn it with the member counts, and send
+//! it back with each message. Ids are handed out in ascending order, so one that another core still
+//! holds does not soon name another group.
 //!
 //! Spec: MQTT 5 §4.8.2.
 
@@ -185,7 +187,8 @@ impl<S: Subscriber> Groups<S> {
             .copied()
     }
 
-    /// The members of `group` on this core: online, then offline. This is what the other cores are told.
+    /// The members of `group` on this core: online, then offline. This is what the other cores are
+    /// told.
     ///
     /// Zero of each when the group does not exist.
     pub fn counts(&self, group: GroupId) -> (u32, u32) {
@@ -206,12 +209,14 @@ impl<S: Subscriber> Groups<S> {
         }
     }
 
-    /// Core `from` has `online` and `offline` members in the group `text`, which it calls `remote_group`.
+    /// Core `from` has `online` and `offline` members in the group `text`, which it calls
+    /// `remote_group`.
     ///
-    /// Zero of each means that it has none any more. Returns this core's id of the group, when it still exists.
+    /// Zero of each means that it has none any more. Returns this core's id of the group, when it
+    /// still exists.
     ///
-    /// Panics when `from` is not below [`CORES_MAX`], or when `text` is not a valid Shared Subscription: it was
-    /// one when the other core parsed it.
+    /// Panics when `from` is not below [`CORES_MAX`], or when `text` is not a valid Shared
+    /// Subscription: it was one when the other core parsed it.
     pub fn apply_remote(
         &mut self,
         from: u8,
@@ -262,28 +267,31 @@ impl<S: Subscriber> Groups<S> {
         });
     }
 
-    /// The core whose turn it is to take a message for `group`, this one included; none of `exclude`.
+    /// The core whose turn it is to take a message for `group`, this one included; none of
+    /// `exclude`.
     ///
-    /// Smooth weighted round-robin: in any run of as many picks as there are members, each core is picked as often
-    /// as it has members, spread out. Cores that are excluded keep their turn. Offline members count only while
-    /// no core outside `exclude` has one online. A tie goes to this core, then to the next one up, so that cores
-    /// that start at the same moment do not all begin with the same one.
+    /// Smooth weighted round-robin: in any run of as many picks as there are members, each core is
+    /// picked as often as it has members, spread out. Cores that are excluded keep their turn.
+    /// Offline members count only while no core outside `exclude` has one online. A tie goes to
+    /// this core, then to the next one up, so that cores that start at the same moment do not all
+    /// begin with the same one.
     ///
     /// `None` when no other core is left. Cost: one pass over the cores with members.
     pub fn pick_core(&mut self, group: GroupId, this_core: u8, exclude: CoreMask) -> Option<u8> {
         assert!(this_core < CORES_MAX);
         let at = self.at(group)?;
         let group = &mut self.groups[at];
-        let (local_online, local_offline) = group.local_counts();
         let is_excluded = |core: u8| exclude & (1 << core) != 0;
-        let any_online = (local_online > 0 && !is_excluded(this_core))
-            || group
-                .remotes
-                .iter()
-                .any(|remote| remote.online > 0 && !is_excluded(remote.core));
+        let (online, offline) = group.weights(this_core, is_excluded);
+        let (total, any_online) = if online > 0 {
+            (online, true)
+        } else {
+            (offline, false)
+        };
         let weight =
             |online: u32, offline: u32| i64::from(if any_online { online } else { offline });
 
+        let (local_online, local_offline) = group.local_counts();
         let local = (
             this_core,
             weight(local_online, local_offline),
@@ -296,14 +304,14 @@ impl<S: Subscriber> Groups<S> {
                 &mut remote.credit,
             )
         });
-        let mut total = 0;
         let mut best: Option<(u8, &mut i64)> = None;
         for (core, weight, credit) in std::iter::once(local).chain(remotes) {
             if weight == 0 || is_excluded(core) {
                 continue;
             }
-            total += weight;
-            *credit += weight;
+            // Credit stays within the total by itself; what was earned before the counts changed
+            // must not starve anybody now.
+            *credit = (*credit).clamp(-total, total) + weight;
             let distance = |core: u8| (core + CORES_MAX - this_core) % CORES_MAX;
             let better = best.as_ref().is_none_or(|(best_core, best_credit)| {
                 *credit > **best_credit
@@ -327,10 +335,11 @@ impl<S: Subscriber> Groups<S> {
         Some(remotes[at].group)
     }
 
-    /// The member of this core whose turn it is: round-robin over those online, then over those offline.
+    /// The member of this core whose turn it is: round-robin over those online, then over those
+    /// offline.
     ///
-    /// `usable` is asked about each in turn until it agrees; `None` when it never does. A member that leaves may
-    /// make another one lose one turn.
+    /// `usable` is asked about each in turn until it agrees; `None` when it never does. A member
+    /// that leaves may make another one lose one turn.
     pub fn pick_member(&mut self, group: GroupId, mut usable: impl FnMut(&S) -> bool) -> Option<S> {
         let at = self.at(group)?;
         let group = &mut self.groups[at];
@@ -470,6 +479,21 @@ impl<S: Subscriber> Group<S> {
             self.online.list.count() as u32,
             self.offline.list.count() as u32,
         )
+    }
+
+    /// Members online and offline on all cores that are not excluded.
+    fn weights(&self, this_core: u8, is_excluded: impl Fn(u8) -> bool) -> (i64, i64) {
+        let (online, offline) = self.local_counts();
+        let remotes = self
+            .remotes
+            .iter()
+            .map(|remote| (remote.core, remote.online, remote.offline));
+        std::iter::once((this_core, online, offline))
+            .chain(remotes)
+            .filter(|(core, ..)| !is_excluded(*core))
+            .fold((0, 0), |sum, (_, online, offline)| {
+                (sum.0 + i64::from(online), sum.1 + i64::from(offline))
+            })
     }
 }
 

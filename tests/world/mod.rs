@@ -1,0 +1,494 @@
+//! A whole broker in one thread: N shards, the links between them, and clients on byte pipes.
+//!
+//! The links deliver when the test says so, in any order between links and in FIFO order within one.
+
+use ringmq::config::limits::Limits;
+use ringmq::protocol::frame::{Cut, cut};
+use ringmq::protocol::{
+    Ack, Connack, Connect, ConnectProperties, Disconnect, Forward, PacketId, PacketType, Publish,
+    PublishProperties, QoS, ReasonCode, Suback, Subscribe, SubscribeOptions, Unsubscribe,
+    UserProperties, Version, put_ack,
+};
+use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, ShardId};
+use ringmq::shard::mesh_message::MeshMessage;
+use ringmq::shard::outbox::Outbox;
+use ringmq::shard::placement::Placement;
+use ringmq::shard::{Shard, ShardSetup};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A message as a client received it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Got {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: QoS,
+    pub retain: bool,
+    pub dup: bool,
+    pub id: Option<u16>,
+    pub subscription_ids: Vec<u32>,
+    pub message_expiry_s: Option<u32>,
+}
+
+/// A packet as a client received it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packet {
+    Connack { session_present: bool, reason: ReasonCode },
+    Publish(Got),
+    Ack { packet_type: PacketType, id: u16, reason: ReasonCode },
+    Suback(Vec<u8>),
+    Unsuback,
+    Pingresp,
+    Disconnect(ReasonCode),
+    Closed,
+}
+
+/// A client's end of a connection.
+pub struct Client {
+    pub shard: usize,
+    pub conn: ConnKey,
+    pub version: Version,
+    /// Whether it reads.
+    pub reads: bool,
+    pub inbox: Vec<u8>,
+    pub packets: VecDeque<Packet>,
+    /// Topics of the aliases the broker defined.
+    aliases: Vec<(u16, String)>,
+    blocked: bool,
+    pub closed: bool,
+}
+
+pub struct World {
+    pub now: Now,
+    pub shards: Vec<Shard>,
+    /// `links[from][to]`.
+    pub links: Vec<Vec<VecDeque<MeshMessage>>>,
+    /// Whether links deliver by themselves after every step.
+    pub links_flow: bool,
+    pub clients: Vec<Client>,
+    next_index: Vec<u32>,
+    pub placement: Placement,
+}
+
+impl World {
+    pub fn new(shard_count: usize) -> Self {
+        Self::with_limits(shard_count, Limits::default())
+    }
+
+    pub fn with_limits(shard_count: usize, limits: Limits) -> Self {
+        let placement = Placement::new([3; 16], shard_count);
+        let limits = Arc::new(limits);
+        let now = Now { mono_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
+        let shards = (0..shard_count)
+            .map(|id| {
+                Shard::new(ShardSetup {
+                    id: ShardId(id as u8),
+                    shard_count,
+                    limits: Arc::clone(&limits),
+                    placement,
+                    hash_seed: 77,
+                    random_seed: id as u64,
+                    events: true,
+                    now,
+                })
+            })
+            .collect();
+        Self {
+            now,
+            shards,
+            links: vec![vec![VecDeque::new(); shard_count]; shard_count],
+            links_flow: true,
+            clients: Vec::new(),
+            next_index: vec![0; shard_count],
+            placement,
+        }
+    }
+
+    /// A new connection landing on `shard`; nothing is sent yet.
+    pub fn accept(&mut self, shard: usize, version: Version) -> usize {
+        let conn = self.new_key(shard);
+        self.clients.push(Client {
+            shard,
+            conn,
+            version,
+            reads: true,
+            inbox: Vec::new(),
+            packets: VecDeque::new(),
+            aliases: Vec::new(),
+            blocked: false,
+            closed: false,
+        });
+        self.input(shard, Input::Accepted { conn });
+        self.clients.len() - 1
+    }
+
+    fn new_key(&mut self, shard: usize) -> ConnKey {
+        self.next_index[shard] += 1;
+        ConnKey { index: self.next_index[shard] - 1, generation: 1 }
+    }
+
+    /// Connects with Clean Start and no properties.
+    pub fn connect(&mut self, shard: usize, id: &str, version: Version) -> usize {
+        self.connect_with(shard, connect(id, version))
+    }
+
+    pub fn connect_with(&mut self, shard: usize, connect: Connect<'_>) -> usize {
+        let client = self.accept(shard, connect.version);
+        let mut bytes = Vec::new();
+        connect.encode(&mut bytes);
+        self.send(client, &bytes);
+        match self.next(client) {
+            Some(Packet::Connack { reason: ReasonCode::Success, .. }) => client,
+            other => panic!("no CONNACK but {other:?}"),
+        }
+    }
+
+    /// Connects and returns whether a session was resumed.
+    pub fn reconnect(&mut self, shard: usize, connect: Connect<'_>) -> (usize, bool) {
+        let client = self.accept(shard, connect.version);
+        let mut bytes = Vec::new();
+        connect.encode(&mut bytes);
+        self.send(client, &bytes);
+        match self.next(client) {
+            Some(Packet::Connack { reason: ReasonCode::Success, session_present }) => {
+                (client, session_present)
+            }
+            other => panic!("no CONNACK but {other:?}"),
+        }
+    }
+
+    pub fn send(&mut self, client: usize, bytes: &[u8]) {
+        if self.clients[client].closed {
+            return;
+        }
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        self.input(shard, Input::Received { conn, bytes });
+    }
+
+    pub fn publish(&mut self, client: usize, topic: &str, payload: &[u8], qos: QoS, id: u16) {
+        self.publish_with(client, topic, payload, qos, id, false, PublishProperties::default());
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "each is one field of the packet")]
+    pub fn publish_with(
+        &mut self,
+        client: usize,
+        topic: &str,
+        payload: &[u8],
+        qos: QoS,
+        id: u16,
+        retain: bool,
+        properties: PublishProperties<'_>,
+    ) {
+        let publish = Publish {
+            dup: false,
+            qos,
+            retain,
+            topic,
+            packet_id: PacketId::new(id),
+            properties,
+            payload,
+        };
+        let mut bytes = Vec::new();
+        publish.encode(self.clients[client].version, &mut bytes);
+        self.send(client, &bytes);
+    }
+
+    /// Subscribes and expects the SUBACK.
+    pub fn subscribe(&mut self, client: usize, filter: &str, qos: QoS) {
+        let options = SubscribeOptions { qos, ..options() };
+        self.send_subscribe(client, filter, options, None);
+        match self.next(client) {
+            Some(Packet::Suback(codes)) => assert_eq!(codes, [qos as u8]),
+            other => panic!("no SUBACK but {other:?}"),
+        }
+    }
+
+    pub fn send_subscribe(
+        &mut self,
+        client: usize,
+        filter: &str,
+        options: SubscribeOptions,
+        id: Option<u32>,
+    ) {
+        let mut bytes = Vec::new();
+        Subscribe::encode(
+            &mut bytes,
+            self.clients[client].version,
+            PacketId::MIN,
+            id.and_then(std::num::NonZeroU32::new),
+            &UserProperties::default(),
+            &[(filter, options)],
+        );
+        self.send(client, &bytes);
+    }
+
+    pub fn unsubscribe(&mut self, client: usize, filter: &str) {
+        let mut bytes = Vec::new();
+        let version = self.clients[client].version;
+        let user = UserProperties::default();
+        Unsubscribe::encode(&mut bytes, version, PacketId::MIN, &user, &[filter]);
+        self.send(client, &bytes);
+        assert_eq!(self.next(client), Some(Packet::Unsuback));
+    }
+
+    pub fn ack(&mut self, client: usize, packet_type: PacketType, id: u16) {
+        let mut bytes = Vec::new();
+        let id = PacketId::new(id).expect("not zero");
+        let version = self.clients[client].version;
+        put_ack(&mut bytes, version, packet_type, id, ReasonCode::Success);
+        self.send(client, &bytes);
+    }
+
+    /// The connection breaks.
+    pub fn cut(&mut self, client: usize) {
+        if std::mem::replace(&mut self.clients[client].closed, true) {
+            return;
+        }
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        self.input(shard, Input::Closed { conn, cause: CloseCause::Reset });
+    }
+
+    pub fn disconnect(&mut self, client: usize) {
+        self.send(client, &[0xe0, 0]);
+    }
+
+    /// Time passes, in steps no longer than the shards ask for.
+    pub fn pass(&mut self, ms: u64) {
+        let end = self.now.mono_ms + ms;
+        while self.now.mono_ms < end {
+            let next = self.shards.iter().filter_map(Shard::next_deadline).min().unwrap_or(end);
+            let to = next.clamp(self.now.mono_ms + 1, end);
+            self.now.wall_ms += to - self.now.mono_ms;
+            self.now.mono_ms = to;
+            for shard in 0..self.shards.len() {
+                self.input(shard, Input::Tick);
+            }
+        }
+    }
+
+    /// Delivers everything that is on the links.
+    pub fn flow(&mut self) {
+        loop {
+            let mut moved = false;
+            for from in 0..self.shards.len() {
+                for to in 0..self.shards.len() {
+                    while self.deliver_one(from, to) {
+                        moved = true;
+                    }
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    /// Delivers one message of one link; false when there is none.
+    pub fn deliver_one(&mut self, from: usize, to: usize) -> bool {
+        let Some(message) = self.links[from][to].pop_front() else { return false };
+        self.handle(to, Input::Mesh { from: ShardId(from as u8), message });
+        true
+    }
+
+    pub fn input(&mut self, shard: usize, input: Input<'_>) {
+        self.handle(shard, input);
+        if self.links_flow {
+            self.flow();
+        }
+    }
+
+    fn handle(&mut self, shard: usize, input: Input<'_>) {
+        let mut outbox = Outbox::default();
+        self.shards[shard].handle(self.now, input, &mut outbox);
+        self.drain(shard, outbox);
+    }
+
+    fn drain(&mut self, shard: usize, mut outbox: Outbox) {
+        for (to, message) in outbox.mesh.drain(..) {
+            self.links[shard][to.index()].push_back(message);
+        }
+        for conn in outbox.dirty.drain(..) {
+            self.write(shard, conn);
+        }
+        for handover in outbox.handover.drain(..) {
+            let to = handover.to.index();
+            let conn = self.new_key(to);
+            let client = self.client_of(shard, handover.conn);
+            self.clients[client].shard = to;
+            self.clients[client].conn = conn;
+            self.handle(to, Input::HandedOver { conn, unread: &handover.unread });
+        }
+        for conn in outbox.close.drain(..) {
+            let client = self.client_of(shard, conn);
+            self.write(shard, conn);
+            self.clients[client].closed = true;
+            self.clients[client].packets.push_back(Packet::Closed);
+            self.handle(shard, Input::Closed { conn, cause: CloseCause::Asked });
+        }
+    }
+
+    fn client_of(&self, shard: usize, conn: ConnKey) -> usize {
+        self.clients
+            .iter()
+            .rposition(|client| client.shard == shard && client.conn == conn)
+            .expect("every connection has a client")
+    }
+
+    /// What the driver does for a dirty connection.
+    fn write(&mut self, shard: usize, conn: ConnKey) {
+        let client = self.client_of(shard, conn);
+        if !self.clients[client].reads {
+            self.clients[client].blocked = true;
+            return;
+        }
+        loop {
+            let bytes: Vec<u8> =
+                self.shards[shard].outbound(conn).flat_map(|slice| slice.iter().copied()).collect();
+            if bytes.is_empty() {
+                return;
+            }
+            self.clients[client].inbox.extend_from_slice(&bytes);
+            let count = bytes.len();
+            self.handle(shard, Input::Written { conn, bytes: count });
+        }
+    }
+
+    /// A client that did not read reads again.
+    pub fn read_again(&mut self, client: usize) {
+        self.clients[client].reads = true;
+        if std::mem::take(&mut self.clients[client].blocked) {
+            let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+            self.write(shard, conn);
+        }
+    }
+
+    /// The next packet the client received.
+    pub fn next(&mut self, client: usize) -> Option<Packet> {
+        self.parse(client);
+        self.clients[client].packets.pop_front()
+    }
+
+    /// All messages the client received; acknowledgements must not be among them.
+    pub fn messages(&mut self, client: usize) -> Vec<Got> {
+        let mut got = Vec::new();
+        while let Some(packet) = self.next(client) {
+            match packet {
+                Packet::Publish(message) => got.push(message),
+                other => panic!("not a PUBLISH: {other:?}"),
+            }
+        }
+        got
+    }
+
+    pub fn payloads(&mut self, client: usize) -> Vec<Vec<u8>> {
+        self.messages(client).into_iter().map(|got| got.payload).collect()
+    }
+
+    fn parse(&mut self, client: usize) {
+        let client = &mut self.clients[client];
+        let inbox = std::mem::take(&mut client.inbox);
+        let mut bytes = &inbox[..];
+        let mut closed = client.packets.pop_back();
+        if closed.as_ref().is_some_and(|packet| *packet != Packet::Closed) {
+            client.packets.push_back(closed.take().expect("checked"));
+        }
+        loop {
+            match cut(bytes, usize::MAX).expect("the broker sends well-formed packets") {
+                Cut::Incomplete { .. } => break,
+                Cut::Packet { header, body, len } => {
+                    let packet = parse_packet(client, header.packet_type, header.flags, body);
+                    client.packets.push_back(packet);
+                    bytes = &bytes[len..];
+                }
+            }
+        }
+        client.inbox = bytes.to_vec();
+        client.packets.extend(closed);
+    }
+}
+
+fn parse_packet(client: &mut Client, packet_type: PacketType, flags: u8, body: &[u8]) -> Packet {
+    let version = client.version;
+    match packet_type {
+        PacketType::Connack => {
+            let connack = Connack::decode(version, body).expect("CONNACK");
+            let (session_present, reason) = (connack.session_present, connack.reason);
+            Packet::Connack { session_present, reason }
+        }
+        PacketType::Publish => {
+            let publish = Publish::decode_from_server(version, flags, body).expect("PUBLISH");
+            let mut topic = publish.topic.to_owned();
+            if let Some(alias) = publish.properties.topic_alias {
+                let alias = alias.get();
+                match client.aliases.iter().find(|(known, _)| *known == alias) {
+                    Some((_, known)) if topic.is_empty() => topic.clone_from(known),
+                    _ => client.aliases.push((alias, topic.clone())),
+                }
+            }
+            assert!(!topic.is_empty());
+            Packet::Publish(Got {
+                topic,
+                payload: publish.payload.to_vec(),
+                qos: publish.qos,
+                retain: publish.retain,
+                dup: publish.dup,
+                id: publish.packet_id.map(PacketId::get),
+                subscription_ids: publish
+                    .properties
+                    .subscription_ids
+                    .clone()
+                    .map(|id| id.get())
+                    .collect(),
+                message_expiry_s: publish.properties.message_expiry_s,
+            })
+        }
+        PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
+            let ack = Ack::decode(version, packet_type, body).expect("an acknowledgement");
+            Packet::Ack { packet_type, id: ack.packet_id.get(), reason: ack.reason }
+        }
+        PacketType::Suback => {
+            Packet::Suback(Suback::decode(version, body).expect("SUBACK").codes.to_vec())
+        }
+        PacketType::Unsuback => Packet::Unsuback,
+        PacketType::Pingresp => Packet::Pingresp,
+        PacketType::Disconnect => {
+            Packet::Disconnect(Disconnect::decode(version, body).expect("DISCONNECT").reason)
+        }
+        other => panic!("a server does not send {other:?}"),
+    }
+}
+
+/// CONNECT with Clean Start and defaults.
+pub fn connect(id: &str, version: Version) -> Connect<'_> {
+    Connect {
+        version,
+        clean_start: true,
+        keep_alive_s: 0,
+        client_id: id,
+        will: None,
+        username: None,
+        password: None,
+        properties: ConnectProperties::default(),
+    }
+}
+
+/// CONNECT that keeps its session.
+pub fn persistent(id: &str, version: Version) -> Connect<'_> {
+    let mut connect = connect(id, version);
+    connect.clean_start = false;
+    if version.is_v5() {
+        connect.properties.session_expiry_s = Some(3_600);
+    }
+    connect
+}
+
+/// QoS 0 and no flags.
+pub fn options() -> SubscribeOptions {
+    SubscribeOptions::from_bits(0).expect("valid")
+}
+
+/// No properties to forward.
+pub fn nothing() -> Forward<'static> {
+    Forward::default()
+}
