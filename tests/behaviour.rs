@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use std::{env, iter};
 
 use common::*;
-use socket2::SockRef;
 
 // ---- order -----------------------------------------------------------------------------------
 
@@ -328,10 +327,9 @@ fn retained_messages_to_readers_that_stall() {
         let before = broker.rss_kib();
         let mut readers = Vec::new();
         for qos in [0, 1] {
-            let mut reader = Raw::v311(broker, &unique("stall"));
-            SockRef::from(reader.stream())
-                .set_recv_buffer_size(16 * 1_024)
-                .expect("a small buffer");
+            let mut reader = Raw::open_with_small_buffer(broker);
+            reader.send_connect(&Connect::v311(unique("stall")));
+            assert_eq!(reader.read_connack().code, 0);
             reader.send(&subscribe(
                 Version::V311,
                 1,

@@ -1,1 +1,39 @@
-fn main() {}
+//! `loadgen`: puts load on an MQTT broker, measures it, and checks every message.
+
+use clap::Parser;
+use loadgen::cli::{Cli, Verb};
+use loadgen::run::{self, Kind};
+use std::process::ExitCode;
+
+/// The run did not come about, or was cut short.
+const EXIT_ERROR: u8 = 1;
+/// The run came about and did not hold what was asked of it.
+const EXIT_BREACH: u8 = 99;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (json, result) = match &cli.verb {
+        Verb::Conn(args) => (args.common.json, run::conn(args)),
+        Verb::Pubsub(args) => (args.common.json, run::shape(Kind::Pubsub, args)),
+        Verb::Fanout(args) => (args.common.json, run::shape(Kind::Fanout, args)),
+        Verb::Fanin(args) => (args.common.json, run::shape(Kind::Fanin, args)),
+    };
+    let summary = match result {
+        Ok(summary) => summary,
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            return ExitCode::from(EXIT_ERROR);
+        }
+    };
+    if json {
+        let text = serde_json::to_string_pretty(&summary).expect("a summary has only string keys");
+        println!("{text}");
+    } else {
+        print!("{}", summary.text());
+    }
+    if summary.violations.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_BREACH)
+    }
+}

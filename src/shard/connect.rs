@@ -255,8 +255,10 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Next {
         if let Some(version) = answer {
+            // A client of a version that does not exist yet may not know what follows the Reason Code.
+            let is_known = end.reason != ReasonCode::UnsupportedProtocolVersion;
             let properties = ConnackProperties {
-                reason_string: version.is_v5().then_some(end.what),
+                reason_string: (version.is_v5() && is_known).then_some(end.what),
                 ..ConnackProperties::default()
             };
             let connack = Connack { session_present: false, reason: end.reason, properties };

@@ -10,6 +10,7 @@ use super::publication::Publication;
 use crate::session::Replay;
 use crate::topic::interest::InterestKey;
 use crate::topic::share::GroupId;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A SUBACK that is not true yet.
@@ -84,6 +85,10 @@ impl Shard {
         while self.pending_subacks.front().is_some_and(|suback| suback.sequence <= up_to) {
             let suback = self.pending_subacks.pop_front().expect("checked");
             self.release_suback(suback, outbox);
+        }
+        if self.pending_subacks.is_empty() {
+            // A burst of subscriptions must not keep its memory.
+            self.pending_subacks = VecDeque::new();
         }
     }
 

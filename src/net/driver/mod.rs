@@ -11,7 +11,7 @@
 //!
 //! Step 4 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
 //! to many subscribers leaves while it is still in the cache. Fairness between connections comes from the
-//! order of completions: the kernel fills at most a few buffers per connection and turn.
+//! order of completions: the kernel fills at most 32 buffers of one connection before it goes on to the next.
 //!
 //! # Receiving
 //!
