@@ -109,6 +109,14 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
             "allow-anonymous: anyone who reaches a listener can read and publish everything.",
         );
     }
+    if config.pin && shard_count > cpus::available() {
+        log::line(
+            LogLevel::Warn,
+            format_args!(
+                "pin has no effect: {shard_count} shards are more than the CPUs this process may use."
+            ),
+        );
+    }
     announce(&cores).map_err(|error| failed("cannot write to stdout", &error))?;
 
     cores.wait();
