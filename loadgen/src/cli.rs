@@ -27,6 +27,16 @@ pub enum Verb {
     Fanout(Shape),
     /// Many publishers to one subscriber.
     Fanin(Shape),
+    /// Be a byte relay: the physical limit to compare a broker with. QoS 0 only, for this generator only.
+    Relay(RelayArgs),
+}
+
+/// The relay.
+#[derive(Debug, Args)]
+pub struct RelayArgs {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    pub bind: std::net::SocketAddr,
 }
 
 /// Idle connections.
@@ -73,7 +83,7 @@ pub struct Shape {
     #[arg(long)]
     pub closed_loop: bool,
     /// Closed loop: messages of a publisher whose delivery has not come back.
-    #[arg(short = 'F', long, default_value_t = 32, requires = "closed_loop", value_parser = clap::value_parser!(u32).range(1..=8192))]
+    #[arg(short = 'F', long, default_value_t = 32, conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=8192))]
     pub inflight: u32,
     /// How long to send before measuring.
     #[arg(long, default_value = "1s", value_parser = duration)]

@@ -10,6 +10,7 @@ pub mod pace;
 pub mod payload;
 pub mod plan;
 pub mod procfs;
+pub mod relay;
 pub mod report;
 pub mod run;
 pub mod shared;

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use loadgen::cli::{Cli, Verb};
+use loadgen::relay;
 use loadgen::run::{self, Kind};
 use std::process::ExitCode;
 
@@ -16,6 +17,11 @@ fn main() -> ExitCode {
         Verb::Conn(args) => (args.common.json, run::conn(args)),
         Verb::Pubsub(args) => (args.common.json, run::shape(Kind::Pubsub, args)),
         Verb::Fanout(args) => (args.common.json, run::shape(Kind::Fanout, args)),
+        Verb::Relay(args) => {
+            let Err(error) = relay::run(args.bind);
+            eprintln!("loadgen: {error}");
+            return ExitCode::from(EXIT_ERROR);
+        }
         Verb::Fanin(args) => (args.common.json, run::shape(Kind::Fanin, args)),
     };
     let summary = match result {

@@ -146,6 +146,14 @@ impl Raw {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
+    /// Closes the sending half, as a client does that has sent its last byte and just ends.
+    #[track_caller]
+    pub(crate) fn finish_sending(&self) {
+        self.stream
+            .shutdown(Shutdown::Write)
+            .expect("the connection is open");
+    }
+
     // ---- bytes -------------------------------------------------------------------------------
 
     #[track_caller]
