@@ -175,3 +175,37 @@ fn ringmq_tools_against_mosquitto() {
         Tools::ringmq().run(mosquitto.addr, version, &unique("tools"), LARGE_MIB);
     }
 }
+
+#[test]
+fn ringmq_sub_prints_as_mosquitto_sub_does() {
+    let Some(mosquitto) = Tools::mosquitto() else {
+        return;
+    };
+    let broker = Broker::start(1, &[]);
+    let topic = unique("format");
+    let properties = [
+        "publish user-property k v",
+        "publish user-property k2 v2",
+        "publish content-type text/plain",
+        "publish response-topic answers",
+        "publish correlation-data 17",
+        "publish payload-format-indicator 1",
+    ];
+    let mut publish = vec!["-t", &topic, "-q", "1", "-r", "-m", "{\"x\": \"é\\n\"}"];
+    for property in properties {
+        publish.push("-D");
+        publish.extend(property.split(' '));
+    }
+    let [ours, theirs] = [Tools::ringmq(), mosquitto].map(|tools| {
+        tools.publish_5(broker.addr, &publish);
+        [
+            "%t %p",
+            "%q%r%m|%l|%05l|%-5l|%10t|%-30t|%.3t",
+            "%x|%X",
+            "%C|%R|%D|%F|%E|%A|%S|%P",
+            "%%|@@|\\t|\\\\",
+        ]
+        .map(|format| tools.print_5(broker.addr, &topic, format))
+    });
+    assert_eq!(ours, theirs);
+}

@@ -52,15 +52,14 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "src/net/ring.rs",
         "the kernel reads and writes buffers that the ring hands it",
     ),
-    (
-        "src/net/writer.rs",
-        "gathered writes name memory of other owners",
-    ),
-    ("src/net/handover.rs", "descriptors change hands"),
     ("src/mesh/spsc.rs", "the ring between two cores"),
     (
         "src/server/probe.rs",
         "getrlimit and setrlimit have no safe form in the standard library",
+    ),
+    (
+        "loadgen/src/sys.rs",
+        "a socket option that no library offers",
     ),
     (
         "tests/common/broker.rs",
@@ -74,6 +73,11 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
 
 /// Lines of a file, its unit tests apart. Where one is longer, it is two files.
 const FILE_LINES_MAX: usize = 900;
+/// Files that are longer, and why they are still one.
+const LONG_FILES: &[(&str, &str)] = &[(
+    "loadgen/src/worker.rs",
+    "the state machine of one load client, whose states know each other",
+)];
 /// Lines of a file of tests.
 const TEST_FILE_LINES_MAX: usize = 1_100;
 
@@ -128,15 +132,21 @@ fn layers_know_only_those_below() {
 fn unsafe_is_where_it_is_expected() {
     for file in rust_files() {
         let path = show(&file);
-        let expected = UNSAFE_FILES.iter().any(|(name, _)| *name == path);
-        if expected || path == "tests/tidy.rs" {
+        if path == "tests/tidy.rs" {
             continue;
         }
-        for (number, line) in code_lines(&file) {
-            assert!(
-                !names(&line, "unsafe"),
+        let lines = code_lines(&file);
+        let found = lines.iter().find(|(_, line)| names(line, "unsafe"));
+        let expected = UNSAFE_FILES.iter().any(|(name, _)| *name == path);
+        match found {
+            Some((number, _)) => assert!(
+                expected,
                 "{path}:{number}: `unsafe` belongs in one of {UNSAFE_FILES:?}"
-            );
+            ),
+            None => assert!(
+                !expected,
+                "{path} has no `unsafe` any more: take it off the list"
+            ),
         }
     }
 }
@@ -170,7 +180,12 @@ fn no_file_is_too_long() {
         } else {
             FILE_LINES_MAX
         };
-        if length > most {
+        let is_listed = LONG_FILES.iter().any(|(name, _)| *name == path);
+        if is_listed && length <= most {
+            found.push(format!(
+                "{path} is no longer too long: take it off the list"
+            ));
+        } else if !is_listed && length > most {
             found.push(format!("{path} has {length} lines of at most {most}"));
         }
     }

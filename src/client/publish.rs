@@ -14,8 +14,9 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 
-/// Messages unacknowledged at a time, where the server allows it.
-const WINDOW: u16 = 100;
+/// Messages unacknowledged at a time, where the server does not say less. Before MQTT 5 it cannot say, and
+/// mosquitto ends the connection of a client that has more.
+const WINDOW: u16 = 20;
 
 /// What an unacknowledged message waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,6 +49,31 @@ impl Tools {
         }
     }
 
+    /// Publishes with MQTT 5.
+    pub(crate) fn publish_5(&self, addr: SocketAddr, args: &[&str]) {
+        Session {
+            tools: self,
+            addr,
+            version: "5",
+            prefix: "",
+        }
+        .publish(args);
+    }
+
+    /// Prints the retained message of `topic` in a format, received with MQTT 5.
+    pub(crate) fn print_5(&self, addr: SocketAddr, topic: &str, format: &str) -> String {
+        let session = Session {
+            tools: self,
+            addr,
+            version: "5",
+            prefix: "",
+        };
+        let args = ["-t", topic, "-q", "1", "-C", "1", "-W", "30", "-F", format];
+        let output = session.subscribe(&args);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Does everything against the broker at `addr`; topics and client identifiers begin with `prefix`.
     pub(crate) fn run(&self, addr: SocketAddr, version: &str, prefix: &str, large_mib: usize) {
         // MQTT 3.1 has client identifiers of at most 23 bytes.
