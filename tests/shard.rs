@@ -500,3 +500,24 @@ fn unsubscribing_ends_delivery_and_interest() {
     );
     assert!(world.messages(subscriber).is_empty());
 }
+
+#[test]
+fn a_client_at_its_limit_of_subscriptions_may_still_change_one() {
+    let limits = Limits { subscriptions_per_session_max: 2, ..Limits::default() };
+    let mut world = World::with_limits(2, limits);
+    let client = world.connect(0, "client", Version::V5);
+    let subscribe = |world: &mut World, filter, bits| {
+        let options = ringmq::protocol::SubscribeOptions::from_bits(bits).expect("valid");
+        world.send_subscribe(client, filter, options, None);
+        world.next(client)
+    };
+    for filter in ["a", "$share/g/a"] {
+        assert_eq!(subscribe(&mut world, filter, 0), Some(Packet::Suback(vec![0])));
+    }
+    let refused = ReasonCode::QuotaExceeded as u8;
+    assert_eq!(subscribe(&mut world, "b", 0), Some(Packet::Suback(vec![refused])));
+    assert_eq!(subscribe(&mut world, "$share/h/a", 0), Some(Packet::Suback(vec![refused])));
+    for filter in ["a", "$share/g/a"] {
+        assert_eq!(subscribe(&mut world, filter, 1), Some(Packet::Suback(vec![1])));
+    }
+}
