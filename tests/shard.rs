@@ -521,3 +521,28 @@ fn a_client_at_its_limit_of_subscriptions_may_still_change_one() {
         assert_eq!(subscribe(&mut world, filter, 1), Some(Packet::Suback(vec![1])));
     }
 }
+
+#[test]
+fn a_topic_alias_does_not_make_a_packet_larger_than_the_client_accepts() {
+    // PUBLISH of QoS 0 without properties: 2 + 2 + topic + 1 + payload; an alias adds 3.
+    let bytes = 2 + 2 + 5 + 1 + 10;
+    for (maximum, alone, later) in [(bytes - 1, 0, 0), (bytes, 1, 1), (bytes + 3, 1, 1)] {
+        let mut world = World::new(1);
+        let publisher = world.connect(0, "publisher", Version::V5);
+        let mut hello = connect("subscriber", Version::V5);
+        hello.properties.packet_bytes_max = std::num::NonZeroU32::new(maximum);
+        hello.properties.topic_alias_maximum = 5;
+        let subscriber = world.accept(0, Version::V5);
+        let mut hello_bytes = Vec::new();
+        hello.encode(&mut hello_bytes);
+        world.send(subscriber, &hello_bytes);
+        world.next(subscriber);
+        world.subscribe(subscriber, "topic", QoS::AtMostOnce);
+        for expected in [alone, later] {
+            world.publish(publisher, "topic", &[0; 10], QoS::AtMostOnce, 0);
+            let sent: usize = world.clients[subscriber].inbox.len();
+            assert!(sent <= maximum as usize, "{sent} bytes to a client that accepts {maximum}");
+            assert_eq!(world.messages(subscriber).len(), expected);
+        }
+    }
+}
