@@ -546,3 +546,28 @@ fn a_topic_alias_does_not_make_a_packet_larger_than_the_client_accepts() {
         }
     }
 }
+
+#[test]
+fn a_reason_string_does_not_make_a_packet_larger_than_the_client_accepts() {
+    for maximum in [20, 300] {
+        let mut world = World::new(1);
+        let mut hello = connect("client", Version::V5);
+        hello.properties.packet_bytes_max = std::num::NonZeroU32::new(maximum);
+        let client = world.connect_with(0, hello.clone());
+        // A second CONNECT.
+        world.send(client, &[0x10, 0]);
+        let bytes = world.clients[client].inbox.len();
+        assert!(bytes <= maximum as usize, "DISCONNECT of {bytes} bytes");
+        assert_eq!(bytes > 20, maximum > 20, "a Reason String that fits is sent");
+        assert_eq!(world.next(client), Some(Packet::Disconnect(ReasonCode::ProtocolError)));
+        // Refused: this broker has no Authentication Methods.
+        hello.properties.authentication_method = Some("none");
+        let client = world.accept(0, Version::V5);
+        let mut hello_bytes = Vec::new();
+        hello.encode(&mut hello_bytes);
+        world.send(client, &hello_bytes);
+        let bytes = world.clients[client].inbox.len();
+        assert!(bytes <= maximum as usize, "CONNACK of {bytes} bytes");
+        assert_eq!(bytes > 20, maximum > 20, "a Reason String that fits is sent");
+    }
+}
