@@ -500,3 +500,74 @@ fn unsubscribing_ends_delivery_and_interest() {
     );
     assert!(world.messages(subscriber).is_empty());
 }
+
+#[test]
+fn a_client_at_its_limit_of_subscriptions_may_still_change_one() {
+    let limits = Limits { subscriptions_per_session_max: 2, ..Limits::default() };
+    let mut world = World::with_limits(2, limits);
+    let client = world.connect(0, "client", Version::V5);
+    let subscribe = |world: &mut World, filter, bits| {
+        let options = ringmq::protocol::SubscribeOptions::from_bits(bits).expect("valid");
+        world.send_subscribe(client, filter, options, None);
+        world.next(client)
+    };
+    for filter in ["a", "$share/g/a"] {
+        assert_eq!(subscribe(&mut world, filter, 0), Some(Packet::Suback(vec![0])));
+    }
+    let refused = ReasonCode::QuotaExceeded as u8;
+    assert_eq!(subscribe(&mut world, "b", 0), Some(Packet::Suback(vec![refused])));
+    assert_eq!(subscribe(&mut world, "$share/h/a", 0), Some(Packet::Suback(vec![refused])));
+    for filter in ["a", "$share/g/a"] {
+        assert_eq!(subscribe(&mut world, filter, 1), Some(Packet::Suback(vec![1])));
+    }
+}
+
+#[test]
+fn a_topic_alias_does_not_make_a_packet_larger_than_the_client_accepts() {
+    // PUBLISH of QoS 0 without properties: 2 + 2 + topic + 1 + payload; an alias adds 3.
+    let bytes = 2 + 2 + 5 + 1 + 10;
+    for (maximum, alone, later) in [(bytes - 1, 0, 0), (bytes, 1, 1), (bytes + 3, 1, 1)] {
+        let mut world = World::new(1);
+        let publisher = world.connect(0, "publisher", Version::V5);
+        let mut hello = connect("subscriber", Version::V5);
+        hello.properties.packet_bytes_max = std::num::NonZeroU32::new(maximum);
+        hello.properties.topic_alias_maximum = 5;
+        let subscriber = world.accept(0, Version::V5);
+        let mut hello_bytes = Vec::new();
+        hello.encode(&mut hello_bytes);
+        world.send(subscriber, &hello_bytes);
+        world.next(subscriber);
+        world.subscribe(subscriber, "topic", QoS::AtMostOnce);
+        for expected in [alone, later] {
+            world.publish(publisher, "topic", &[0; 10], QoS::AtMostOnce, 0);
+            let sent: usize = world.clients[subscriber].inbox.len();
+            assert!(sent <= maximum as usize, "{sent} bytes to a client that accepts {maximum}");
+            assert_eq!(world.messages(subscriber).len(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_reason_string_does_not_make_a_packet_larger_than_the_client_accepts() {
+    for maximum in [20, 300] {
+        let mut world = World::new(1);
+        let mut hello = connect("client", Version::V5);
+        hello.properties.packet_bytes_max = std::num::NonZeroU32::new(maximum);
+        let client = world.connect_with(0, hello.clone());
+        // A second CONNECT.
+        world.send(client, &[0x10, 0]);
+        let bytes = world.clients[client].inbox.len();
+        assert!(bytes <= maximum as usize, "DISCONNECT of {bytes} bytes");
+        assert_eq!(bytes > 20, maximum > 20, "a Reason String that fits is sent");
+        assert_eq!(world.next(client), Some(Packet::Disconnect(ReasonCode::ProtocolError)));
+        // Refused: this broker has no Authentication Methods.
+        hello.properties.authentication_method = Some("none");
+        let client = world.accept(0, Version::V5);
+        let mut hello_bytes = Vec::new();
+        hello.encode(&mut hello_bytes);
+        world.send(client, &hello_bytes);
+        let bytes = world.clients[client].inbox.len();
+        assert!(bytes <= maximum as usize, "CONNACK of {bytes} bytes");
+        assert_eq!(bytes > 20, maximum > 20, "a Reason String that fits is sent");
+    }
+}

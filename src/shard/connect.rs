@@ -53,6 +53,8 @@ impl Shard {
             self.vacate(key);
             return Ok(Next::Stop);
         }
+        self.conns[key.index as usize].packet_bytes_max =
+            connect.properties.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
         if let Some(end) = self.reason_to_refuse(&connect, client_id) {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
@@ -204,7 +206,6 @@ impl Shard {
             .receive_maximum
             .map_or(u16::MAX, NonZeroU16::get)
             .min(limits.inflight_messages_max);
-        conn.packet_bytes_max = properties.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
         conn.topic_alias_maximum =
             properties.topic_alias_maximum.min(limits.outbound_topic_alias_max);
         if keep_alive_s > 0 {
@@ -255,14 +256,23 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Next {
         if let Some(version) = answer {
-            // A client of a version that does not exist yet may not know what follows the Reason Code.
+// A client of a version that does not exist yet may not know what follows the Reason Code.
             let is_known = end.reason != ReasonCode::UnsupportedProtocolVersion;
-            let properties = ConnackProperties {
-                reason_string: (version.is_v5() && is_known).then_some(end.what),
-                ..ConnackProperties::default()
+            let explains = version.is_v5() && is_known;
+            let connack = |reason_string| {
+                let properties = ConnackProperties { reason_string, ..ConnackProperties::default() };
+                Connack { session_present: false, reason: end.reason, properties }
             };
-            let connack = Connack { session_present: false, reason: end.reason, properties };
-            self.control(key, outbox, |out| connack.encode(version, out));
+            let bytes_max = self.conns[key.index as usize].packet_bytes_max as usize;
+            self.control(key, outbox, |out| {
+                let start = out.len();
+                connack(explains.then_some(end.what)).encode(version, out);
+                // MQTT 5 [MQTT-3.2.2-19].
+                if out.len() - start > bytes_max {
+                    out.truncate(start);
+                    connack(None).encode(version, out);
+                }
+            });
         }
         if self.events {
             outbox.events.push(Event::ConnectRefused {

@@ -408,8 +408,15 @@ impl Shard {
                 let (version, session) = (conn.version, conn.session);
                 if version.is_v5() {
                     let reason_string = conn.wants_problem_information.then_some(end.what);
+                    let bytes_max = conn.packet_bytes_max as usize;
                     self.control(key, outbox, |out| {
+                        let start = out.len();
                         disconnect::put_disconnect(out, end.reason, reason_string);
+                        // MQTT 5 [MQTT-3.14.2-3].
+                        if out.len() - start > bytes_max {
+                            out.truncate(start);
+                            disconnect::put_disconnect(out, end.reason, None);
+                        }
                     });
                 }
                 self.close(key, outbox);

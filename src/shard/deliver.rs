@@ -519,15 +519,23 @@ impl Writer<'_> {
                 outbound.data(self.pool, copy);
             }
         } else {
-            if head.encoded_len() > self.conn.packet_bytes_max as usize {
-                return Sent::TooLarge;
-            }
+            let bytes_max = self.conn.packet_bytes_max as usize;
             let topic = head.topic;
             if let Some((alias, is_known)) = self.alias(topic) {
                 head.topic_alias = Some(alias);
                 if is_known {
                     head.topic = "";
+                } else if head.encoded_len() > bytes_max {
+                    // The packet may still be small enough without the definition.
+                    head.topic_alias = None;
                 }
+            }
+            if head.encoded_len() > bytes_max {
+                return Sent::TooLarge;
+            }
+            if let (Some(alias), false) = (head.topic_alias, head.topic.is_empty()) {
+                let aliases = self.conn.aliases.get_or_insert_with(Box::<Aliases>::default);
+                aliases.outbound.insert(topic.into(), alias);
             }
             let outbound = self.conn.outbound.get_or_insert_with(|| self.pool.take());
             if by_reference {
@@ -554,20 +562,18 @@ impl Writer<'_> {
 
     /// The alias under which this client gets the topic, and whether it was told before. The first topics up to the client's
     /// Topic Alias Maximum get one; an alias is never redefined.
-    fn alias(&mut self, topic: &str) -> Option<(NonZeroU16, bool)> {
+    fn alias(&self, topic: &str) -> Option<(NonZeroU16, bool)> {
         let maximum = self.conn.topic_alias_maximum.min(self.limits.outbound_topic_alias_max);
         if maximum == 0 {
             return None;
         }
-        let aliases = &mut self.conn.aliases.get_or_insert_with(Box::<Aliases>::default).outbound;
-        if let Some(alias) = aliases.get(topic) {
+        let Some(aliases) = &self.conn.aliases else { return Some((NonZeroU16::MIN, false)) };
+        if let Some(alias) = aliases.outbound.get(topic) {
             return Some((*alias, true));
         }
-        if aliases.len() >= usize::from(maximum) {
+        if aliases.outbound.len() >= usize::from(maximum) {
             return None;
         }
-        let alias = NonZeroU16::new(aliases.len() as u16 + 1)?;
-        aliases.insert(topic.into(), alias);
-        Some((alias, false))
+        NonZeroU16::new(aliases.outbound.len() as u16 + 1).map(|alias| (alias, false))
     }
 }

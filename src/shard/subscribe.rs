@@ -91,7 +91,9 @@ impl Shard {
             return Err(ReasonCode::ProtocolError);
         }
         let held = self.sessions[session_key.0 as usize].subscriptions.len();
-        if held >= self.limits.subscriptions_per_session_max as usize {
+        if held >= self.limits.subscriptions_per_session_max as usize
+            && self.find_subscription(session_key, &filter).is_none()
+        {
             return Err(ReasonCode::QuotaExceeded);
         }
         let entry = Subscription {

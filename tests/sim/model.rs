@@ -1,0 +1,858 @@
+//! The oracle: a naive broker. Lists, linear matching, no cores.
+//!
+//! The real broker is concurrent, so there is no single right answer to what a client gets. The model keeps the *set of
+//! allowed outcomes*: it remembers every set of subscriptions that a session has had, and for each message
+//! the span of time in which it can have met the session. What every moment of that span demands must happen; what
+//! some moment of it permits may.
+//!
+//! Its time is a counter of events, the *tick*. The simulator knows exactly when a shard handled a packet;
+//! a message is on its way until all links of its shard have delivered what they held then.
+
+use ringmq::protocol::QoS;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub type MessageId = usize;
+pub type SessionId = usize;
+
+/// Whether a Topic Filter matches a Topic Name (MQTT 5 §4.7).
+pub fn matches(filter: &str, topic: &str) -> bool {
+    fn levels(filter: &[&str], topic: &[&str]) -> bool {
+        match (filter.first(), topic.first()) {
+            (Some(&"#"), _) => true,
+            (None, None) => true,
+            (Some(&"+"), Some(_)) => levels(&filter[1..], &topic[1..]),
+            (Some(a), Some(b)) if a == b => levels(&filter[1..], &topic[1..]),
+            _ => false,
+        }
+    }
+    let filter: Vec<&str> = filter.split('/').collect();
+    let topic: Vec<&str> = topic.split('/').collect();
+    if topic[0].starts_with('$') && (filter[0] == "#" || filter[0] == "+") {
+        return false;
+    }
+    levels(&filter, &topic)
+}
+
+/// Splits `$share/NAME/FILTER`.
+pub fn split_share(text: &str) -> (Option<&str>, &str) {
+    match text.strip_prefix("$share/") {
+        Some(rest) => {
+            let (name, filter) = rest
+                .split_once('/')
+                .expect("the simulator builds valid filters");
+            (Some(name), filter)
+        }
+        None => (None, text),
+    }
+}
+
+/// An application message that some client sent or will send.
+#[derive(Debug)]
+pub struct Message {
+    pub publisher: usize,
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: QoS,
+    pub retain: bool,
+    pub expiry_s: Option<u32>,
+    /// The value of a User Property, which the broker passes on.
+    pub user: Option<String>,
+    pub is_will: bool,
+    /// Each time the broker accepted it: more than once when QoS 1 was sent again.
+    pub routings: Vec<Routing>,
+}
+
+/// One time that the broker accepted a message.
+#[derive(Debug)]
+pub struct Routing {
+    pub session: SessionId,
+    pub shard: usize,
+    /// When its own shard handled it, and until when that may have been.
+    pub tick: u64,
+    pub until: u64,
+    /// Since when no link can hold it.
+    pub settled: Option<u64>,
+    pub marks: Vec<u64>,
+    pub at_ms: u64,
+    pub expires_at_ms: u64,
+    /// Whether the limits may have kept it from being retained.
+    pub maybe_not_retained: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// With the share name, if any.
+    pub text: String,
+    pub qos: QoS,
+    pub no_local: bool,
+    pub retain_as_published: bool,
+    pub id: u32,
+    /// When it was made; a replacement keeps it.
+    pub serial: u64,
+    /// Whether its SUBACK has left the broker.
+    pub promised: bool,
+}
+
+/// Retained messages owed because of one SUBSCRIBE.
+#[derive(Debug)]
+pub struct Replay {
+    pub tick: u64,
+    pub text: String,
+    pub qos: QoS,
+    pub id: u32,
+    pub serial: u64,
+    pub promised: bool,
+    /// Nothing of it can be demanded any more.
+    pub waived: bool,
+    pub seen: BTreeSet<String>,
+}
+
+/// A PUBLISH under a Packet Identifier, as the wire showed it.
+#[derive(Debug)]
+pub struct Flight {
+    pub message: MessageId,
+    pub qos: QoS,
+    /// The connection on which it was sent last.
+    pub socket: usize,
+    /// Order of first sending.
+    pub order: u64,
+    /// PUBREC was handled.
+    pub released: bool,
+    /// The broker may have given the identifier up without an acknowledgement.
+    pub maybe_free: bool,
+}
+
+#[derive(Debug)]
+pub struct Will {
+    pub message: MessageId,
+    pub delay_s: u32,
+}
+
+/// A session, dead ones included.
+#[derive(Debug)]
+pub struct Session {
+    pub client: usize,
+    pub shard: usize,
+    pub alive: bool,
+    pub expiry_s: u32,
+    pub will: Option<Will>,
+    pub socket: Option<usize>,
+    /// The connection, since when.
+    pub sockets: Vec<(u64, Option<usize>)>,
+    pub disconnected_ms: u64,
+    /// Every set of subscriptions, since when.
+    pub history: Vec<(u64, Vec<Subscription>)>,
+    pub replays: Vec<Replay>,
+    /// Inbound QoS 2 identifiers.
+    pub received: BTreeSet<u16>,
+    pub flights: BTreeMap<u16, Flight>,
+    pub got: BTreeMap<MessageId, Got>,
+    /// By publisher, topic and both QoS: the routing delivered last.
+    order: BTreeMap<(usize, String, QoS, QoS), u64>,
+    /// The smallest Maximum Packet Size it has had.
+    pub packet_bytes_max: usize,
+}
+
+/// What a session got of one message.
+#[derive(Debug, Default)]
+pub struct Got {
+    live: usize,
+    fresh: usize,
+    /// Times it reached the application.
+    pub applied: usize,
+}
+
+#[derive(Debug, Default)]
+struct GroupGot {
+    fresh: usize,
+    allowance: usize,
+}
+
+/// What a PUBLISH to a client said.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: QoS,
+    pub retain: bool,
+    /// Sorted; `None` when the client's version has none.
+    pub ids: Option<Vec<u32>>,
+}
+
+#[derive(Debug, Default)]
+pub struct Model {
+    pub tick: u64,
+    pub now_ms: u64,
+    pub messages: Vec<Message>,
+    pub sessions: Vec<Session>,
+    /// By topic: what was retained or cleared, in order of `Routing::tick`.
+    retained: BTreeMap<String, Vec<(MessageId, usize)>>,
+    groups: BTreeMap<(MessageId, String), GroupGot>,
+    unsettled: Vec<(MessageId, usize)>,
+    /// Routings of the present step.
+    step: Vec<(MessageId, usize)>,
+    order: u64,
+    pub deliveries: u64,
+}
+
+/// Messages that nobody can account for, and owed messages that never came.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    pub queued: Vec<u64>,
+    pub qos_0: u64,
+    pub shared: u64,
+}
+
+impl Model {
+    pub fn new_tick(&mut self) -> u64 {
+        self.tick += 1;
+        self.tick
+    }
+
+    pub fn live_session(&self, client: usize) -> Option<SessionId> {
+        self.sessions
+            .iter()
+            .rposition(|session| session.alive && session.client == client)
+    }
+
+    pub fn new_session(&mut self, client: usize, shard: usize) -> SessionId {
+        let tick = self.new_tick();
+        self.sessions.push(Session {
+            client,
+            shard,
+            alive: true,
+            expiry_s: 0,
+            will: None,
+            socket: None,
+            sockets: vec![(tick, None)],
+            disconnected_ms: 0,
+            history: vec![(tick, Vec::new())],
+            replays: Vec::new(),
+            received: BTreeSet::new(),
+            flights: BTreeMap::new(),
+            got: BTreeMap::new(),
+            order: BTreeMap::new(),
+            packet_bytes_max: usize::MAX,
+        });
+        self.sessions.len() - 1
+    }
+
+    pub fn set_socket(&mut self, session: SessionId, socket: Option<usize>) {
+        let tick = self.new_tick();
+        let it = &mut self.sessions[session];
+        if it.socket.is_some() && socket.is_none() {
+            it.disconnected_ms = self.now_ms;
+            for replay in &mut it.replays {
+                // A SUBACK that did not leave is forgotten with its connection, and so is QoS 0.
+                replay.waived |= !replay.promised || replay.qos == QoS::AtMostOnce;
+            }
+            self.free_for_groups(session);
+        }
+        let it = &mut self.sessions[session];
+        it.socket = socket;
+        it.sockets.push((tick, socket));
+    }
+
+    /// What this session got from shared groups and did not acknowledge may go to other members now.
+    fn free_for_groups(&mut self, session: SessionId) {
+        let it = &mut self.sessions[session];
+        let mut freed = Vec::new();
+        for flight in it.flights.values_mut() {
+            flight.maybe_free = true;
+            if flight.qos == QoS::AtLeastOnce {
+                freed.push(flight.message);
+            }
+        }
+        for message in freed {
+            let topic = &self.messages[message].topic;
+            let texts: BTreeSet<&String> = self.sessions[session]
+                .history
+                .iter()
+                .flat_map(|(_, subscriptions)| subscriptions)
+                .map(|subscription| &subscription.text)
+                .filter(|text| {
+                    let (share, filter) = split_share(text);
+                    share.is_some() && matches(filter, topic)
+                })
+                .collect();
+            for text in texts {
+                self.groups
+                    .entry((message, text.clone()))
+                    .or_default()
+                    .allowance += 1;
+            }
+        }
+    }
+
+    /// Ends a session; its Will goes out if it still has one. Returns how many Wills went out.
+    pub fn end_session(&mut self, session: SessionId) -> u64 {
+        if self.sessions[session].socket.is_some() {
+            self.set_socket(session, None);
+        }
+        self.change(session, Vec::clear);
+        let it = &mut self.sessions[session];
+        it.alive = false;
+        it.flights.clear();
+        it.received.clear();
+        self.publish_will(session)
+    }
+
+    pub fn publish_will(&mut self, session: SessionId) -> u64 {
+        let Some(will) = self.sessions[session].will.take() else {
+            return 0;
+        };
+        self.route(session, will.message);
+        1
+    }
+
+    /// A session's connection ended. Returns how many Wills went out.
+    pub fn detach(&mut self, session: SessionId) -> u64 {
+        self.set_socket(session, None);
+        let it = &self.sessions[session];
+        if it.expiry_s == 0 {
+            return self.end_session(session);
+        }
+        if it.will.as_ref().is_some_and(|will| will.delay_s == 0) {
+            return self.publish_will(session);
+        }
+        0
+    }
+
+    /// Time passed on a shard. Returns how many Wills went out.
+    pub fn timers(&mut self, shard: usize) -> u64 {
+        let mut wills = 0;
+        for session in 0..self.sessions.len() {
+            let it = &self.sessions[session];
+            if !it.alive || it.socket.is_some() || it.shard != shard {
+                continue;
+            }
+            let is_due =
+                |seconds: u32| it.disconnected_ms + u64::from(seconds) * 1_000 <= self.now_ms;
+            if it.expiry_s != u32::MAX && is_due(it.expiry_s) {
+                wills += self.end_session(session);
+            } else if it.will.as_ref().is_some_and(|will| is_due(will.delay_s)) {
+                wills += self.publish_will(session);
+            }
+        }
+        wills
+    }
+
+    /// Changes the subscriptions of a session.
+    pub fn change(&mut self, session: SessionId, change: impl FnOnce(&mut Vec<Subscription>)) {
+        let tick = self.new_tick();
+        let mut subscriptions = self.subscriptions(session).to_vec();
+        change(&mut subscriptions);
+        self.sessions[session].history.push((tick, subscriptions));
+    }
+
+    pub fn subscriptions(&self, session: SessionId) -> &[Subscription] {
+        &self.sessions[session]
+            .history
+            .last()
+            .expect("it begins with none")
+            .1
+    }
+
+    /// The broker accepted a message.
+    pub fn route(&mut self, session: SessionId, message: MessageId) {
+        let tick = self.new_tick();
+        let shard = self.sessions[session].shard;
+        let it = &mut self.messages[message];
+        let expires_at_ms = it
+            .expiry_s
+            .map_or(u64::MAX, |seconds| self.now_ms + u64::from(seconds) * 1_000);
+        it.routings.push(Routing {
+            session,
+            shard,
+            tick,
+            until: tick,
+            settled: None,
+            marks: Vec::new(),
+            at_ms: self.now_ms,
+            expires_at_ms,
+            maybe_not_retained: false,
+        });
+        let routing = it.routings.len() - 1;
+        if it.retain {
+            self.retained
+                .entry(it.topic.clone())
+                .or_default()
+                .push((message, routing));
+        }
+        self.step.push((message, routing));
+    }
+
+    /// A step of a shard is over: what it routed is on the links up to `marks`.
+    pub fn end_step(&mut self, began: u64, marks: &[u64], retained_limit: bool) {
+        let tick = self.tick;
+        for (message, routing) in std::mem::take(&mut self.step) {
+            let it = &mut self.messages[message];
+            let may_be_refused = retained_limit && it.retain && !it.payload.is_empty();
+            let is_will = it.is_will;
+            let routing_at = &mut it.routings[routing];
+            routing_at.marks = marks.to_vec();
+            routing_at.maybe_not_retained = may_be_refused;
+            if is_will {
+                // Several things end in one step, in an order of the broker's own.
+                routing_at.tick = began;
+                routing_at.until = tick;
+            }
+            self.unsettled.push((message, routing));
+        }
+    }
+
+    /// Asks which messages are no longer on a link.
+    pub fn settle(&mut self, has_passed: impl Fn(usize, &[u64]) -> bool) {
+        let tick = self.tick;
+        let messages = &mut self.messages;
+        self.unsettled.retain(|(message, routing)| {
+            let routing = &mut messages[*message].routings[*routing];
+            if !has_passed(routing.shard, &routing.marks) {
+                return true;
+            }
+            routing.settled = Some(tick);
+            false
+        });
+    }
+
+    /// The sets of subscriptions that a routing can have met.
+    fn met(&self, session: SessionId, routing: &Routing) -> &[(u64, Vec<Subscription>)] {
+        let it = &self.sessions[session];
+        let until = if it.shard == routing.shard {
+            routing.until
+        } else {
+            routing.settled.unwrap_or(u64::MAX)
+        };
+        span(&it.history, routing.tick, until)
+    }
+
+    fn live_outcome(
+        &self,
+        subscriptions: &[Subscription],
+        message: &Message,
+        is_own: bool,
+    ) -> Option<(QoS, bool, Vec<u32>)> {
+        let mut outcome: Option<(QoS, bool, Vec<u32>)> = None;
+        for it in subscriptions {
+            let (share, filter) = split_share(&it.text);
+            if share.is_some() || it.no_local && is_own || !matches(filter, &message.topic) {
+                continue;
+            }
+            let (qos, retain, ids) = outcome.get_or_insert((QoS::AtMostOnce, false, Vec::new()));
+            *qos = (*qos).max(it.qos.min(message.qos));
+            *retain |= it.retain_as_published && message.retain;
+            if it.id != 0 {
+                ids.push(it.id);
+            }
+        }
+        if let Some((_, _, ids)) = &mut outcome {
+            ids.sort_unstable();
+        }
+        outcome
+    }
+
+    /// A PUBLISH left for a session for the first time. Returns the message.
+    ///
+    /// Panics: when no history explains it.
+    pub fn delivered(&mut self, session: SessionId, it: &Delivered) -> MessageId {
+        self.deliveries += 1;
+        let mut why = String::new();
+        for message in self.candidates_of(it) {
+            match self.explain(session, message, it) {
+                Ok(()) => return message,
+                Err(reason) => why = reason,
+            }
+        }
+        let session = &self.sessions[session];
+        panic!(
+            "(1) client {} got {it:?}: {}; its subscriptions: {:?}",
+            session.client,
+            if why.is_empty() {
+                "nobody published it"
+            } else {
+                &why
+            },
+            session.history.last(),
+        );
+    }
+
+    /// The messages that a delivery may be.
+    pub fn candidates_of(&self, it: &Delivered) -> Vec<MessageId> {
+        let is_it = |message: &Message| {
+            message.topic == it.topic
+                && message.payload == it.payload
+                && !message.routings.is_empty()
+        };
+        if let Some(id) = id_of(&it.payload) {
+            return Vec::from_iter(
+                (id < self.messages.len() && is_it(&self.messages[id])).then_some(id),
+            );
+        }
+        (0..self.messages.len())
+            .filter(|id| is_it(&self.messages[*id]))
+            .collect()
+    }
+
+    fn explain(&mut self, session: SessionId, id: MessageId, it: &Delivered) -> Result<(), String> {
+        let message = &self.messages[id];
+        let same = |(qos, retain, ids): &(QoS, bool, Vec<u32>)| {
+            *qos == it.qos && *retain == it.retain && it.ids.as_ref().is_none_or(|it| it == ids)
+        };
+        let live: Vec<u64> = message
+            .routings
+            .iter()
+            .filter(|routing| {
+                self.met(session, routing).iter().any(|(_, subscriptions)| {
+                    self.live_outcome(subscriptions, message, routing.session == session)
+                        .is_some_and(|outcome| same(&outcome))
+                })
+            })
+            .map(|routing| routing.tick)
+            .collect();
+        let replay = self.sessions[session].replays.iter().position(|replay| {
+            let ids = Vec::from_iter((replay.id != 0).then_some(replay.id));
+            matches(&replay.text, &message.topic)
+                && !replay.seen.contains(&message.topic)
+                && same(&(replay.qos.min(message.qos), true, ids))
+                && it.retain
+                && self
+                    .retained_between(&message.topic, session, replay.tick)
+                    .contains(&Some(id))
+        });
+        let groups = self.groups_for(session, id, it);
+        let got = self.sessions[session].got.get(&id);
+        let (was_live, was_fresh) = got.map_or((0, 0), |got| (got.live, got.fresh));
+        if was_live < live.len() {
+            if replay.is_none() && groups.is_empty() {
+                let key = (
+                    message.publisher,
+                    message.topic.clone(),
+                    message.qos,
+                    it.qos,
+                );
+                if !message.is_will && !message.payload.is_empty() {
+                    let last = self.sessions[session].order.entry(key).or_default();
+                    let Some(next) = live.iter().find(|tick| **tick > *last) else {
+                        panic!(
+                            "(2) client {} got message {id} after a later one of its publisher",
+                            self.sessions[session].client
+                        );
+                    };
+                    *last = *next;
+                }
+            }
+            let got = self.sessions[session].got.entry(id).or_default();
+            got.live += 1;
+            got.fresh += 1;
+            return Ok(());
+        }
+        if let Some(replay) = replay {
+            let topic = message.topic.clone();
+            let it = &mut self.sessions[session];
+            it.replays[replay].seen.insert(topic);
+            it.got.entry(id).or_default().fresh += 1;
+            return Ok(());
+        }
+        let routings = message.routings.len();
+        let shared = groups.iter().find(|text| {
+            let key = (id, (*text).clone());
+            self.groups
+                .get(&key)
+                .is_none_or(|got| got.fresh < routings + got.allowance)
+        });
+        if let Some(text) = shared {
+            self.groups.entry((id, text.clone())).or_default().fresh += 1;
+            self.sessions[session].got.entry(id).or_default().fresh += 1;
+            return Ok(());
+        }
+        Err(format!(
+            "{} subscriptions explain it and it was sent {was_fresh} times already \
+             (retained: {replay:?}, groups: {groups:?}); message {id}: {message:?}",
+            live.len(),
+        ))
+    }
+
+    /// The groups through which a session may have got a message.
+    fn groups_for(&self, session: SessionId, id: MessageId, it: &Delivered) -> Vec<String> {
+        let message = &self.messages[id];
+        let Some(first) = message.routings.first() else {
+            return Vec::new();
+        };
+        let mut texts = BTreeSet::new();
+        for (_, subscriptions) in span(&self.sessions[session].history, first.tick, u64::MAX) {
+            for subscription in subscriptions {
+                let (share, filter) = split_share(&subscription.text);
+                let ids = Vec::from_iter((subscription.id != 0).then_some(subscription.id));
+                if share.is_some()
+                    && matches(filter, &message.topic)
+                    && subscription.qos.min(message.qos) == it.qos
+                    && (subscription.retain_as_published && message.retain) == it.retain
+                    && it.ids.as_ref().is_none_or(|it| *it == ids)
+                {
+                    texts.insert(subscription.text.clone());
+                }
+            }
+        }
+        texts.into_iter().collect()
+    }
+
+    /// What may have been retained for a topic on the shard of a session at any time since `since`; `None` is nothing.
+    fn retained_between(
+        &self,
+        topic: &str,
+        session: SessionId,
+        since: u64,
+    ) -> BTreeSet<Option<MessageId>> {
+        let shard = self.sessions[session].shard;
+        let empty = Vec::new();
+        let updates = self.retained.get(topic).unwrap_or(&empty);
+        let routing =
+            |(message, routing): &(MessageId, usize)| &self.messages[*message].routings[*routing];
+        let is_superseded = |u: Option<&Routing>| {
+            updates.iter().map(routing).any(|v| {
+                let arrived = if v.shard == shard {
+                    Some(v.until)
+                } else {
+                    v.settled
+                };
+                let is_later = u.is_none_or(|u| {
+                    let u_known = if u.shard == v.shard {
+                        Some(u.until)
+                    } else {
+                        u.settled
+                    };
+                    !std::ptr::eq(u, v) && u_known.is_some_and(|known| known < v.tick)
+                });
+                is_later && !v.maybe_not_retained && arrived.is_some_and(|arrived| arrived <= since)
+            })
+        };
+        let mut possible = BTreeSet::new();
+        if !is_superseded(None) {
+            possible.insert(None);
+        }
+        for update in updates {
+            if !is_superseded(Some(routing(update))) {
+                let message = &self.messages[update.0];
+                possible.insert((!message.payload.is_empty()).then_some(update.0));
+                if routing(update).expires_at_ms <= self.now_ms {
+                    possible.insert(None);
+                }
+            }
+        }
+        possible
+    }
+
+    /// The retained messages as they must stand on every shard at rest: by topic, what is possible.
+    pub fn retained_at_rest(&self) -> BTreeMap<String, BTreeSet<Option<MessageId>>> {
+        assert!(self.unsettled.is_empty());
+        self.retained
+            .keys()
+            .map(|topic| {
+                // Any session will do: nothing is on its way.
+                let any = BTreeSet::from([None]);
+                let possible = if self.sessions.is_empty() {
+                    any
+                } else {
+                    self.retained_between(topic, 0, self.tick)
+                };
+                (topic.clone(), possible)
+            })
+            .collect()
+    }
+
+    pub fn next_order(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    /// Whether somebody who was promised every message of this topic has a subscription now.
+    pub fn has_promised_subscriber(&self, topic: &str) -> bool {
+        self.sessions
+            .iter()
+            .filter(|session| session.alive)
+            .any(|session| {
+                session
+                    .history
+                    .last()
+                    .expect("it begins with none")
+                    .1
+                    .iter()
+                    .any(|subscription| {
+                        subscription.promised && matches(split_share(&subscription.text).1, topic)
+                    })
+            })
+    }
+
+    /// At rest: what was owed and has not come, apart from what has an excuse of its own.
+    pub fn missing(&self, shard_count: usize) -> (Missing, Vec<String>) {
+        let mut missing = Missing {
+            queued: vec![0; shard_count],
+            ..Missing::default()
+        };
+        let mut words = Vec::new();
+        for (id, message) in self.messages.iter().enumerate() {
+            if message.payload.is_empty() {
+                continue;
+            }
+            for routing in &message.routings {
+                if routing.expires_at_ms <= self.now_ms {
+                    continue;
+                }
+                for session in 0..self.sessions.len() {
+                    self.missing_live(session, id, routing, &mut missing, &mut words);
+                }
+                self.missing_shared(id, routing, &mut missing, &mut words);
+            }
+        }
+        (missing, words)
+    }
+
+    fn missing_live(
+        &self,
+        session: SessionId,
+        id: MessageId,
+        routing: &Routing,
+        missing: &mut Missing,
+        words: &mut Vec<String>,
+    ) {
+        let message = &self.messages[id];
+        let it = &self.sessions[session];
+        if !it.alive || size_at_most(message) > it.packet_bytes_max {
+            return;
+        }
+        let is_own = routing.session == session;
+        let mut qos = QoS::ExactlyOnce;
+        let met = self.met(session, routing);
+        if met.is_empty() {
+            return;
+        }
+        for (_, subscriptions) in met {
+            let promised: Vec<_> = subscriptions
+                .iter()
+                .filter(|it| it.promised)
+                .cloned()
+                .collect();
+            match self.live_outcome(&promised, message, is_own) {
+                None => return,
+                Some(outcome) => qos = qos.min(outcome.0),
+            }
+        }
+        let got = it.got.get(&id);
+        if qos == QoS::AtMostOnce {
+            let connections = span(&it.sockets, routing.tick, u64::MAX);
+            let same = connections.iter().all(|(_, socket)| *socket == it.socket);
+            if same && it.socket.is_some() && got.is_none_or(|got| got.fresh == 0) {
+                missing.qos_0 += 1;
+                words.push(format!(
+                    "client {} has not got QoS 0 message {id}",
+                    it.client
+                ));
+            }
+        } else if got.is_none_or(|got| got.applied == 0) {
+            missing.queued[it.shard] += 1;
+            words.push(format!(
+                "client {} has not got message {id}: {message:?}",
+                it.client
+            ));
+        }
+    }
+
+    fn missing_shared(
+        &self,
+        id: MessageId,
+        routing: &Routing,
+        missing: &mut Missing,
+        words: &mut Vec<String>,
+    ) {
+        let message = &self.messages[id];
+        if message.qos == QoS::AtMostOnce {
+            return;
+        }
+        let mut texts = BTreeMap::new();
+        for session in &self.sessions {
+            let spans = span(&session.history, routing.tick, u64::MAX);
+            for subscription in spans.iter().flat_map(|(_, subscriptions)| subscriptions) {
+                let (share, filter) = split_share(&subscription.text);
+                if share.is_some() && matches(filter, &message.topic) {
+                    let all_qos_1: &mut bool = texts.entry(&subscription.text).or_insert(true);
+                    *all_qos_1 &= subscription.qos != QoS::AtMostOnce;
+                    *all_qos_1 &= size_at_most(message) <= session.packet_bytes_max;
+                }
+            }
+        }
+        for (text, all_qos_1) in texts {
+            let stays = |session: &Session| {
+                session.alive
+                    && span(&session.history, routing.tick, u64::MAX)
+                        .iter()
+                        .all(|(_, all)| all.iter().any(|it| it.text == *text && it.promised))
+            };
+            let applied = self
+                .sessions
+                .iter()
+                .any(|session| session.got.get(&id).is_some_and(|got| got.applied > 0));
+            if all_qos_1 && !applied && self.sessions.iter().any(stays) {
+                missing.shared += 1;
+                words.push(format!(
+                    "nobody of {text} has got message {id}: {message:?}"
+                ));
+            }
+        }
+    }
+
+    /// At rest: retained messages owed to a new subscription that have not come.
+    pub fn missing_replays(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for (at, session) in self.sessions.iter().enumerate().filter(|(_, it)| it.alive) {
+            for replay in session
+                .replays
+                .iter()
+                .filter(|replay| replay.promised && !replay.waived)
+            {
+                for topic in self
+                    .retained
+                    .keys()
+                    .filter(|topic| matches(&replay.text, topic))
+                {
+                    let possible = self.retained_between(topic, at, replay.tick);
+                    let Some(Some(id)) = possible.first().filter(|_| possible.len() == 1) else {
+                        continue;
+                    };
+                    let message = &self.messages[*id];
+                    let may_be_too_large = size_at_most(message) > session.packet_bytes_max;
+                    if !replay.seen.contains(topic) && !may_be_too_large {
+                        words.push(format!(
+                            "client {} has not got retained message {id} on {topic} for {replay:?}",
+                            session.client
+                        ));
+                    }
+                }
+            }
+        }
+        words
+    }
+}
+
+/// The entries in force between two ticks, both included.
+fn span<T>(history: &[(u64, T)], from: u64, to: u64) -> &[(u64, T)] {
+    let first = history
+        .partition_point(|(tick, _)| *tick <= from)
+        .saturating_sub(1);
+    let last = history.partition_point(|(tick, _)| *tick <= to);
+    if last <= first {
+        &[]
+    } else {
+        &history[first..last]
+    }
+}
+
+/// The number that stands in front of every payload but the empty one.
+pub fn id_of(payload: &[u8]) -> Option<MessageId> {
+    Some(u32::from_le_bytes(payload.get(..4)?.try_into().expect("four bytes")) as usize)
+}
+
+/// No PUBLISH of this message is larger.
+fn size_at_most(message: &Message) -> usize {
+    let user = message.user.as_ref().map_or(0, |user| user.len() + 6);
+    5 + 2 + message.topic.len() + 2 + 3 + 5 + 3 + 16 * 5 + user + message.payload.len()
+}
