@@ -15,6 +15,8 @@ use std::rc::Rc;
 const CHUNK_BYTES: usize = 16 << 10;
 /// A payload of at least this size is referenced, not copied.
 pub(super) const PAYLOAD_BY_REFERENCE: usize = 4 << 10;
+/// Capacity of a new buffer, in bytes; the pool keeps none with less.
+const BUFFER_BYTES: usize = 1024;
 /// Capacity a pool keeps in all, in bytes.
 const POOL_BYTES_MAX: usize = 4 << 20;
 /// Boxes a pool keeps.
@@ -195,13 +197,16 @@ impl Pool {
                 self.buffer_bytes -= buffer.capacity();
                 buffer
             }
-            None => Vec::with_capacity(1024),
+            None => Vec::with_capacity(BUFFER_BYTES),
         }
     }
 
+    /// Takes back a buffer, or drops it: one without capacity would be for ever in the way of the others, and would not
+    /// count as bytes.
     pub(super) fn give_buffer(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
-        if capacity <= 4 * CHUNK_BYTES && self.buffer_bytes + capacity <= POOL_BYTES_MAX {
+        let is_worth_it = (BUFFER_BYTES..=4 * CHUNK_BYTES).contains(&capacity);
+        if is_worth_it && self.buffer_bytes + capacity <= POOL_BYTES_MAX {
             buffer.clear();
             self.buffer_bytes += capacity;
             self.buffers.push(buffer);
