@@ -17,7 +17,7 @@ HOST, PORT, VERSION, PREFIX, LARGE_MIB = (
     int(sys.argv[5]),
 )
 V5 = VERSION == MQTTv50
-ARRIVES_S = 30
+ARRIVES_S = 60
 ABSENT_S = 0.5
 
 
