@@ -393,7 +393,7 @@ fn keep_alive_is_one_and_a_half_times_exactly() {
     assert_eq!(world.next(quiet), Some(Packet::Pingresp));
     world.pass(14_990);
     assert_eq!(world.next(quiet), None);
-    world.pass(20);
+    world.pass(30);
     assert_eq!(world.next(quiet), Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout)));
     assert_eq!(world.next(quiet), Some(Packet::Closed));
 }

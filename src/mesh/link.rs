@@ -328,6 +328,7 @@ impl LinkReceiver {
 fn message_bytes(message: &LinkMessage) -> u64 {
     let kept = match message {
         LinkMessage::Shard(MeshMessage::Publish(message)) => message.bytes(),
+        LinkMessage::Shard(MeshMessage::Batch(batch)) => batch.bytes(),
         LinkMessage::Shard(MeshMessage::SharedPublish { message, .. }) => message.bytes(),
         LinkMessage::Shard(MeshMessage::Group(group)) => group.text.len(),
         LinkMessage::Shard(MeshMessage::Interest { .. } | MeshMessage::AnnouncementAck { .. }) => 0,

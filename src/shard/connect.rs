@@ -1,7 +1,7 @@
 //! CONNECT (MQTT 5 §3.1): to the owner of the session first, then takeover, session, CONNACK.
 
 use super::Shard;
-use super::connection::{End, Next, Stage, Whole};
+use super::connection::{End, Next, Stage, Whole, keep_alive_ms};
 use super::input::ConnKey;
 use super::outbox::{Event, Handover, Outbox};
 use crate::protocol::connack::{Connack, ConnackProperties};
@@ -208,7 +208,7 @@ impl Shard {
         conn.topic_alias_maximum =
             properties.topic_alias_maximum.min(limits.outbound_topic_alias_max);
         if keep_alive_s > 0 {
-            self.set_conn_timer(key, now_ms + u64::from(keep_alive_s) * 1_500);
+            self.set_conn_timer(key, now_ms + keep_alive_ms(keep_alive_s));
         }
     }
 

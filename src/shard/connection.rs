@@ -4,7 +4,7 @@ use super::Shard;
 use super::input::ConnKey;
 use super::outbound::Outbound;
 use super::outbox::{Event, Outbox};
-use super::timer::{Timer, TimerKind, Wheel};
+use super::timer::{TICK_MS, Timer, TimerKind, Wheel};
 use crate::protocol::frame::{Cut, FixedHeader, cut, cut_version};
 use crate::protocol::{DecodeError, PacketType, ReasonCode, Version, disconnect};
 use crate::session::SessionKey;
@@ -480,8 +480,7 @@ impl Shard {
             Stage::Vacant | Stage::Closing => return,
             Stage::AwaitsConnect => connect_timeout_ms,
             Stage::Open if conn.keep_alive_s == 0 => return,
-            // MQTT 5 [MQTT-3.1.2-22]: one and a half times the Keep Alive.
-            Stage::Open => u64::from(conn.keep_alive_s) * 1_500,
+            Stage::Open => keep_alive_ms(conn.keep_alive_s),
         };
         if conn.paused != 0 {
             conn.last_received_ms = now_ms;
@@ -505,6 +504,12 @@ impl Shard {
         };
         self.end_connection(key, end, outbox);
     }
+}
+
+/// How long a client may be silent: one and a half times its Keep Alive (MQTT 5 [MQTT-3.1.2-22]), and a little, because
+/// a packet is taken to have arrived when the turn began that read it.
+pub(super) fn keep_alive_ms(keep_alive_s: u16) -> u64 {
+    u64::from(keep_alive_s) * 1_500 + TICK_MS
 }
 
 /// A whole packet and its surroundings.

@@ -264,7 +264,8 @@ impl Shard {
     }
 
     /// Sends what waits for a session, as far as its window and its socket have room: first what was
-    /// unacknowledged when the connection was lost, then retained messages owed and the queue, in turns.
+    /// unacknowledged when the connection was lost, then the queue, then retained messages owed. A retained message is
+    /// read when it is sent, so an older one of its topic must not wait in the queue then ([MQTT-4.6.0-6]).
     pub(super) fn pump(&mut self, key: SessionKey, outbox: &mut Outbox) {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
         let (Some(conn_key), Some(_)) = (session.conn, session.state.as_ref()) else { return };
@@ -272,9 +273,10 @@ impl Shard {
             if self.resend_one(key, conn_key, outbox) {
                 continue;
             }
-            let replayed = self.replay_slice(key, conn_key, outbox);
-            let dequeued = self.dequeue_one(key, conn_key, outbox);
-            if !replayed && !dequeued {
+            if self.dequeue_one(key, conn_key, outbox) {
+                continue;
+            }
+            if !self.replay_slice(key, conn_key, outbox) {
                 return;
             }
         }
@@ -365,10 +367,10 @@ impl Shard {
         let now_ms = self.now.mono_ms;
         let Some(state) = &mut self.sessions[key.0 as usize].state else { return false };
         let Some(mut replay) = state.replays.pop_front() else { return false };
-        // Half of the window at most, so that live messages in the queue move too.
         let limit = match replay.qos {
             QoS::AtMostOnce => REPLAY_SLICE,
-            _ => REPLAY_SLICE.min(window_free.div_ceil(2)),
+            _ if !state.queue.is_empty() => 0,
+            _ => REPLAY_SLICE.min(window_free),
         };
         if limit == 0 {
             state.replays.push_front(replay);

@@ -4,7 +4,6 @@ use super::Shard;
 use super::connection::PAUSED_BY_LINK;
 use super::input::{ConnKey, Pressure, ShardId};
 use super::mesh_message::{GroupAnnouncement, MeshMessage};
-use super::message::Message;
 use super::outbox::Outbox;
 use super::publication::Publication;
 use crate::session::Replay;
@@ -30,7 +29,14 @@ impl Shard {
         assert!(from != self.id);
         assert!(from.index() < self.shard_count);
         match message {
-            MeshMessage::Publish(message) => self.mesh_publish(&message, outbox),
+            MeshMessage::Publish(message) => {
+                self.mesh_publish(&mut Publication::from_message(&message), outbox);
+            }
+            MeshMessage::Batch(batch) => {
+                for message in batch.iter() {
+                    self.mesh_publish(&mut Publication::from_view(message), outbox);
+                }
+            }
             MeshMessage::SharedPublish { group, message, hops } => {
                 let mut publication = Publication::from_message(&message);
                 if !self.deliver_to_member(group, &mut publication, outbox) {
@@ -65,12 +71,11 @@ impl Shard {
         }
     }
 
-    fn mesh_publish(&mut self, message: &Message, outbox: &mut Outbox) {
-        let mut publication = Publication::from_message(message);
+    fn mesh_publish(&mut self, publication: &mut Publication<'_>, outbox: &mut Outbox) {
         if publication.stamp != 0 {
-            self.retain(&mut publication);
+            self.retain(publication);
         }
-        let matched = self.deliver_local(None, &mut publication, outbox);
+        let matched = self.deliver_local(None, publication, outbox);
         if !matched && publication.stamp == 0 {
             self.counters.mesh_publish_unmatched += 1;
         }
@@ -102,7 +107,7 @@ impl Shard {
         self.announced += 1;
         let sequence = self.announced;
         for to in self.others() {
-            outbox.mesh.push((to, MeshMessage::Interest { key, wanted, sequence }));
+            outbox.send(to, MeshMessage::Interest { key, wanted, sequence });
         }
     }
 
@@ -130,7 +135,7 @@ impl Shard {
         let text = text.into_boxed_str();
         let announcement = Arc::new(GroupAnnouncement { text, group, online, offline, sequence });
         for to in self.others() {
-            outbox.mesh.push((to, MeshMessage::Group(Arc::clone(&announcement))));
+            outbox.send(to, MeshMessage::Group(Arc::clone(&announcement)));
         }
     }
 
@@ -158,5 +163,5 @@ fn acknowledge(to: ShardId, sequence: u64, outbox: &mut Outbox) {
         *up_to = sequence;
         return;
     }
-    outbox.mesh.push((to, MeshMessage::AnnouncementAck { up_to: sequence }));
+    outbox.send(to, MeshMessage::AnnouncementAck { up_to: sequence });
 }

@@ -303,12 +303,16 @@ impl Shard {
             }
         }
         self.counters.mesh_publish_sent += 1;
-        let message = publication.shared();
-        let message = match shared {
-            None => MeshMessage::Publish(message),
-            Some((group, hops)) => MeshMessage::SharedPublish { group, message, hops },
-        };
-        outbox.mesh.push((to, message));
+        match shared {
+            None if publication.stamp == 0 && publication.is_small() => {
+                publication.with_parts(|parts| outbox.send_small(to, parts));
+            }
+            None => outbox.send(to, MeshMessage::Publish(publication.shared())),
+            Some((group, hops)) => {
+                let message = publication.shared();
+                outbox.send(to, MeshMessage::SharedPublish { group, message, hops });
+            }
+        }
     }
 
     /// The mask of all shards but this one.

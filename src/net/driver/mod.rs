@@ -483,6 +483,7 @@ impl<S: StateMachine> Driver<S> {
                         self.fed_bytes += match &message {
                             MeshMessage::Publish(message)
                             | MeshMessage::SharedPublish { message, .. } => message.bytes(),
+                            MeshMessage::Batch(batch) => batch.bytes(),
                             _ => 0,
                         };
                         self.tell(Input::Mesh { from, message });
