@@ -54,16 +54,11 @@ fn on_each_broker(body: impl Fn(&Broker) + Sync) {
     });
 }
 
-fn script(name: &str, version: &str, largest_on: impl Fn(usize) -> bool + Sync) {
+fn script(name: &str, version: &str, large_mib: usize) {
     let Some(outside) = Outside::find(name) else {
         return;
     };
     on_each_broker(|broker| {
-        let large_mib = if largest_on(broker.cores) {
-            LARGE_MIB
-        } else {
-            0
-        };
         outside.run(broker.addr, version, &unique(name), large_mib);
     });
 }
@@ -74,44 +69,43 @@ fn tools(tools: &Tools, version: &str) {
 
 #[test]
 fn paho_with_mqtt_3_1() {
-    script("paho", "31", |_| true);
+    script("paho", "31", LARGE_MIB);
 }
 
 #[test]
 fn paho_with_mqtt_3_1_1() {
-    script("paho", "311", |_| true);
+    script("paho", "311", LARGE_MIB);
 }
 
 #[test]
 fn paho_with_mqtt_5() {
-    script("paho", "5", |_| true);
+    script("paho", "5", LARGE_MIB);
 }
 
-// gmqtt takes a quarter of a minute for 64 MiB, so one broker is enough.
 
 #[test]
 fn gmqtt_with_mqtt_3_1_1() {
-    script("gmqtt", "311", |cores| cores <= 1);
+    script("gmqtt", "311", LARGE_MIB);
 }
 
 #[test]
 fn gmqtt_with_mqtt_5() {
-    script("gmqtt", "5", |cores| cores == 0 || cores == 4);
+    script("gmqtt", "5", LARGE_MIB);
 }
 
 #[test]
 fn mqttjs_with_mqtt_3_1() {
-    script("mqttjs", "31", |_| true);
+    script("mqttjs", "31", LARGE_MIB);
 }
 
 #[test]
 fn mqttjs_with_mqtt_3_1_1() {
-    script("mqttjs", "311", |_| true);
+    script("mqttjs", "311", LARGE_MIB);
 }
 
 #[test]
 fn mqttjs_with_mqtt_5() {
-    script("mqttjs", "5", |_| true);
+    script("mqttjs", "5", LARGE_MIB);
 }
 
 #[test]

@@ -89,7 +89,11 @@ fn takeover_meets_on_the_owner_wherever_the_connections_land() {
             }
             last = Some(client);
         }
-        let sessions: usize = world.shards.iter().map(ringmq::shard::Shard::session_count).sum();
+        let sessions: usize = world
+            .shards
+            .iter()
+            .map(ringmq::shard::Shard::session_count)
+            .sum();
         assert_eq!(sessions, 1);
     }
 }
@@ -103,7 +107,11 @@ fn unacknowledged_messages_come_again_in_order_with_dup() {
             let (subscriber, _) = world.reconnect(0, persistent("subscriber", version));
             world.subscribe(subscriber, "t", QoS::ExactlyOnce);
             for id in 1..=4 {
-                let qos = if id % 2 == 0 { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+                let qos = if id % 2 == 0 {
+                    QoS::ExactlyOnce
+                } else {
+                    QoS::AtLeastOnce
+                };
                 world.publish(publisher, "t", &[id as u8], qos, id);
             }
             let first = world.messages(subscriber);
@@ -112,7 +120,10 @@ fn unacknowledged_messages_come_again_in_order_with_dup() {
             world.ack(subscriber, PacketType::Pubrec, first[1].id.expect("QoS 2"));
             assert!(matches!(
                 world.next(subscriber),
-                Some(Packet::Ack { packet_type: PacketType::Pubrel, .. })
+                Some(Packet::Ack {
+                    packet_type: PacketType::Pubrel,
+                    ..
+                })
             ));
             world.cut(subscriber);
             world.publish(publisher, "t", &[5], QoS::AtLeastOnce, 5);
@@ -124,7 +135,12 @@ fn unacknowledged_messages_come_again_in_order_with_dup() {
                 packets.push(packet);
             }
             // PUBREL leaves in the control lane, before the data.
-            let Packet::Ack { packet_type: PacketType::Pubrel, id, .. } = packets.remove(0) else {
+            let Packet::Ack {
+                packet_type: PacketType::Pubrel,
+                id,
+                ..
+            } = packets.remove(0)
+            else {
                 panic!("{packets:?}");
             };
             assert_eq!(Some(id), first[1].id);
@@ -172,12 +188,21 @@ fn the_window_is_never_wider_than_the_clients_receive_maximum() {
 
 #[test]
 fn a_queue_is_bounded_and_every_drop_counted() {
-    let limits = Limits { queue_messages_max: 3, ..Limits::default() };
+    let limits = Limits {
+        queue_messages_max: 3,
+        ..Limits::default()
+    };
     for (policy, kept) in [
         (QueueFullPolicy::DropOldest, vec![vec![3], vec![4], vec![5]]),
         (QueueFullPolicy::DropNewest, vec![vec![1], vec![2], vec![3]]),
     ] {
-        let mut world = World::with_limits(1, Limits { queue_full: policy, ..limits.clone() });
+        let mut world = World::with_limits(
+            1,
+            Limits {
+                queue_full: policy,
+                ..limits.clone()
+            },
+        );
         let publisher = world.connect(0, "publisher", Version::V311);
         let (subscriber, _) = world.reconnect(0, persistent("subscriber", Version::V311));
         world.subscribe(subscriber, "t", QoS::AtLeastOnce);
@@ -206,8 +231,16 @@ fn a_full_queue_may_end_the_connection() {
     for id in 1..=4 {
         world.publish(publisher, "t", &[id as u8], QoS::AtLeastOnce, id);
     }
-    let end = std::iter::from_fn(|| world.next(subscriber)).skip(1).collect::<Vec<_>>();
-    assert_eq!(end, [Packet::Disconnect(ReasonCode::QuotaExceeded), Packet::Closed]);
+    let end = std::iter::from_fn(|| world.next(subscriber))
+        .skip(1)
+        .collect::<Vec<_>>();
+    assert_eq!(
+        end,
+        [
+            Packet::Disconnect(ReasonCode::QuotaExceeded),
+            Packet::Closed
+        ]
+    );
 }
 
 #[test]
@@ -227,7 +260,15 @@ fn retained_messages_agree_on_all_shards_whatever_the_order_of_arrival() {
         let none = PublishProperties::default;
         for shard in [first, 1 - first] {
             let payload = [shard as u8];
-            world.publish_with(publishers[shard], "t", &payload, QoS::AtMostOnce, 0, true, none());
+            world.publish_with(
+                publishers[shard],
+                "t",
+                &payload,
+                QoS::AtMostOnce,
+                0,
+                true,
+                none(),
+            );
         }
         world.flow();
         world.links_flow = true;
@@ -253,7 +294,15 @@ fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
         let none = PublishProperties::default;
         for n in 0..10_000 {
             let topic = format!("r/{n}");
-            world.publish_with(publisher, &topic, &[1; 100], QoS::AtLeastOnce, 1, true, none());
+            world.publish_with(
+                publisher,
+                &topic,
+                &[1; 100],
+                QoS::AtLeastOnce,
+                1,
+                true,
+                none(),
+            );
             world.next(publisher);
         }
         let subscriber = world.connect(1, "subscriber", Version::V5);
@@ -261,8 +310,10 @@ fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
         let with_qos = ringmq::protocol::SubscribeOptions { qos, ..options() };
         world.send_subscribe(subscriber, "r/#", with_qos, None);
         let shard = &world.shards[world.clients[subscriber].shard];
-        let waiting: usize =
-            shard.outbound(world.clients[subscriber].conn).map(<[u8]>::len).sum();
+        let waiting: usize = shard
+            .outbound(world.clients[subscriber].conn)
+            .map(<[u8]>::len)
+            .sum();
         assert!(waiting < 100_000, "{waiting} bytes wait in memory");
         world.read_again(subscriber);
         assert!(matches!(world.next(subscriber), Some(Packet::Suback(_))));
@@ -278,7 +329,14 @@ fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
             }
         }
         assert_eq!(count, 10_000, "{qos:?}");
-        assert_eq!(world.shards.iter().map(|s| s.counters().dropped[0]).sum::<u64>(), 0);
+        assert_eq!(
+            world
+                .shards
+                .iter()
+                .map(|s| s.counters().dropped[0])
+                .sum::<u64>(),
+            0
+        );
     }
 }
 
@@ -317,7 +375,11 @@ fn shared_messages_go_to_one_member_and_to_another_when_it_leaves() {
             seen.extend(world.messages(*member).iter().map(|got| got.payload[0]));
         }
         seen.sort_unstable();
-        assert_eq!(seen, (1..=40).collect::<Vec<u8>>(), "{lost:?} were lost first");
+        assert_eq!(
+            seen,
+            (1..=40).collect::<Vec<u8>>(),
+            "{lost:?} were lost first"
+        );
     }
 }
 
@@ -342,14 +404,20 @@ fn a_will_waits_for_its_delay_or_the_end_of_the_session() {
         world.cut(mortal);
         if due_s > 0 {
             world.pass(due_s * 1_000 - 20);
-            assert!(world.messages(watcher).is_empty(), "{delay_s} {expiry_s}: too early");
+            assert!(
+                world.messages(watcher).is_empty(),
+                "{delay_s} {expiry_s}: too early"
+            );
             world.pass(40);
         }
         let got = world.messages(watcher);
         assert_eq!(got.len(), 1, "{delay_s} {expiry_s}");
         assert_eq!(got[0].message_expiry_s, Some(60));
         world.pass(200_000);
-        assert!(world.messages(watcher).is_empty(), "a Will is published once");
+        assert!(
+            world.messages(watcher).is_empty(),
+            "a Will is published once"
+        );
     }
 }
 
@@ -394,7 +462,10 @@ fn keep_alive_is_one_and_a_half_times_exactly() {
     world.pass(14_990);
     assert_eq!(world.next(quiet), None);
     world.pass(30);
-    assert_eq!(world.next(quiet), Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout)));
+    assert_eq!(
+        world.next(quiet),
+        Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout))
+    );
     assert_eq!(world.next(quiet), Some(Packet::Closed));
 }
 
@@ -411,7 +482,10 @@ fn no_connect_no_connection() {
 
 #[test]
 fn sessions_of_3_x_clients_end_after_their_cap() {
-    let limits = Limits { session_expiry_v3_s: 60, ..Limits::default() };
+    let limits = Limits {
+        session_expiry_v3_s: 60,
+        ..Limits::default()
+    };
     let mut world = World::with_limits(1, limits);
     let (client, _) = world.reconnect(0, persistent("v3", Version::V311));
     world.subscribe(client, "t", QoS::AtLeastOnce);
@@ -432,9 +506,19 @@ fn messages_expire_while_they_wait_and_keep_their_remaining_lifetime() {
     world.subscribe(subscriber, "t", QoS::AtLeastOnce);
     world.cut(subscriber);
     for (id, seconds) in [(1, 5), (2, 20)] {
-        let properties =
-            PublishProperties { message_expiry_s: Some(seconds), ..PublishProperties::default() };
-        world.publish_with(publisher, "t", &[id], QoS::AtLeastOnce, id.into(), false, properties);
+        let properties = PublishProperties {
+            message_expiry_s: Some(seconds),
+            ..PublishProperties::default()
+        };
+        world.publish_with(
+            publisher,
+            "t",
+            &[id],
+            QoS::AtLeastOnce,
+            id.into(),
+            false,
+            properties,
+        );
     }
     world.pass(10_000);
     let (again, _) = world.reconnect(0, persistent("subscriber", Version::V5));
@@ -474,7 +558,13 @@ fn acknowledgements_overtake_data_that_waits() {
     }
     world.publish(both, "elsewhere", b"x", QoS::AtLeastOnce, 7);
     world.read_again(both);
-    assert!(matches!(world.next(both), Some(Packet::Ack { packet_type: PacketType::Puback, .. })));
+    assert!(matches!(
+        world.next(both),
+        Some(Packet::Ack {
+            packet_type: PacketType::Puback,
+            ..
+        })
+    ));
     assert_eq!(world.messages(both).len(), 100);
 }
 
@@ -503,7 +593,10 @@ fn unsubscribing_ends_delivery_and_interest() {
 
 #[test]
 fn a_client_at_its_limit_of_subscriptions_may_still_change_one() {
-    let limits = Limits { subscriptions_per_session_max: 2, ..Limits::default() };
+    let limits = Limits {
+        subscriptions_per_session_max: 2,
+        ..Limits::default()
+    };
     let mut world = World::with_limits(2, limits);
     let client = world.connect(0, "client", Version::V5);
     let subscribe = |world: &mut World, filter, bits| {
@@ -512,13 +605,25 @@ fn a_client_at_its_limit_of_subscriptions_may_still_change_one() {
         world.next(client)
     };
     for filter in ["a", "$share/g/a"] {
-        assert_eq!(subscribe(&mut world, filter, 0), Some(Packet::Suback(vec![0])));
+        assert_eq!(
+            subscribe(&mut world, filter, 0),
+            Some(Packet::Suback(vec![0]))
+        );
     }
     let refused = ReasonCode::QuotaExceeded as u8;
-    assert_eq!(subscribe(&mut world, "b", 0), Some(Packet::Suback(vec![refused])));
-    assert_eq!(subscribe(&mut world, "$share/h/a", 0), Some(Packet::Suback(vec![refused])));
+    assert_eq!(
+        subscribe(&mut world, "b", 0),
+        Some(Packet::Suback(vec![refused]))
+    );
+    assert_eq!(
+        subscribe(&mut world, "$share/h/a", 0),
+        Some(Packet::Suback(vec![refused]))
+    );
     for filter in ["a", "$share/g/a"] {
-        assert_eq!(subscribe(&mut world, filter, 1), Some(Packet::Suback(vec![1])));
+        assert_eq!(
+            subscribe(&mut world, filter, 1),
+            Some(Packet::Suback(vec![1]))
+        );
     }
 }
 
@@ -541,7 +646,10 @@ fn a_topic_alias_does_not_make_a_packet_larger_than_the_client_accepts() {
         for expected in [alone, later] {
             world.publish(publisher, "topic", &[0; 10], QoS::AtMostOnce, 0);
             let sent: usize = world.clients[subscriber].inbox.len();
-            assert!(sent <= maximum as usize, "{sent} bytes to a client that accepts {maximum}");
+            assert!(
+                sent <= maximum as usize,
+                "{sent} bytes to a client that accepts {maximum}"
+            );
             assert_eq!(world.messages(subscriber).len(), expected);
         }
     }
@@ -558,8 +666,15 @@ fn a_reason_string_does_not_make_a_packet_larger_than_the_client_accepts() {
         world.send(client, &[0x10, 0]);
         let bytes = world.clients[client].inbox.len();
         assert!(bytes <= maximum as usize, "DISCONNECT of {bytes} bytes");
-        assert_eq!(bytes > 20, maximum > 20, "a Reason String that fits is sent");
-        assert_eq!(world.next(client), Some(Packet::Disconnect(ReasonCode::ProtocolError)));
+        assert_eq!(
+            bytes > 20,
+            maximum > 20,
+            "a Reason String that fits is sent"
+        );
+        assert_eq!(
+            world.next(client),
+            Some(Packet::Disconnect(ReasonCode::ProtocolError))
+        );
         // Refused: this broker has no Authentication Methods.
         hello.properties.authentication_method = Some("none");
         let client = world.accept(0, Version::V5);
@@ -568,6 +683,10 @@ fn a_reason_string_does_not_make_a_packet_larger_than_the_client_accepts() {
         world.send(client, &hello_bytes);
         let bytes = world.clients[client].inbox.len();
         assert!(bytes <= maximum as usize, "CONNACK of {bytes} bytes");
-        assert_eq!(bytes > 20, maximum > 20, "a Reason String that fits is sent");
+        assert_eq!(
+            bytes > 20,
+            maximum > 20,
+            "a Reason String that fits is sent"
+        );
     }
 }

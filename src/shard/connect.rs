@@ -41,7 +41,10 @@ impl Shard {
                 return Ok(self.refuse(key, Some(version), None, end, outbox));
             }
         }
-        let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
+        let assigned = connect
+            .client_id
+            .is_empty()
+            .then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let owner = self.placement.owner(client_id);
         if owner != self.id {
@@ -49,12 +52,18 @@ impl Shard {
             let mut unread = Vec::with_capacity(whole.packet.len() + whole.rest.len());
             unread.extend_from_slice(whole.packet);
             unread.extend_from_slice(whole.rest);
-            outbox.handover.push(Handover { conn: key, to: owner, unread });
+            outbox.handover.push(Handover {
+                conn: key,
+                to: owner,
+                unread,
+            });
             self.vacate(key);
             return Ok(Next::Stop);
         }
-        self.conns[key.index as usize].packet_bytes_max =
-            connect.properties.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
+        self.conns[key.index as usize].packet_bytes_max = connect
+            .properties
+            .packet_bytes_max
+            .map_or(u32::MAX, NonZeroU32::get);
         if let Some(end) = self.reason_to_refuse(&connect, client_id) {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
@@ -95,7 +104,11 @@ impl Shard {
         }
         let levels = |topic: &str| memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
         let levels_max = usize::from(self.limits.topic_levels_max);
-        if connect.will.as_ref().is_some_and(|will| levels(will.topic) > levels_max) {
+        if connect
+            .will
+            .as_ref()
+            .is_some_and(|will| levels(will.topic) > levels_max)
+        {
             return Some(End::new(
                 ReasonCode::TopicNameInvalid,
                 "the Will Topic has more levels than this broker allows",
@@ -182,7 +195,9 @@ impl Shard {
     pub(super) fn find_session(&self, client_id: &str) -> Option<SessionKey> {
         let hash = self.client_id_hash(client_id);
         self.by_client_id
-            .find(hash, |key| *self.sessions[*key as usize].client_id == *client_id)
+            .find(hash, |key| {
+                *self.sessions[*key as usize].client_id == *client_id
+            })
             .map(|key| SessionKey(*key))
     }
 
@@ -206,8 +221,9 @@ impl Shard {
             .receive_maximum
             .map_or(u16::MAX, NonZeroU16::get)
             .min(limits.inflight_messages_max);
-        conn.topic_alias_maximum =
-            properties.topic_alias_maximum.min(limits.outbound_topic_alias_max);
+        conn.topic_alias_maximum = properties
+            .topic_alias_maximum
+            .min(limits.outbound_topic_alias_max);
         if keep_alive_s > 0 {
             self.set_conn_timer(key, now_ms + keep_alive_ms(keep_alive_s));
         }
@@ -226,8 +242,8 @@ impl Shard {
         let keep_alive_s = self.open(key).keep_alive_s;
         let client_id = assigned.unwrap_or(connect.client_id);
         let response_topic = format!("response/{client_id}");
-        let is_usable = TopicFilter::parse(&response_topic)
-            .is_ok_and(|filter| !filter.has_wildcard());
+        let is_usable =
+            TopicFilter::parse(&response_topic).is_ok_and(|filter| !filter.has_wildcard());
         // Everything that differs from MQTT 5's defaults (§3.2.2.3).
         let properties = ConnackProperties {
             session_expiry_s: (asked_expiry_s > limits.session_expiry_s_max)
@@ -241,7 +257,11 @@ impl Shard {
                 .then_some(response_topic.as_str()),
             ..ConnackProperties::default()
         };
-        let connack = Connack { session_present, reason: ReasonCode::Success, properties };
+        let connack = Connack {
+            session_present,
+            reason: ReasonCode::Success,
+            properties,
+        };
         self.counters.connects += 1;
         self.control(key, outbox, |out| connack.encode(connect.version, out));
     }
@@ -256,12 +276,19 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Next {
         if let Some(version) = answer {
-// A client of a version that does not exist yet may not know what follows the Reason Code.
+            // A client of a version that does not exist yet may not know what follows the Reason Code.
             let is_known = end.reason != ReasonCode::UnsupportedProtocolVersion;
             let explains = version.is_v5() && is_known;
             let connack = |reason_string| {
-                let properties = ConnackProperties { reason_string, ..ConnackProperties::default() };
-                Connack { session_present: false, reason: end.reason, properties }
+                let properties = ConnackProperties {
+                    reason_string,
+                    ..ConnackProperties::default()
+                };
+                Connack {
+                    session_present: false,
+                    reason: end.reason,
+                    properties,
+                }
             };
             let bytes_max = self.conns[key.index as usize].packet_bytes_max as usize;
             self.control(key, outbox, |out| {
@@ -304,7 +331,11 @@ fn keep_alive_in_force(connect: &Connect<'_>, keep_alive_s_max: u16) -> u16 {
     if keep_alive_s_max == 0 || !connect.version.is_v5() {
         return asked;
     }
-    if asked == 0 { keep_alive_s_max } else { asked.min(keep_alive_s_max) }
+    if asked == 0 {
+        keep_alive_s_max
+    } else {
+        asked.min(keep_alive_s_max)
+    }
 }
 
 fn client_id_hash(seed: u64, client_id: &str) -> u64 {

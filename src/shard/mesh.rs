@@ -37,13 +37,21 @@ impl Shard {
                     self.mesh_publish(&mut Publication::from_view(message), outbox);
                 }
             }
-            MeshMessage::SharedPublish { group, message, hops } => {
+            MeshMessage::SharedPublish {
+                group,
+                message,
+                hops,
+            } => {
                 let mut publication = Publication::from_message(&message);
                 if !self.deliver_to_member(group, &mut publication, outbox) {
                     self.dispatch_shared(group, &mut publication, None, hops + 1, outbox);
                 }
             }
-            MeshMessage::Interest { key, wanted, sequence } => {
+            MeshMessage::Interest {
+                key,
+                wanted,
+                sequence,
+            } => {
                 if wanted {
                     self.interest.set(from.0, key);
                 } else {
@@ -82,12 +90,20 @@ impl Shard {
     }
 
     pub(super) fn acknowledged_by_all(&self) -> u64 {
-        self.acknowledged.iter().copied().min().expect("there is at least this shard")
+        self.acknowledged
+            .iter()
+            .copied()
+            .min()
+            .expect("there is at least this shard")
     }
 
     fn release_subacks(&mut self, outbox: &mut Outbox) {
         let up_to = self.acknowledged_by_all();
-        while self.pending_subacks.front().is_some_and(|suback| suback.sequence <= up_to) {
+        while self
+            .pending_subacks
+            .front()
+            .is_some_and(|suback| suback.sequence <= up_to)
+        {
             let suback = self.pending_subacks.pop_front().expect("checked");
             self.release_suback(suback, outbox);
         }
@@ -107,7 +123,14 @@ impl Shard {
         self.announced += 1;
         let sequence = self.announced;
         for to in self.others() {
-            outbox.send(to, MeshMessage::Interest { key, wanted, sequence });
+            outbox.send(
+                to,
+                MeshMessage::Interest {
+                    key,
+                    wanted,
+                    sequence,
+                },
+            );
         }
     }
 
@@ -133,7 +156,13 @@ impl Shard {
         self.announced += 1;
         let sequence = self.announced;
         let text = text.into_boxed_str();
-        let announcement = Arc::new(GroupAnnouncement { text, group, online, offline, sequence });
+        let announcement = Arc::new(GroupAnnouncement {
+            text,
+            group,
+            online,
+            offline,
+            sequence,
+        });
         for to in self.others() {
             outbox.send(to, MeshMessage::Group(Arc::clone(&announcement)));
         }
@@ -141,7 +170,11 @@ impl Shard {
 
     pub(super) fn link(&mut self, to: ShardId, pressure: Pressure, outbox: &mut Outbox) {
         self.pressure[to.index()] = pressure;
-        if self.pressure.iter().all(|pressure| *pressure == Pressure::Low) {
+        if self
+            .pressure
+            .iter()
+            .all(|pressure| *pressure == Pressure::Low)
+        {
             for conn in std::mem::take(&mut self.link_paused) {
                 self.resume(conn, PAUSED_BY_LINK, outbox);
             }
@@ -150,7 +183,9 @@ impl Shard {
 
     fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
         let this = self.id;
-        (0..self.shard_count as u8).map(ShardId).filter(move |id| *id != this)
+        (0..self.shard_count as u8)
+            .map(ShardId)
+            .filter(move |id| *id != this)
     }
 }
 

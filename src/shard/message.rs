@@ -67,8 +67,8 @@ impl MessageParts<'_> {
     /// Writes the message to `to`, which has exactly its length.
     fn encode(&self, to: &mut [u8]) {
         let topic_len = u16::try_from(self.topic.len()).expect("a topic has at most 65,535 bytes");
-        let properties_len = u32::try_from(self.properties_len())
-            .expect("a packet has at most 268,435,460 bytes");
+        let properties_len =
+            u32::try_from(self.properties_len()).expect("a packet has at most 268,435,460 bytes");
         let (header, body) = to.split_at_mut(HEADER);
         header[EXPIRES_AT..EXPIRES_AT + 8].copy_from_slice(&self.expires_at_ms.to_le_bytes());
         header[STAMP..STAMP + 8].copy_from_slice(&self.stamp.to_le_bytes());
@@ -189,7 +189,10 @@ impl<'a> MessageView<'a> {
     }
 
     fn topic_len(self) -> usize {
-        usize::from(u16::from_le_bytes([self.0[TOPIC_LEN], self.0[TOPIC_LEN + 1]]))
+        usize::from(u16::from_le_bytes([
+            self.0[TOPIC_LEN],
+            self.0[TOPIC_LEN + 1],
+        ]))
     }
 
     fn properties_len(self) -> usize {
@@ -246,7 +249,9 @@ impl MessageBatch {
 
 impl fmt::Debug for MessageBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.iter().map(MessageView::topic)).finish()
+        f.debug_list()
+            .entries(self.iter().map(MessageView::topic))
+            .finish()
     }
 }
 

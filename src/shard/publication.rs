@@ -57,12 +57,18 @@ impl<'a> Publication<'a> {
 
     /// From a message that is shared already.
     pub(super) fn from_message(message: &'a Message) -> Self {
-        Self { shared: Some(message.clone()), ..Self::from_view(message.view()) }
+        Self {
+            shared: Some(message.clone()),
+            ..Self::from_view(message.view())
+        }
     }
 
     /// From a message that this shard keeps already.
     pub(super) fn from_local(message: &'a Rc<Message>) -> Self {
-        Self { local: Some(Rc::clone(message)), ..Self::from_view(message.view()) }
+        Self {
+            local: Some(Rc::clone(message)),
+            ..Self::from_view(message.view())
+        }
     }
 
     /// Calls `f` with the parts.

@@ -66,7 +66,9 @@ impl Wheel {
 
     /// The tick, modulo 2^32, at which something due at `deadline_ms` fires: never early within `REACH`.
     pub(super) fn tick_for(&self, deadline_ms: u64) -> u32 {
-        let tick = deadline_ms.div_ceil(TICK_MS).clamp(self.current, self.current + REACH);
+        let tick = deadline_ms
+            .div_ceil(TICK_MS)
+            .clamp(self.current, self.current + REACH);
         tick as u32
     }
 
@@ -161,7 +163,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn timer(tick: u32, index: u32) -> Timer {
-        Timer { tick, index, generation: 0, kind: TimerKind::Session }
+        Timer {
+            tick,
+            index,
+            generation: 0,
+            kind: TimerKind::Session,
+        }
     }
 
     /// The tick nearest to `now_ms` that is `tick` modulo 2^32.
@@ -199,8 +206,10 @@ mod tests {
                 };
                 let mut fired = Vec::new();
                 wheel.advance(now_ms, &mut fired);
-                let mut fired: Vec<_> =
-                    fired.iter().map(|t| (widen(t.tick, now_ms), t.index)).collect();
+                let mut fired: Vec<_> = fired
+                    .iter()
+                    .map(|t| (widen(t.tick, now_ms), t.index))
+                    .collect();
                 fired.sort_unstable();
                 let due: Vec<_> = model
                     .keys()

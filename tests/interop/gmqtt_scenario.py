@@ -17,7 +17,7 @@ HOST, PORT, VERSION, PREFIX, LARGE_MIB = (
     int(sys.argv[5]),
 )
 V5 = VERSION == MQTTv50
-# gmqtt copies what it has of a packet with every read: 64 MiB take it half a minute on a quiet core.
+# gmqtt copies what it has of a packet with every read: its time grows with the square of the payload.
 ARRIVES_S = 150
 ABSENT_S = 0.5
 

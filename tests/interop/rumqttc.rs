@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-const ARRIVES: Duration = Duration::from_secs(30);
+const ARRIVES: Duration = Duration::from_secs(60);
 const ABSENT: Duration = Duration::from_millis(500);
 const PACKET_BYTES_MAX: usize = 80 << 20;
 

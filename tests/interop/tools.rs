@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const ARRIVES: Duration = Duration::from_secs(30);
+const ARRIVES: Duration = Duration::from_secs(60);
 /// How long a message that must not come is waited for, in seconds as `-W` takes them.
 const ABSENT_S: &str = "1";
 /// What both give back when the time of `-W` is over.
@@ -68,7 +68,7 @@ impl Tools {
             version: "5",
             prefix: "",
         };
-        let args = ["-t", topic, "-q", "1", "-C", "1", "-W", "30", "-F", format];
+        let args = ["-t", topic, "-q", "1", "-C", "1", "-W", "60", "-F", format];
         let output = session.subscribe(&args);
         assert!(output.status.success(), "{output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -108,7 +108,7 @@ impl Session<'_> {
     fn retained(&self) {
         let topic = self.topic("kept");
         self.publish(&["-t", &topic, "-q", "1", "-r", "-m", "kept"]);
-        let kept = self.subscribe(&["-t", &topic, "-C", "1", "-W", "30", "-F", "%r %p"]);
+        let kept = self.subscribe(&["-t", &topic, "-C", "1", "-W", "60", "-F", "%r %p"]);
         assert_eq!(lines(&kept), ["1 kept"]);
         self.publish(&["-t", &topic, "-q", "1", "-r", "-n"]);
         let gone = self.subscribe(&["-t", &topic, "-W", ABSENT_S]);
@@ -167,7 +167,7 @@ impl Session<'_> {
                     .success()
             );
         }
-        let came = self.subscribe(&[&keep[..], &["-C", "80", "-W", "30", "-F", "%q %p"]].concat());
+        let came = self.subscribe(&[&keep[..], &["-C", "80", "-W", "60", "-F", "%q %p"]].concat());
         assert!(came.status.success(), "{came:?}");
         for qos in ["1", "2"] {
             let of_qos: Vec<String> = lines(&came)
