@@ -478,6 +478,8 @@ impl Shard {
         let key = ConnKey { index: timer.index, generation: timer.generation };
         let connect_timeout_ms = u64::from(self.limits.connect_timeout_ms);
         let now_ms = self.now.mono_ms;
+        let reads_nothing = self.reads_nothing();
+        let read_nothing_until_ms = self.read_nothing_until_ms;
         let Some(conn) = self.conn_mut(key) else { return };
         if conn.timer_tick != timer.tick {
             return;
@@ -490,9 +492,11 @@ impl Shard {
             // MQTT 5 [MQTT-3.1.2-22]: one and a half times the Keep Alive.
             Stage::Open => u64::from(conn.keep_alive_s) * 1_500,
         };
-        if conn.paused != 0 {
+        // Time in which we chose not to read is no silence of the client's.
+        if conn.paused != 0 || reads_nothing {
             conn.last_received_ms = now_ms;
         }
+        conn.last_received_ms = conn.last_received_ms.max(read_nothing_until_ms);
         // Only whole packets count as received, so bytes that drip in do not prolong the time to CONNECT.
         let deadline_ms = conn.last_received_ms + allowed_ms;
         let (stage, session) = (conn.stage, conn.session);

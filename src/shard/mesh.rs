@@ -130,12 +130,21 @@ impl Shard {
     }
 
     pub(super) fn link(&mut self, to: ShardId, pressure: Pressure, outbox: &mut Outbox) {
+        let was_hard = self.reads_nothing();
         self.pressure[to.index()] = pressure;
+        if was_hard && !self.reads_nothing() {
+            self.read_nothing_until_ms = self.now.mono_ms;
+        }
         if self.pressure.iter().all(|pressure| *pressure == Pressure::Low) {
             for conn in std::mem::take(&mut self.link_paused) {
                 self.resume(conn, PAUSED_BY_LINK, outbox);
             }
         }
+    }
+
+    /// Whether the pressure on a link keeps the shell from feeding what was received.
+    pub(super) fn reads_nothing(&self) -> bool {
+        self.pressure.contains(&Pressure::Hard)
     }
 
     fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
