@@ -82,7 +82,6 @@ fn paho_with_mqtt_5() {
     script("paho", "5", LARGE_MIB);
 }
 
-
 #[test]
 fn gmqtt_with_mqtt_3_1_1() {
     script("gmqtt", "311", LARGE_MIB);

@@ -5,6 +5,7 @@ mod world;
 
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version, Will};
+use ringmq::shard::input::{Input, Pressure, ShardId};
 use world::{Packet, World, connect, nothing, options, persistent};
 
 const SHARD_COUNTS: [usize; 3] = [1, 2, 4];
@@ -689,4 +690,38 @@ fn a_reason_string_does_not_make_a_packet_larger_than_the_client_accepts() {
             "a Reason String that fits is sent"
         );
     }
+}
+
+#[test]
+fn time_in_which_a_hard_link_keeps_the_core_from_reading_is_no_silence() {
+    let mut world = World::new(2);
+    let mut hello = connect("client", Version::V5);
+    hello.keep_alive_s = 2;
+    let client = world.connect_with(0, hello);
+    let shard = world.clients[client].shard;
+    let to = ShardId(1 - shard as u8);
+    world.pass(1_000);
+    world.input(
+        shard,
+        Input::Link {
+            to,
+            pressure: Pressure::Hard,
+        },
+    );
+    world.pass(10_000);
+    assert_eq!(world.next(client), None);
+    world.input(
+        shard,
+        Input::Link {
+            to,
+            pressure: Pressure::Soft,
+        },
+    );
+    world.pass(2_900);
+    assert_eq!(world.next(client), None);
+    world.pass(200);
+    assert_eq!(
+        world.next(client),
+        Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout))
+    );
 }

@@ -515,6 +515,8 @@ impl Shard {
         };
         let connect_timeout_ms = u64::from(self.limits.connect_timeout_ms);
         let now_ms = self.now.mono_ms;
+        let reads_nothing = self.reads_nothing();
+        let read_nothing_until_ms = self.read_nothing_until_ms;
         let Some(conn) = self.conn_mut(key) else {
             return;
         };
@@ -528,9 +530,11 @@ impl Shard {
             Stage::Open if conn.keep_alive_s == 0 => return,
             Stage::Open => keep_alive_ms(conn.keep_alive_s),
         };
-        if conn.paused != 0 {
+        // Time in which we chose not to read is no silence of the client's.
+        if conn.paused != 0 || reads_nothing {
             conn.last_received_ms = now_ms;
         }
+        conn.last_received_ms = conn.last_received_ms.max(read_nothing_until_ms);
         // Only whole packets count as received, so bytes that drip in do not prolong the time to CONNECT.
         let deadline_ms = conn.last_received_ms + allowed_ms;
         let (stage, session) = (conn.stage, conn.session);

@@ -169,7 +169,11 @@ impl Shard {
     }
 
     pub(super) fn link(&mut self, to: ShardId, pressure: Pressure, outbox: &mut Outbox) {
+        let was_hard = self.reads_nothing();
         self.pressure[to.index()] = pressure;
+        if was_hard && !self.reads_nothing() {
+            self.read_nothing_until_ms = self.now.mono_ms;
+        }
         if self
             .pressure
             .iter()
@@ -179,6 +183,11 @@ impl Shard {
                 self.resume(conn, PAUSED_BY_LINK, outbox);
             }
         }
+    }
+
+    /// Whether the pressure on a link keeps the shell from feeding what was received.
+    pub(super) fn reads_nothing(&self) -> bool {
+        self.pressure.contains(&Pressure::Hard)
     }
 
     fn others(&self) -> impl Iterator<Item = ShardId> + use<> {

@@ -126,6 +126,8 @@ pub struct Shard {
     pending_subacks: VecDeque<PendingSuback>,
     /// Per shard: the pressure on the link to it.
     pressure: Vec<Pressure>,
+    /// When a link last kept this shard from reading anything; 0 if none did.
+    read_nothing_until_ms: u64,
     /// Publishers not read because of a link.
     link_paused: Vec<ConnKey>,
     /// Connections to end once the present input is handled.
@@ -180,6 +182,7 @@ impl Shard {
             acknowledged,
             pending_subacks: VecDeque::new(),
             pressure: vec![Pressure::Low; shard_count],
+            read_nothing_until_ms: 0,
             link_paused: Vec::new(),
             to_end: Vec::new(),
             wheel: Wheel::new(now.mono_ms),

@@ -71,10 +71,12 @@ pub struct Auditor {
     wills: u64,
     began: u64,
     pub packets_checked: u64,
+    /// Tell every packet.
+    trace: bool,
 }
 
 impl Auditor {
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, trace: bool) -> Self {
         Self {
             model: Model::default(),
             conns: Vec::new(),
@@ -83,6 +85,7 @@ impl Auditor {
             wills: 0,
             began: 0,
             packets_checked: 0,
+            trace,
         }
     }
 
@@ -221,6 +224,12 @@ impl Auditor {
             assert!(conn.disconnect_seen, "closed without DISCONNECT {reason:?}");
         }
         assert!(world.sockets[socket].stage == Stage::Gone);
+        if self.trace {
+            println!(
+                "{:>6} socket {socket} of client {} is gone",
+                self.model.tick, conn.client as isize
+            );
+        }
         self.detach(socket);
     }
 
@@ -283,8 +292,11 @@ impl Auditor {
         body: &[u8],
     ) {
         self.model.new_tick();
+        let version = self.conns[socket].version;
+        if self.trace {
+            self.tell(world, socket, "->", packet_type, flags, body);
+        }
         let conn = &mut self.conns[socket];
-        let version = conn.version;
         if packet_type == PacketType::Connect {
             let connect = Connect::decode(body).expect("a valid CONNECT");
             self.connect(world, socket, &connect);
@@ -505,7 +517,6 @@ impl Auditor {
                     serial: new.serial,
                     promised: false,
                     waived: false,
-                    seen: BTreeSet::new(),
                 });
             }
             self.model.change(session, |all| {
@@ -544,8 +555,50 @@ impl Auditor {
             .insert(unsubscribe.packet_id.get(), codes);
     }
 
+    /// One line of a trace.
+    fn tell(
+        &self,
+        world: &World,
+        socket: SocketId,
+        arrow: &str,
+        packet_type: PacketType,
+        flags: u8,
+        body: &[u8],
+    ) {
+        let conn = &self.conns[socket];
+        let what = match packet_type {
+            PacketType::Connect => format!("{:?}", Connect::decode(body).expect("valid")),
+            PacketType::Publish => match Publish::decode_from_server(conn.version, flags, body) {
+                Ok(publish) => format!(
+                    "{} {:?}{}{} id {:?} message {:?} {:?}",
+                    publish.topic,
+                    publish.qos,
+                    if publish.dup { " DUP" } else { "" },
+                    if publish.retain { " RETAIN" } else { "" },
+                    publish.packet_id.map(PacketId::get),
+                    id_of(publish.payload),
+                    publish.properties,
+                ),
+                Err(error) => format!("{error:?}"),
+            },
+            PacketType::Subscribe => {
+                let subscribe = Subscribe::decode(conn.version, body).expect("valid");
+                format!("{:?}", subscribe.filters().collect::<Vec<_>>())
+            }
+            PacketType::Unsubscribe => {
+                let unsubscribe = Unsubscribe::decode(conn.version, body).expect("valid");
+                format!("{:?}", unsubscribe.filters().collect::<Vec<_>>())
+            }
+            _ => format!("{body:?}"),
+        };
+        println!(
+            "{:>6} {} ms  client {} socket {socket} shard {} {arrow} {packet_type:?} {what}",
+            self.model.tick, self.model.now_ms, conn.client as isize, world.sockets[socket].shard,
+        );
+    }
+
     /// The socket took bytes that the broker wrote. They stood in the shard since `dirty_since_ms` at the longest.
-    pub fn wrote(&mut self, socket: SocketId, bytes: &[u8], dirty_since_ms: u64) {
+    pub fn wrote(&mut self, world: &World, socket: SocketId, bytes: &[u8], dirty_since_ms: u64) {
         self.model.new_tick();
         let conn = &mut self.conns[socket];
         conn.written.extend_from_slice(bytes);
@@ -561,6 +614,9 @@ impl Auditor {
                 header.packet_type
             );
             self.packets_checked += 1;
+            if self.trace {
+                self.tell(world, socket, "<-", header.packet_type, header.flags, body);
+            }
             self.reply(
                 socket,
                 header.packet_type,

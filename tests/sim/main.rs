@@ -159,6 +159,10 @@ fn parse<'a>(
                 }
             }
             "--check-twice" => options.check_twice = true,
+            "--trace" => {
+                options.overrides.trace = true;
+                options.shrink = false;
+            }
             "--no-shrink" => options.shrink = false,
             // What `cargo test` may pass on.
             "--nocapture" | "--quiet" | "-q" => {}
@@ -195,7 +199,7 @@ fn check(seed: u64, overrides: &Overrides, options: &Options) -> bool {
 }
 
 fn play(seed: u64, overrides: &Overrides) -> Result<(Summary, u64), Failure> {
-    let mut run = Run::new(seed, Swarm::draw(seed, overrides));
+    let mut run = Run::new(seed, Swarm::draw(seed, overrides), overrides.trace);
     match std::panic::catch_unwind(AssertUnwindSafe(|| run.play())) {
         Ok(summary) => Ok((summary, run.turn)),
         Err(_) => Err(Failure {

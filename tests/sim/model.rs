@@ -104,7 +104,6 @@ pub struct Replay {
     pub promised: bool,
     /// Nothing of it can be demanded any more.
     pub waived: bool,
-    pub seen: BTreeSet<String>,
 }
 
 /// A PUBLISH under a Packet Identifier, as the wire showed it.
@@ -156,16 +155,96 @@ pub struct Session {
 /// What a session got of one message.
 #[derive(Debug, Default)]
 pub struct Got {
-    live: usize,
     fresh: usize,
     /// Times it reached the application.
     pub applied: usize,
 }
 
+/// Something that a delivery can be owed to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// The session's subscriptions, as the message that was routed at a tick came by.
+    Live(SessionId, MessageId, u64),
+    /// One SUBSCRIBE of the session, by its place in `Session::replays`.
+    Replay(SessionId, usize),
+    /// A shared group, of which each message goes to one member.
+    Group(MessageId, String),
+}
+
+/// All deliveries on one topic, each with a cause of its own: a matching that is repaired as deliveries come, because
+/// several causes may look alike at first.
 #[derive(Debug, Default)]
-struct GroupGot {
-    fresh: usize,
-    allowance: usize,
+struct Causes {
+    deliveries: Vec<(Vec<Cause>, Option<Cause>)>,
+    used: BTreeMap<Cause, Vec<usize>>,
+}
+
+impl Causes {
+    /// Finds a cause for one more delivery; false when there is none, whatever the others are owed to.
+    fn add(&mut self, causes: Vec<Cause>, capacity: &impl Fn(&Cause) -> usize) -> bool {
+        self.deliveries.push((causes, None));
+        let last = self.deliveries.len() - 1;
+        let found = self.assign(last, capacity, &mut BTreeSet::new());
+        if !found {
+            self.deliveries.pop();
+        }
+        found
+    }
+
+    fn assign(
+        &mut self,
+        delivery: usize,
+        capacity: &impl Fn(&Cause) -> usize,
+        visited: &mut BTreeSet<Cause>,
+    ) -> bool {
+        for cause in self.deliveries[delivery].0.clone() {
+            if !visited.insert(cause.clone()) {
+                continue;
+            }
+            let holders = self.used.get(&cause).cloned().unwrap_or_default();
+            let is_free = holders.len() < capacity(&cause)
+                || holders
+                    .into_iter()
+                    .any(|holder| self.assign(holder, capacity, visited));
+            if is_free {
+                if let Some(old) = self.deliveries[delivery].1.replace(cause.clone()) {
+                    let holders = self.used.get_mut(&old).expect("it was used");
+                    holders.retain(|holder| *holder != delivery);
+                }
+                self.used.entry(cause).or_default().push(delivery);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Which of these causes cannot all have had a delivery of their own.
+    fn without_delivery(&self, owed: &[Cause]) -> Vec<Cause> {
+        let mut holders = BTreeMap::new();
+        owed.iter()
+            .filter(|cause| !self.hold(cause, &mut holders, &mut BTreeSet::new()))
+            .cloned()
+            .collect()
+    }
+
+    fn hold<'a>(
+        &'a self,
+        cause: &'a Cause,
+        holders: &mut BTreeMap<usize, &'a Cause>,
+        visited: &mut BTreeSet<usize>,
+    ) -> bool {
+        for (at, (causes, _)) in self.deliveries.iter().enumerate() {
+            if !causes.contains(cause) || !visited.insert(at) {
+                continue;
+            }
+            let holder = holders.get(&at).copied();
+            if holder.is_none_or(|other| self.hold(other, holders, visited)) {
+                holders.insert(at, cause);
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// What a PUBLISH to a client said.
@@ -179,6 +258,14 @@ pub struct Delivered {
     pub ids: Option<Vec<u32>>,
 }
 
+impl Delivered {
+    fn is(&self, (qos, retain, ids): &(QoS, bool, Vec<u32>)) -> bool {
+        *qos == self.qos
+            && *retain == self.retain
+            && self.ids.as_ref().is_none_or(|these| these == ids)
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Model {
     pub tick: u64,
@@ -187,7 +274,10 @@ pub struct Model {
     pub sessions: Vec<Session>,
     /// By topic: what was retained or cleared, in order of `Routing::tick`.
     retained: BTreeMap<String, Vec<(MessageId, usize)>>,
-    groups: BTreeMap<(MessageId, String), GroupGot>,
+    /// By message and group: how often it may have gone to one more member, because an earlier one was lost.
+    lost: BTreeMap<(MessageId, String), usize>,
+    /// By topic.
+    causes: BTreeMap<String, Causes>,
     unsettled: Vec<(MessageId, usize)>,
     /// Routings of the present step.
     step: Vec<(MessageId, usize)>,
@@ -276,10 +366,7 @@ impl Model {
                 })
                 .collect();
             for text in texts {
-                self.groups
-                    .entry((message, text.clone()))
-                    .or_default()
-                    .allowance += 1;
+                *self.lost.entry((message, text.clone())).or_default() += 1;
             }
         }
     }
@@ -451,29 +538,63 @@ impl Model {
         outcome
     }
 
-    /// A PUBLISH left for a session for the first time. Returns the message.
+    /// A PUBLISH left for a session for the first time. Returns the message; if it is empty, one that it may be.
     ///
     /// Panics: when no history explains it.
     pub fn delivered(&mut self, session: SessionId, it: &Delivered) -> MessageId {
         self.deliveries += 1;
-        let mut why = String::new();
-        for message in self.candidates_of(it) {
-            match self.explain(session, message, it) {
-                Ok(()) => return message,
-                Err(reason) => why = reason,
-            }
+        let client = self.sessions[session].client;
+        let candidates = self.candidates_of(it);
+        let mut causes = Vec::new();
+        let mut live = Vec::new();
+        for id in &candidates {
+            let ticks = self.live_ticks(session, *id, it);
+            causes.extend(ticks.iter().map(|tick| Cause::Live(session, *id, *tick)));
+            live.extend(ticks);
+            causes.extend(self.other_causes(session, *id, it));
         }
-        let session = &self.sessions[session];
-        panic!(
-            "(1) client {} got {it:?}: {}; its subscriptions: {:?}",
-            session.client,
-            if why.is_empty() {
-                "nobody published it"
-            } else {
-                &why
-            },
-            session.history.last(),
+        let is_live = causes.len() == live.len();
+        let mut all = self.causes.remove(&it.topic).unwrap_or_default();
+        let capacity = |cause: &Cause| match cause {
+            Cause::Live(..) | Cause::Replay(..) => 1,
+            Cause::Group(message, text) => {
+                self.messages[*message].routings.len()
+                    + self
+                        .lost
+                        .get(&(*message, text.clone()))
+                        .copied()
+                        .unwrap_or(0)
+            }
+        };
+        let has_cause = all.add(causes.clone(), &capacity);
+        self.causes.insert(it.topic.clone(), all);
+        let messages: Vec<_> = candidates
+            .iter()
+            .map(|id| (id, &self.messages[*id]))
+            .collect();
+        assert!(
+            has_cause,
+            "(1) client {client} got {it:?}; possible causes, all used up: {causes:?}; \
+             messages: {messages:?}; its subscriptions: {:?}",
+            self.subscriptions(session)
         );
+        let id = candidates[0];
+        let message = &self.messages[id];
+        if is_live && !message.is_will && !message.payload.is_empty() {
+            let key = (
+                message.publisher,
+                message.topic.clone(),
+                message.qos,
+                it.qos,
+            );
+            let last = self.sessions[session].order.entry(key).or_default();
+            let next = live.iter().find(|tick| **tick > *last);
+            *last = *next.unwrap_or_else(|| {
+                panic!("(2) client {client} got message {id} after a later one of its publisher")
+            });
+        }
+        self.sessions[session].got.entry(id).or_default().fresh += 1;
+        id
     }
 
     /// The messages that a delivery may be.
@@ -493,83 +614,42 @@ impl Model {
             .collect()
     }
 
-    fn explain(&mut self, session: SessionId, id: MessageId, it: &Delivered) -> Result<(), String> {
+    /// When a message came by that may be this delivery.
+    fn live_ticks(&self, session: SessionId, id: MessageId, it: &Delivered) -> Vec<u64> {
         let message = &self.messages[id];
-        let same = |(qos, retain, ids): &(QoS, bool, Vec<u32>)| {
-            *qos == it.qos && *retain == it.retain && it.ids.as_ref().is_none_or(|it| it == ids)
+        let may_be = |routing: &&Routing| {
+            self.met(session, routing).iter().any(|(_, subscriptions)| {
+                self.live_outcome(subscriptions, message, routing.session == session)
+                    .is_some_and(|outcome| it.is(&outcome))
+            })
         };
-        let live: Vec<u64> = message
+        message
             .routings
             .iter()
-            .filter(|routing| {
-                self.met(session, routing).iter().any(|(_, subscriptions)| {
-                    self.live_outcome(subscriptions, message, routing.session == session)
-                        .is_some_and(|outcome| same(&outcome))
-                })
-            })
+            .filter(may_be)
             .map(|routing| routing.tick)
-            .collect();
-        let replay = self.sessions[session].replays.iter().position(|replay| {
+            .collect()
+    }
+
+    /// The retained messages and the shared groups that may be its cause.
+    fn other_causes(&self, session: SessionId, id: MessageId, it: &Delivered) -> Vec<Cause> {
+        let message = &self.messages[id];
+        let mut causes = Vec::new();
+        for (at, replay) in self.sessions[session].replays.iter().enumerate() {
             let ids = Vec::from_iter((replay.id != 0).then_some(replay.id));
-            matches(&replay.text, &message.topic)
-                && !replay.seen.contains(&message.topic)
-                && same(&(replay.qos.min(message.qos), true, ids))
-                && it.retain
+            if it.retain
+                && matches(&replay.text, &message.topic)
+                && it.is(&(replay.qos.min(message.qos), true, ids))
                 && self
                     .retained_between(&message.topic, session, replay.tick)
                     .contains(&Some(id))
-        });
-        let groups = self.groups_for(session, id, it);
-        let got = self.sessions[session].got.get(&id);
-        let (was_live, was_fresh) = got.map_or((0, 0), |got| (got.live, got.fresh));
-        if was_live < live.len() {
-            if replay.is_none() && groups.is_empty() {
-                let key = (
-                    message.publisher,
-                    message.topic.clone(),
-                    message.qos,
-                    it.qos,
-                );
-                if !message.is_will && !message.payload.is_empty() {
-                    let last = self.sessions[session].order.entry(key).or_default();
-                    let Some(next) = live.iter().find(|tick| **tick > *last) else {
-                        panic!(
-                            "(2) client {} got message {id} after a later one of its publisher",
-                            self.sessions[session].client
-                        );
-                    };
-                    *last = *next;
-                }
+            {
+                causes.push(Cause::Replay(session, at));
             }
-            let got = self.sessions[session].got.entry(id).or_default();
-            got.live += 1;
-            got.fresh += 1;
-            return Ok(());
         }
-        if let Some(replay) = replay {
-            let topic = message.topic.clone();
-            let it = &mut self.sessions[session];
-            it.replays[replay].seen.insert(topic);
-            it.got.entry(id).or_default().fresh += 1;
-            return Ok(());
-        }
-        let routings = message.routings.len();
-        let shared = groups.iter().find(|text| {
-            let key = (id, (*text).clone());
-            self.groups
-                .get(&key)
-                .is_none_or(|got| got.fresh < routings + got.allowance)
-        });
-        if let Some(text) = shared {
-            self.groups.entry((id, text.clone())).or_default().fresh += 1;
-            self.sessions[session].got.entry(id).or_default().fresh += 1;
-            return Ok(());
-        }
-        Err(format!(
-            "{} subscriptions explain it and it was sent {was_fresh} times already \
-             (retained: {replay:?}, groups: {groups:?}); message {id}: {message:?}",
-            live.len(),
-        ))
+        let groups = self.groups_for(session, id, it);
+        causes.extend(groups.into_iter().map(|text| Cause::Group(id, text)));
+        causes
     }
 
     /// The groups through which a session may have got a message.
@@ -803,30 +883,38 @@ impl Model {
     /// At rest: retained messages owed to a new subscription that have not come.
     pub fn missing_replays(&self) -> Vec<String> {
         let mut words = Vec::new();
-        for (at, session) in self.sessions.iter().enumerate().filter(|(_, it)| it.alive) {
-            for replay in session
-                .replays
-                .iter()
-                .filter(|replay| replay.promised && !replay.waived)
-            {
-                for topic in self
-                    .retained
-                    .keys()
-                    .filter(|topic| matches(&replay.text, topic))
-                {
+        let none = Causes::default();
+        for topic in self.retained.keys() {
+            let mut owed = Vec::new();
+            for (at, session) in self.sessions.iter().enumerate().filter(|(_, it)| it.alive) {
+                let replays = session.replays.iter().enumerate();
+                let due = |replay: &Replay| {
+                    replay.promised && !replay.waived && matches(&replay.text, topic)
+                };
+                for (number, replay) in replays.filter(|(_, replay)| due(replay)) {
                     let possible = self.retained_between(topic, at, replay.tick);
-                    let Some(Some(id)) = possible.first().filter(|_| possible.len() == 1) else {
-                        continue;
-                    };
-                    let message = &self.messages[*id];
-                    let may_be_too_large = size_at_most(message) > session.packet_bytes_max;
-                    if !replay.seen.contains(topic) && !may_be_too_large {
-                        words.push(format!(
-                            "client {} has not got retained message {id} on {topic} for {replay:?}",
-                            session.client
-                        ));
+                    if let Some(Some(id)) = possible.first().filter(|_| possible.len() == 1)
+                        && size_at_most(&self.messages[*id]) <= session.packet_bytes_max
+                    {
+                        owed.push(Cause::Replay(at, number));
                     }
                 }
+            }
+            for cause in self
+                .causes
+                .get(topic)
+                .unwrap_or(&none)
+                .without_delivery(&owed)
+            {
+                let Cause::Replay(session, number) = cause else {
+                    unreachable!("only these")
+                };
+                let session = &self.sessions[session];
+                let replay = &session.replays[number];
+                words.push(format!(
+                    "client {}, topic {topic}: {replay:?}",
+                    session.client
+                ));
             }
         }
         words

@@ -42,7 +42,7 @@ pub struct Summary {
 }
 
 impl Run {
-    pub fn new(seed: u64, swarm: Swarm) -> Self {
+    pub fn new(seed: u64, swarm: Swarm, trace: bool) -> Self {
         let mut random = Random::stream(seed, "world");
         let marks = swarm.has(Feature::LinkPressure).then(|| {
             let low = random.between(1, 3);
@@ -55,7 +55,7 @@ impl Run {
         });
         Self {
             world: World::new(seed, swarm.shard_count, &swarm.limits, marks),
-            auditor: Auditor::new(&swarm.limits),
+            auditor: Auditor::new(&swarm.limits, trace),
             clients: (0..swarm.client_count).map(Client::new).collect(),
             schedule: Random::stream(seed, "schedule"),
             io: Random::stream(seed, "io"),
@@ -224,7 +224,8 @@ impl Run {
             .expect("what has outbound bytes was called dirty");
         let bytes = self.world.peek(socket, count);
         assert_eq!(bytes.len(), count);
-        self.auditor.wrote(socket, &bytes, dirty_since_ms);
+        self.auditor
+            .wrote(&self.world, socket, &bytes, dirty_since_ms);
         let effects = self.world.write(socket, &bytes);
         self.end_step(shard, &effects);
     }
@@ -634,32 +635,9 @@ impl Run {
         let expected = self.auditor.model.retained_at_rest();
         let mut first: Option<BTreeMap<String, Vec<u8>>> = None;
         for shard in 0..self.swarm.shard_count {
-            let probe = self.probe(shard);
-            let mut bytes = Vec::new();
-            let options = SubscribeOptions::default();
-            Subscribe::encode(
-                &mut bytes,
-                Version::V5,
-                ringmq::protocol::PacketId::MIN,
-                None,
-                &UserProperties::default(),
-                &[("#", options), ("$b/#", options)],
-            );
-            let got = self.probe_sends(&probe, &bytes);
             let mut retained = BTreeMap::new();
-            let mut at = 0;
-            while let Cut::Packet { header, body, len } =
-                cut(&got[at..], usize::MAX).expect("the broker sends packets")
-            {
-                if header.packet_type == PacketType::Publish {
-                    let publish = Publish::decode_from_server(Version::V5, header.flags, body)
-                        .expect("a valid PUBLISH");
-                    assert!(publish.retain && publish.qos == QoS::AtMostOnce);
-                    let before =
-                        retained.insert(publish.topic.to_owned(), publish.payload.to_vec());
-                    assert!(before.is_none(), "(7) two messages retained on one topic");
-                }
-                at += len;
+            for filter in ["#", "$b/#"] {
+                self.probe_retained(shard, filter, &mut retained);
             }
             for (topic, possible) in &expected {
                 let holds = retained.get(topic);
@@ -678,9 +656,42 @@ impl Run {
                 None => first = Some(retained),
                 Some(first) => assert_eq!(*first, retained, "(7) shards 0 and {shard} differ"),
             }
-            self.probe_sends(&probe, &[0xe0, 0]);
-            self.world.close(probe.socket, CloseCause::Asked);
         }
+    }
+
+    /// Adds what is retained under `filter` on a shard.
+    fn probe_retained(
+        &mut self,
+        shard: usize,
+        filter: &str,
+        retained: &mut BTreeMap<String, Vec<u8>>,
+    ) {
+        let probe = self.probe(shard);
+        let mut bytes = Vec::new();
+        Subscribe::encode(
+            &mut bytes,
+            Version::V5,
+            ringmq::protocol::PacketId::MIN,
+            None,
+            &UserProperties::default(),
+            &[(filter, SubscribeOptions::default())],
+        );
+        let got = self.probe_sends(&probe, &bytes);
+        let mut at = 0;
+        while let Cut::Packet { header, body, len } =
+            cut(&got[at..], usize::MAX).expect("the broker sends packets")
+        {
+            if header.packet_type == PacketType::Publish {
+                let publish = Publish::decode_from_server(Version::V5, header.flags, body)
+                    .expect("a valid PUBLISH");
+                assert!(publish.retain && publish.qos == QoS::AtMostOnce);
+                let before = retained.insert(publish.topic.to_owned(), publish.payload.to_vec());
+                assert!(before.is_none(), "(7) two messages retained on one topic");
+            }
+            at += len;
+        }
+        self.probe_sends(&probe, &[0xe0, 0]);
+        self.world.close(probe.socket, CloseCause::Asked);
     }
 
     /// Ends every session and clears what is retained: nothing may be left.

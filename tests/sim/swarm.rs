@@ -82,6 +82,8 @@ pub struct Overrides {
     pub clients: Option<usize>,
     pub turns: Option<u64>,
     pub without: Vec<Feature>,
+    /// Tell every packet.
+    pub trace: bool,
 }
 
 impl Swarm {
