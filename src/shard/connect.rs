@@ -15,6 +15,10 @@ use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use std::num::{NonZeroU16, NonZeroU32};
 
+/// A client that accepts packets of this size accepts every CONNACK: its longest parts are an identifier of 65,535 bytes
+/// in the Response Information, and some fifty bytes of limits.
+const SMALL_PACKET_BYTES_MAX: u32 = 128 << 10;
+
 impl Shard {
     pub(super) fn connect(
         &mut self,
@@ -64,13 +68,17 @@ impl Shard {
             .properties
             .packet_bytes_max
             .map_or(u32::MAX, NonZeroU32::get);
-        if let Some(end) = self.reason_to_refuse(&connect, client_id) {
+        if let Some(end) = self.reason_to_refuse(&connect, client_id, assigned.as_deref()) {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
         let (session, session_present) = self.session_for(key, &connect, client_id, outbox);
         self.open_connection(key, &connect, session);
         self.set_online(session, true, outbox);
-        self.send_connack(key, &connect, assigned.as_deref(), session_present, outbox);
+        self.counters.connects += 1;
+        let mut connack = self.pool.take_buffer();
+        self.put_connack(&mut connack, &connect, assigned.as_deref(), session_present);
+        self.control(key, outbox, |out| out.extend_from_slice(&connack));
+        self.pool.give_buffer(connack);
         if self.events {
             outbox.events.push(Event::ClientConnected {
                 conn: key,
@@ -87,7 +95,25 @@ impl Shard {
     }
 
     /// What stands against this client, after its packet was found well-formed.
-    fn reason_to_refuse(&self, connect: &Connect<'_>, client_id: &str) -> Option<End> {
+    fn reason_to_refuse(
+        &self,
+        connect: &Connect<'_>,
+        client_id: &str,
+        assigned: Option<&str>,
+    ) -> Option<End> {
+        if let Some(packet_bytes_max) = connect.properties.packet_bytes_max
+            && packet_bytes_max.get() < SMALL_PACKET_BYTES_MAX
+        {
+            let mut connack = Vec::new();
+            self.put_connack(&mut connack, connect, assigned, false);
+            if connack.len() > packet_bytes_max.get() as usize {
+                return Some(End {
+                    reason: ReasonCode::PacketTooLarge,
+                    what: "the CONNACK with this broker's limits is larger than the client's Maximum Packet Size",
+                    statement: "MQTT-3.1.2-24",
+                });
+            }
+        }
         if connect.properties.authentication_method.is_some() {
             return Some(End {
                 reason: ReasonCode::BadAuthenticationMethod,
@@ -229,21 +255,24 @@ impl Shard {
         }
     }
 
-    fn send_connack(
-        &mut self,
-        key: ConnKey,
+    /// Appends the CONNACK that grants a CONNECT.
+    fn put_connack(
+        &self,
+        out: &mut Vec<u8>,
         connect: &Connect<'_>,
         assigned: Option<&str>,
         session_present: bool,
-        outbox: &mut Outbox,
     ) {
-        let limits = std::sync::Arc::clone(&self.limits);
+        let limits = &self.limits;
         let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
-        let keep_alive_s = self.open(key).keep_alive_s;
-        let client_id = assigned.unwrap_or(connect.client_id);
-        let response_topic = format!("response/{client_id}");
-        let is_usable =
-            TopicFilter::parse(&response_topic).is_ok_and(|filter| !filter.has_wildcard());
+        let keep_alive_s = keep_alive_in_force(connect, limits.keep_alive_s_max);
+        let mut response_topic = None;
+        if connect.properties.request_response_information {
+            let client_id = assigned.unwrap_or(connect.client_id);
+            let topic = format!("response/{client_id}");
+            let is_usable = TopicFilter::parse(&topic).is_ok_and(|filter| !filter.has_wildcard());
+            response_topic = is_usable.then_some(topic);
+        }
         // Everything that differs from MQTT 5's defaults (§3.2.2.3).
         let properties = ConnackProperties {
             session_expiry_s: (asked_expiry_s > limits.session_expiry_s_max)
@@ -253,8 +282,7 @@ impl Shard {
             assigned_client_id: assigned,
             topic_alias_maximum: limits.topic_alias_maximum,
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
-            response_information: (connect.properties.request_response_information && is_usable)
-                .then_some(response_topic.as_str()),
+            response_information: response_topic.as_deref(),
             ..ConnackProperties::default()
         };
         let connack = Connack {
@@ -262,8 +290,7 @@ impl Shard {
             reason: ReasonCode::Success,
             properties,
         };
-        self.counters.connects += 1;
-        self.control(key, outbox, |out| connack.encode(connect.version, out));
+        connack.encode(connect.version, out);
     }
 
     /// Answers a CONNECT that cannot be granted, in the version it was sent in if that is known, and closes.
@@ -298,6 +325,10 @@ impl Shard {
                 if out.len() - start > bytes_max {
                     out.truncate(start);
                     connack(None).encode(version, out);
+                }
+                // [MQTT-3.1.2-24]: then nothing can be said.
+                if out.len() - start > bytes_max {
+                    out.truncate(start);
                 }
             });
         }

@@ -532,8 +532,11 @@ impl Writer<'_> {
         images: Option<&mut Images>,
         outbox: &mut Outbox,
     ) -> Sent {
-        let Ok(message_expiry_s) = publication.remaining_s(self.now_ms) else {
-            return Sent::Expired;
+        let message_expiry_s = match publication.remaining_s(self.now_ms) {
+            Ok(remaining) => remaining,
+            // MQTT 5 [MQTT-4.3.3-7]: what was sent once does not expire any more.
+            Err(_) if outgoing.dup => Some(1),
+            Err(_) => return Sent::Expired,
         };
         let version = self.conn.version;
         let mut head = PublishHead {
