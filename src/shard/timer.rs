@@ -142,12 +142,12 @@ impl Wheel {
             self.level_0[(tick % SLOTS_0) as usize].push(timer);
             return;
         }
-        for level in 0..LEVELS_ABOVE {
+        for (slots, span) in self.above.iter_mut().zip(SPAN) {
             // A level holds what falls into its next 63 slots; the present slot was sorted down already.
-            let slots_ahead = tick / SPAN[level] - self.current / SPAN[level];
+            let slots_ahead = tick / span - self.current / span;
             if slots_ahead < SLOTS_N {
                 debug_assert!(slots_ahead > 0);
-                self.above[level][(tick / SPAN[level] % SLOTS_N) as usize].push(timer);
+                slots[(tick / span % SLOTS_N) as usize].push(timer);
                 return;
             }
         }
