@@ -197,6 +197,30 @@ fn mqtt_2_2_1_5_acknowledgements_carry_the_packet_identifier() {
     });
 }
 
+/// Section 2.2.1: client and server assign Packet Identifiers independently, so an exchange each way
+/// can have the same one at the same time.
+#[test]
+fn section_2_2_1_identifiers_of_both_sides_are_independent() {
+    on_each(|broker| {
+        let (to_client, to_other) = (unique("both"), unique("both"));
+        let mut client = subscriber(broker, &to_client, 2);
+        let mut other = subscriber(broker, &to_other, 2);
+        other.publish(&to_client, 2, "to the client");
+        let id = client.next_publish().id;
+        client.send(&Publish::v5(&to_other, "to the other").qos(2, id).encode());
+        assert_eq!(client.expect_ack(PUBREC).id, id);
+        client.send(&ack(PUBREC, id));
+        let pubrel = client.expect_ack(PUBREL);
+        client.send(&ack(PUBREL, id));
+        let pubcomp = client.expect_ack(PUBCOMP);
+        assert_eq!((pubrel.id, pubrel.reason), (id, 0));
+        assert_eq!((pubcomp.id, pubcomp.reason), (id, 0));
+        client.send(&ack(PUBCOMP, id));
+        assert_eq!(other.take_publish().text(), "to the other");
+        nothing_else(&mut client, &mut other, &to_client, 2);
+    });
+}
+
 /// SUBACK and UNSUBACK carry the Packet Identifier of their request.
 #[test]
 fn mqtt_2_2_1_6_suback_and_unsuback_carry_the_packet_identifier() {
