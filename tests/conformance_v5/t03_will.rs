@@ -380,3 +380,19 @@ fn section_3_1_3_2_4_expiry_counts_from_publication() {
         );
     });
 }
+
+/// Section 3.1.2.5: a Will counts as published by its client: No Local keeps it from the client's
+/// own session, and those who subscribe later than its CONNECT get it.
+#[test]
+fn section_3_1_2_5_will_is_a_message_of_its_client() {
+    on_each(|broker| {
+        let (id, topic) = (unique("will"), unique("will"));
+        let mut client = Raw::connect(broker, &with_will(&id, 600, &topic, "mine", 0));
+        client.subscribe(&[(&topic, 1 | NO_LOCAL)]);
+        let mut watcher = subscriber(broker, &topic, 1);
+        client.vanish();
+        assert_eq!(watcher.take_publish().text(), "mine");
+        let mut client = Raw::connect(broker, &keeping(&id));
+        nothing_else(&mut client, &mut watcher, &topic, 1);
+    });
+}

@@ -406,3 +406,27 @@ fn section_4_10_request_and_response() {
         );
     });
 }
+
+/// Section 3.3: a client of MQTT 3.1.1 gets the message without properties, and what it publishes
+/// has none for a client of MQTT 5.0.
+#[test]
+fn section_3_3_messages_between_versions() {
+    on_each(|broker| {
+        let topic = unique("between");
+        let mut old = Raw::v311(broker, &unique("between"));
+        old.subscribe(&[(&topic, 0)]);
+        let mut new = subscriber(broker, &topic, 0);
+        let properties = [
+            prop::user("a", "b"),
+            message_expiry_s(100),
+            prop::text(prop::CONTENT_TYPE, "c"),
+        ];
+        let message = Publish::v5(&topic, "from 5.0").properties(properties.concat());
+        new.send(&message.encode());
+        old.expect(&Publish::v311(&topic, "from 5.0").encode());
+        assert_eq!(new.next_publish().properties.user(), [("a", "b")]);
+        old.send(&Publish::v311(&topic, "from 3.1.1").encode());
+        new.expect(&Publish::v5(&topic, "from 3.1.1").encode());
+        old.expect(&Publish::v311(&topic, "from 3.1.1").encode());
+    });
+}

@@ -222,3 +222,48 @@ fn section_3_3_1_3_retained_messages_by_wildcard() {
         assert_eq!(found("c/#"), [""; 0]);
     });
 }
+
+/// Section 3.3.1.3: a retained message comes with the lower of its QoS and the granted one.
+#[test]
+fn section_3_3_1_3_qos_of_retained_messages() {
+    on_each(|broker| {
+        for published in 0..3 {
+            let topic = unique("retain");
+            client(broker).retain(&topic, published, "x");
+            for granted in 0..3 {
+                let message = subscriber(broker, &topic, granted).take_publish();
+                assert_eq!(message.qos, granted.min(published));
+                assert!(message.retain);
+            }
+        }
+    });
+}
+
+/// Section 3.3.1.3: many retained messages all come, once each, beyond the client's window and
+/// while others are published.
+#[test]
+fn section_3_3_1_3_many_retained_messages() {
+    const COUNT: usize = 500;
+    on_each(|broker| {
+        let prefix = unique("retain");
+        let mut publisher = client(broker);
+        let messages: Vec<Publish> = (0..COUNT)
+            .map(|number| Publish::v5(format!("{prefix}/{number}"), "retained").retain())
+            .collect();
+        publisher.publish_all(&messages, 1, 20);
+        let mut client = client_with(broker, receive_maximum(5));
+        client.subscribe(&[(format!("{prefix}/#"), 1)]);
+        publisher.publish(format!("{prefix}/live"), 1, "live");
+        let mut topics: Vec<String> = Vec::new();
+        for message in client.receive(COUNT + 1) {
+            assert_eq!(message.retain, message.text() == "retained");
+            if message.retain {
+                topics.push(message.topic);
+            }
+        }
+        topics.sort();
+        topics.dedup();
+        assert_eq!(topics.len(), COUNT);
+        client.expect_nothing_before_barrier();
+    });
+}

@@ -324,3 +324,35 @@ fn section_3_3_2_3_4_alias_of_a_retained_message() {
         );
     });
 }
+
+/// Section 3.3.2.3.4: an alias counts as defined only if the PUBLISH that defines it was sent: one
+/// that was too large for the client, or had expired, defines nothing.
+#[test]
+fn section_3_3_2_3_4_alias_of_a_message_that_was_not_sent() {
+    on_each(|broker| {
+        let (large, late) = (unique("alias"), unique("alias"));
+        let properties = [
+            topic_alias_maximum(5),
+            packet_size_max(200),
+            receive_maximum(1),
+        ];
+        let client = client_with(broker, properties.concat());
+        let mut learner = Learner::new(client, 5);
+        learner.client.subscribe(&[(&large, 1), (&late, 1)]);
+        let mut publisher = self::client(broker);
+        for qos in [0, 1] {
+            publisher.publish(&large, qos, vec![b'L'; 1_000]);
+            publisher.publish(&large, qos, "small");
+            assert_eq!(learner.take(), (large.clone(), "small".to_owned()));
+        }
+        // The window is full while a message on a new topic expires.
+        publisher.publish(&large, 1, "holds the window");
+        let held = learner.client.next_publish();
+        let expires = Publish::v5(&late, "expires").properties(message_expiry_s(1));
+        publisher.publish_packet(expires, 1);
+        std::thread::sleep(std::time::Duration::from_millis(2_100));
+        publisher.publish(&late, 1, "in time");
+        learner.client.acknowledge(&held);
+        assert_eq!(learner.take(), (late.clone(), "in time".to_owned()));
+    });
+}

@@ -467,3 +467,25 @@ fn section_3_8_4_subscription_holds_from_suback() {
         }
     });
 }
+
+/// Section 3.8.4: filters of one SUBSCRIBE count one by one, so a retained message comes for each
+/// filter it matches, with what that filter was granted.
+#[test]
+fn section_3_8_4_retained_messages_for_each_filter() {
+    on_each(|broker| {
+        let topic = unique("each");
+        let mut client = client(broker);
+        client.retain(&topic, 2, "retained");
+        let filters = [
+            (topic.clone(), 1),
+            (format!("{topic}/#"), 2),
+            (format!("{topic}/+"), 2),
+        ];
+        assert_eq!(client.subscribe(&filters), [1, 2, 2]);
+        let mut qos: Vec<u8> = client.receive(2).iter().map(|m| m.qos).collect();
+        qos.sort_unstable();
+        assert_eq!(qos, [1, 2]);
+        let mut publisher = self::client(broker);
+        nothing_else(&mut client, &mut publisher, &topic, 1);
+    });
+}

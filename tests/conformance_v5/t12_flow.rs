@@ -304,3 +304,52 @@ fn section_3_1_2_11_4_too_large_in_other_ways() {
         nothing_else(&mut client, &mut publisher, &format!("{prefix}/live"), 1);
     });
 }
+
+/// Section 3.1.2.11.4: CONNACK is no exception: a client that has no room for it is not sent one.
+#[test]
+fn section_3_1_2_11_4_connack_fits() {
+    on_each(|broker| {
+        for limit in [1, 4, 5, 8, 12] {
+            let mut client = Raw::open(broker);
+            client.send_connect(&Connect::v5(unique("fits")).properties(packet_size_max(limit)));
+            // What is sent at first is all: CONNACK, or nothing and the end.
+            if let Ok(Some(packet)) = client.packet_within(ARRIVES) {
+                let length = packet.bytes().len();
+                assert!(
+                    length <= limit as usize,
+                    "{length} bytes for a limit of {limit}"
+                );
+            }
+        }
+    });
+}
+
+/// Section 4.9: acknowledgements and PINGRESP are not stuck behind data: they reach a client for
+/// which much is waiting before it has acknowledged any of it.
+#[test]
+fn section_4_9_acknowledgements_pass_waiting_data() {
+    const COUNT: usize = 2_000;
+    on_each(|broker| {
+        let topic = unique("behind");
+        let mut client = client_with(broker, receive_maximum(20));
+        client.subscribe(&[(&topic, 1)]);
+        let large: Vec<Publish> = (0..COUNT)
+            .map(|_| Publish::v5(&topic, vec![b'x'; 1_000]))
+            .collect();
+        self::client(broker).publish_all(&large, 1, 20);
+        // Twenty messages are on their way; the rest waits for their acknowledgements.
+        let own = Publish::v5(unique("behind"), "x");
+        client.send(
+            &[
+                own.clone().qos(1, 1).encode(),
+                own.qos(2, 2).encode(),
+                pingreq(),
+            ]
+            .concat(),
+        );
+        assert_eq!(client.wait_for_ack(PUBACK).id, 1);
+        assert_eq!(client.wait_for_ack(PUBREC).id, 2);
+        client.wait_for(PINGRESP);
+        assert_eq!(client.receive(COUNT).len(), COUNT);
+    });
+}
