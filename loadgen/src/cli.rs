@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::assertion::Assertion;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -27,16 +28,16 @@ pub enum Verb {
     Fanout(Shape),
     /// Many publishers to one subscriber.
     Fanin(Shape),
+    /// Many publishers to subscribers that share their subscription.
+    Shared(Shared),
+    /// One publisher to many subscribers, some of which stop reading while it is measured.
+    Slow(Slow),
+    /// Publish, for subscribers of other processes.
+    Pub(Publish),
+    /// Subscribe to what `loadgen pub` publishes elsewhere.
+    Sub(Subscribe),
     /// Be a byte relay: the physical limit to compare a broker with. QoS 0 only, for this generator only.
     Relay(RelayArgs),
-}
-
-/// The relay.
-#[derive(Debug, Args)]
-pub struct RelayArgs {
-    /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    pub bind: std::net::SocketAddr,
 }
 
 /// Idle connections.
@@ -54,9 +55,6 @@ pub struct Conn {
     /// How long to stay once all are connected.
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub hold: Duration,
-    /// New connections per second; without it, as fast as the broker accepts them.
-    #[arg(short = 'R', long, value_parser = rate)]
-    pub connect_rate: Option<f64>,
 }
 
 /// Publishers and subscribers.
@@ -65,9 +63,94 @@ pub struct Shape {
     /// The broker and what to report.
     #[command(flatten)]
     pub common: Common,
+    /// The messages.
+    #[command(flatten)]
+    pub load: LoadArgs,
     /// Pairs (pubsub), subscribers (fanout) or publishers (fanin).
-    #[arg(short = 'c', long, default_value_t = 64)]
+    #[arg(short = 'c', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub count: u32,
+}
+
+/// Publishers and a group of subscribers.
+#[derive(Debug, Args)]
+pub struct Shared {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// The messages.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Publishers.
+    #[arg(short = 'c', long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// Subscribers that share. With --cores N there are N groups, each with its part of the publishers.
+    #[arg(short = 'm', long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub members: u32,
+}
+
+/// A publisher and subscribers that do not all keep up.
+#[derive(Debug, Args)]
+pub struct Slow {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// The messages; only an open loop makes sense.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Subscribers.
+    #[arg(short = 'c', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// How many of them do not read in the measured interval. Latencies and losses are those of the others.
+    #[arg(long, default_value_t = 1)]
+    pub slow: u32,
+}
+
+/// Publishers only.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// The messages. In a closed loop the window is that of the acknowledgements.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Publishers.
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// The topic; %i is the publisher's number from --startnumber on, %c its Client Identifier.
+    #[arg(short = 't', long)]
+    pub topic: String,
+}
+
+/// Subscribers only.
+#[derive(Debug, Args)]
+pub struct Subscribe {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// Subscribers.
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// The filter; %i is the subscriber's number from --startnumber on, %c its Client Identifier.
+    #[arg(short = 't', long)]
+    pub topic: String,
+    /// QoS of the subscriptions.
+    #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: u8,
+    /// Payload bytes that the publishers send; other messages count as corrupt.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// How long to count.
+    #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+    /// Fail (exit 99) as the other verbs do. Of the loss only what later messages show is known.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// The messages and their pace.
+#[derive(Debug, Args)]
+pub struct LoadArgs {
     /// QoS of publications and subscriptions.
     #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: u8,
@@ -91,13 +174,21 @@ pub struct Shape {
     /// How long to measure.
     #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
     pub duration: Duration,
-    /// Fail (exit 99) when a message is corrupt, a message of QoS 1 or 2 is lost, or one is duplicated with
-    /// QoS 2 or reordered with any.
+    /// Fail (exit 99) when a message is corrupt, duplicated or reordered, or one of QoS 1 or 2 is lost,
+    /// refused or not acknowledged.
     #[arg(long)]
     pub verify: bool,
 }
 
-/// What all verbs have.
+/// The relay.
+#[derive(Debug, Args)]
+pub struct RelayArgs {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    pub bind: std::net::SocketAddr,
+}
+
+/// What all verbs have that put load on a broker.
 #[derive(Debug, Args)]
 pub struct Common {
     /// The broker's host name or address.
@@ -121,12 +212,15 @@ pub struct Common {
     /// What Client Identifiers and topics begin with; by default it names this process.
     #[arg(long)]
     pub prefix: Option<String>,
-    /// The number of the first client.
-    #[arg(short = 'n', long, default_value_t = 0)]
+    /// The number of the first client in its Client Identifier.
+    #[arg(short = 'n', long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=15 << 20))]
     pub startnumber: u32,
     /// Source addresses, as a list or an IPv4 network: 127.0.0.2,127.0.0.3 or 127.0.1.0/24.
     #[arg(long, value_parser = addresses)]
     pub ifaddr: Option<Addresses>,
+    /// New connections per second; without it, as fast as the broker accepts them.
+    #[arg(short = 'R', long, value_parser = rate)]
+    pub connect_rate: Option<f64>,
     /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub cores: u16,
@@ -136,6 +230,15 @@ pub struct Common {
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,
+    /// No line on stderr each second.
+    #[arg(short = 'Q', long)]
+    pub quiet: bool,
+    /// Write summary.json, timeline.csv and latency.hgrm into this directory, which is made if need be.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<std::path::PathBuf>,
+    /// Fail (exit 99) unless this holds, such as 'p99<5ms', 'lost==0', 'delivered_per_s>=50k' (repeatable).
+    #[arg(long = "assert", value_name = "CONDITION")]
+    pub assertions: Vec<Assertion>,
 }
 
 /// Addresses to connect from.

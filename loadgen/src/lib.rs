@@ -4,8 +4,10 @@
 //! the broker (`procfs`). The cores and the leading thread talk through `shared`. `pace` and `window` decide
 //! when a message is sent, `payload` and `track` whether it arrived as it should, `report` says so.
 
+pub mod assertion;
 pub mod cli;
 pub mod clock;
+pub mod links;
 pub mod pace;
 pub mod payload;
 pub mod plan;
@@ -15,6 +17,7 @@ pub mod report;
 pub mod run;
 pub mod shared;
 pub mod sys;
+pub mod timeline;
 pub mod track;
 pub mod window;
 pub mod worker;

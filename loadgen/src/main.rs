@@ -17,12 +17,16 @@ fn main() -> ExitCode {
         Verb::Conn(args) => (args.common.json, run::conn(args)),
         Verb::Pubsub(args) => (args.common.json, run::shape(Kind::Pubsub, args)),
         Verb::Fanout(args) => (args.common.json, run::shape(Kind::Fanout, args)),
+        Verb::Fanin(args) => (args.common.json, run::shape(Kind::Fanin, args)),
+        Verb::Shared(args) => (args.common.json, run::shared(args)),
+        Verb::Slow(args) => (args.common.json, run::slow(args)),
+        Verb::Pub(args) => (args.common.json, run::publish(args)),
+        Verb::Sub(args) => (args.common.json, run::subscribe(args)),
         Verb::Relay(args) => {
             let Err(error) = relay::run(args.bind);
             eprintln!("loadgen: {error}");
             return ExitCode::from(EXIT_ERROR);
         }
-        Verb::Fanin(args) => (args.common.json, run::shape(Kind::Fanin, args)),
     };
     let summary = match result {
         Ok(summary) => summary,
