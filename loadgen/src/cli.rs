@@ -2,6 +2,7 @@
 
 use crate::assertion::Assertion;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use ringmq::protocol::Version;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -32,6 +33,12 @@ pub enum Verb {
     Shared(Shared),
     /// One publisher to many subscribers, some of which stop reading while it is measured.
     Slow(Slow),
+    /// Clients that come and go: each connects, subscribes, publishes to itself with QoS 1, receives it, leaves.
+    Churn(Churn),
+    /// Queue messages for sessions that are away, then let them come for them.
+    Durable(Durable),
+    /// Store retained messages, replay them to new subscribers, remove them.
+    Retained(Retained),
     /// Publish, for subscribers of other processes.
     Pub(Publish),
     /// Subscribe to what `loadgen pub` publishes elsewhere.
@@ -103,6 +110,89 @@ pub struct Slow {
     /// How many of them do not read in the measured interval. Latencies and losses are those of the others.
     #[arg(long, default_value_t = 1)]
     pub slow: u32,
+}
+
+/// Clients that come and go.
+#[derive(Debug, Args)]
+pub struct Churn {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Clients that go through their cycles at the same time.
+    #[arg(short = 'c', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// Open loop: cycles per second on an absolute schedule, whose times count from when a cycle was due.
+    /// Without it each client begins again as soon as it is done.
+    #[arg(short = 'r', long, value_parser = rate)]
+    pub rate: Option<f64>,
+    /// Let sessions outlive their connections (for an hour), so that each cycle finds the last one's.
+    #[arg(long)]
+    pub keep_sessions: bool,
+    /// Payload bytes.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// How long to go before measuring.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub warmup: Duration,
+    /// How long to measure.
+    #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+    /// Fail (exit 99) when a message is corrupt or a cycle that was due did not begin.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Queued messages.
+#[derive(Debug, Args)]
+pub struct Durable {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Sessions that are away.
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub count: u32,
+    /// Messages for each of them.
+    #[arg(short = 'm', long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub messages: u64,
+    /// QoS of publication and subscriptions.
+    #[arg(short = 'q', long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub qos: u8,
+    /// Payload bytes.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// Publications whose handshake is not done, at most.
+    #[arg(short = 'F', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    pub inflight: u32,
+    /// Fail (exit 99) when a message is lost, duplicated, reordered, corrupt, refused or not acknowledged, or
+    /// a session was gone.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Retained messages.
+#[derive(Debug, Args)]
+pub struct Retained {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Subscribers that come when all messages are stored.
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub count: u32,
+    /// Retained messages, each with a topic of its own; they are stored with QoS 1.
+    #[arg(short = 'm', long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
+    pub messages: u64,
+    /// QoS of the subscriptions.
+    #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: u8,
+    /// Payload bytes.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// Publications whose handshake is not done, at most.
+    #[arg(short = 'F', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    pub inflight: u32,
+    /// Fail (exit 99) when a message is duplicated, corrupt, refused or not acknowledged, or (QoS 1 and 2) lost.
+    #[arg(long)]
+    pub verify: bool,
 }
 
 /// Publishers only.
@@ -188,9 +278,9 @@ pub struct RelayArgs {
     pub bind: std::net::SocketAddr,
 }
 
-/// What all verbs have that put load on a broker.
+/// The broker, and what is reported of it.
 #[derive(Debug, Args)]
-pub struct Common {
+pub struct Target {
     /// The broker's host name or address.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     pub host: String,
@@ -198,11 +288,8 @@ pub struct Common {
     #[arg(short = 'p', long, default_value_t = 1883)]
     pub port: u16,
     /// MQTT version: 3 (3.1), 4 (3.1.1) or 5.
-    #[arg(short = 'V', long = "mqtt-version", default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=5))]
-    pub version: u8,
-    /// Keep Alive in seconds; 0 is none.
-    #[arg(short = 'k', long, default_value_t = 300)]
-    pub keepalive: u16,
+    #[arg(short = 'V', long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=5))]
+    pub mqtt_version: u8,
     /// The User Name.
     #[arg(short = 'u', long)]
     pub username: Option<String>,
@@ -212,33 +299,55 @@ pub struct Common {
     /// What Client Identifiers and topics begin with; by default it names this process.
     #[arg(long)]
     pub prefix: Option<String>,
-    /// The number of the first client in its Client Identifier.
-    #[arg(short = 'n', long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=15 << 20))]
-    pub startnumber: u32,
     /// Source addresses, as a list or an IPv4 network: 127.0.0.2,127.0.0.3 or 127.0.1.0/24.
     #[arg(long, value_parser = addresses)]
     pub ifaddr: Option<Addresses>,
-    /// New connections per second; without it, as fast as the broker accepts them.
-    #[arg(short = 'R', long, value_parser = rate)]
-    pub connect_rate: Option<f64>,
-    /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub cores: u16,
     /// The broker's process on this machine: its CPU time and memory are reported, children included.
     #[arg(long)]
     pub broker_pid: Option<u32>,
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Fail (exit 99) unless this holds, such as 'p99<5ms', 'lost==0', 'delivered_per_s>=50k' (repeatable).
+    #[arg(long = "assert", value_name = "CONDITION")]
+    pub assertions: Vec<Assertion>,
+}
+
+impl Target {
+    /// The version of MQTT.
+    pub fn version(&self) -> Version {
+        match self.mqtt_version {
+            3 => Version::V31,
+            4 => Version::V311,
+            _ => Version::V5,
+        }
+    }
+}
+
+/// What the verbs have in common that run for a time.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Keep Alive in seconds; 0 is none.
+    #[arg(short = 'k', long, default_value_t = 300)]
+    pub keepalive: u16,
+    /// The number of the first client in its Client Identifier.
+    #[arg(short = 'n', long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=15 << 20))]
+    pub startnumber: u32,
+    /// New connections per second; without it, as fast as the broker accepts them.
+    #[arg(short = 'R', long, value_parser = rate)]
+    pub connect_rate: Option<f64>,
+    /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub cores: u16,
     /// No line on stderr each second.
     #[arg(short = 'Q', long)]
     pub quiet: bool,
     /// Write summary.json, timeline.csv and latency.hgrm into this directory, which is made if need be.
     #[arg(long, value_name = "DIR")]
     pub out: Option<std::path::PathBuf>,
-    /// Fail (exit 99) unless this holds, such as 'p99<5ms', 'lost==0', 'delivered_per_s>=50k' (repeatable).
-    #[arg(long = "assert", value_name = "CONDITION")]
-    pub assertions: Vec<Assertion>,
 }
 
 /// Addresses to connect from.

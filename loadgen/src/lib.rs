@@ -5,8 +5,10 @@
 //! when a message is sent, `payload` and `track` whether it arrived as it should, `report` says so.
 
 pub mod assertion;
+pub mod churn;
 pub mod cli;
 pub mod clock;
+pub mod crowd;
 pub mod links;
 pub mod pace;
 pub mod payload;
@@ -16,8 +18,10 @@ pub mod relay;
 pub mod report;
 pub mod run;
 pub mod shared;
+pub mod steps;
 pub mod sys;
 pub mod timeline;
 pub mod track;
 pub mod window;
+pub mod wire;
 pub mod worker;

@@ -71,7 +71,7 @@ pub struct Reactor {
     ring: Ring,
     route: Route,
     clock: Clock,
-    wake: UnixStream,
+    wake: Option<UnixStream>,
     /// Connections made, for taking the source addresses in turn.
     connects: usize,
 }
@@ -231,14 +231,14 @@ impl Links {
 }
 
 impl Reactor {
-    /// A reactor for the calling thread. `wake` gets a byte when this thread must wake up, and `offset` is
+    /// A reactor for the calling thread. `wake`, if any, gets a byte when this thread must wake up, and `offset` is
     /// where it begins among the source addresses.
     ///
     /// Errors: there is no ring to be had, in plain words.
     pub fn new(
         route: Route,
         clock: Clock,
-        wake: UnixStream,
+        wake: Option<UnixStream>,
         offset: usize,
     ) -> Result<Self, String> {
         let config = RingConfig {
@@ -248,7 +248,9 @@ impl Reactor {
             buffer_bytes: 64 << 10,
         };
         let mut ring = Ring::new(config).map_err(|error| error.to_string())?;
-        ring.recv_multi(&wake, WAKE_KEY);
+        if let Some(wake) = &wake {
+            ring.recv_multi(wake, WAKE_KEY);
+        }
         Ok(Self {
             ring,
             route,
@@ -345,8 +347,8 @@ impl Reactor {
                 if let Received::Bytes(buffer) = received {
                     self.ring.recycle(buffer);
                 }
-                if !more {
-                    self.ring.recv_multi(&self.wake, WAKE_KEY);
+                if !more && let Some(wake) = &self.wake {
+                    self.ring.recv_multi(wake, WAKE_KEY);
                 }
                 Ok(())
             }

@@ -89,6 +89,25 @@ pub struct Generator {
     pub foreign_cores_busy: f64,
 }
 
+/// One step of a load that is a row of steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Step {
+    /// What was done.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// How many times it was done.
+    pub count: u64,
+    /// How many times a second.
+    pub per_s: f64,
+    /// The broker's CPU time for each, in ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ns_each: Option<f64>,
+    /// Growth of the broker's resident bytes for each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss_bytes_each: Option<f64>,
+}
+
 /// All that is known of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Summary {
@@ -166,6 +185,11 @@ pub struct Summary {
     /// From the intended (open loop) or actual (closed loop) time of sending to the receiving.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<Percentiles>,
+    /// Sessions that were to be there still and were not.
+    pub sessions_missing: u64,
+    /// The steps, where the load is a row of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
     /// What the broker used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broker: Option<Broker>,
@@ -195,7 +219,8 @@ impl Summary {
             match (self.rate, self.window) {
                 (Some(rate), _) => format!("an open loop of {rate} msg/s"),
                 (None, Some(window)) => format!("a closed loop, window {window}"),
-                (None, None) => "idleness".into(),
+                (None, None) if self.steps.is_empty() => "idleness".into(),
+                (None, None) => "steps".into(),
             },
         ));
         if self.expected > 0 || self.publishers > 0 || self.verb == "sub" {
@@ -203,10 +228,15 @@ impl Summary {
                 "QoS {}, {} B, {} publishers, {:.2} s measured",
                 self.qos, self.payload_bytes, self.publishers, self.measured_s
             ));
-            line(format!(
-                "published  {:.0} msg/s   delivered  {:.0} msg/s",
-                self.published_per_s, self.delivered_per_s
-            ));
+            if self.steps.is_empty() {
+                line(format!(
+                    "published  {:.0} msg/s   delivered  {:.0} msg/s",
+                    self.published_per_s, self.delivered_per_s
+                ));
+            }
+        }
+        for step in &self.steps {
+            line(step.line());
         }
         if let Some(latency) = &self.latency_us {
             line(format!("{}  {}", self.latency_kind, latency.line()));
@@ -308,6 +338,7 @@ impl Summary {
                 violations.push(format!("{count} {what}"));
             }
         };
+        check(self.sessions_missing, "sessions were gone");
         check(self.unsent, "messages could not be sent");
         check(self.corrupt, "deliveries were corrupt");
         if self.order_promised {
@@ -321,6 +352,22 @@ impl Summary {
         // MQTT lets a broker repeat QoS 1 messages, but only on a new connection, and there was none.
         check(self.duplicates, "deliveries were duplicated");
         violations
+    }
+}
+
+impl Step {
+    fn line(&self) -> String {
+        let mut line = format!(
+            "{}  {} in {:.3} s, {:.0}/s",
+            self.name, self.count, self.seconds, self.per_s
+        );
+        if let Some(ns) = self.cpu_ns_each {
+            let _ = write!(line, ", {ns:.0} ns of broker CPU each");
+        }
+        if let Some(bytes) = self.rss_bytes_each {
+            let _ = write!(line, ", {bytes:.0} B of broker memory each");
+        }
+        line
     }
 }
 

@@ -1,6 +1,9 @@
 //! A run from its beginning to its summary: starts the cores, keeps the times, samples the broker.
 
-use crate::cli::{Common, Conn, LoadArgs, Publish, Shape, Shared as SharedArgs, Slow, Subscribe};
+use crate::assertion::Assertion;
+use crate::cli::{
+    Common, Conn, LoadArgs, Publish, Shape, Shared as SharedArgs, Slow, Subscribe, Target,
+};
 use crate::clock::{Clock, nanoseconds};
 use crate::links::Route;
 use crate::plan::{ClientPlan, Hears, Names, Plan};
@@ -10,8 +13,8 @@ use crate::shared::Shared;
 use crate::timeline::{Timeline, write_files};
 use crate::track::Track;
 use crate::worker::{self, Interval, Load, Outcome, Settings, Times};
-use ringmq::protocol::{QoS, Version};
-use std::net::{SocketAddr, ToSocketAddrs};
+use ringmq::protocol::QoS;
+use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver};
@@ -57,7 +60,7 @@ pub fn conn(args: &Conn) -> Result<Summary, String> {
     let leader = Leader {
         common,
         settings: &settings,
-        clock: Clock::new(),
+        clock: Clock::start(),
         verify: false,
     };
     let measured = leader.run(&plan, args.hold, Duration::ZERO)?;
@@ -69,7 +72,7 @@ pub fn conn(args: &Conn) -> Result<Summary, String> {
         broker.interval_ns = measured.connect_ns;
         broker.cpu_ns_per_connect = Some(broker.cpu_ns as f64 / connections);
         broker.cores_busy = broker.cpu_ns as f64 / measured.connect_ns.max(1) as f64;
-        broker.user_percent = user_percent(before, after);
+        broker.user_percent = before.user_percent_until(after);
         broker.rss_after_bytes = after.rss_bytes;
         let growth = broker.rss_after_bytes as f64 - broker.rss_before_bytes as f64;
         broker.rss_bytes_per_connection = Some(growth / connections);
@@ -144,7 +147,7 @@ pub fn subscribe(args: &Subscribe) -> Result<Summary, String> {
     let leader = Leader {
         common: &args.common,
         settings: &settings,
-        clock: Clock::new(),
+        clock: Clock::start(),
         verify: args.verify,
     };
     let measured = leader.run(&plan, args.duration, Duration::ZERO)?;
@@ -167,7 +170,7 @@ fn load(verb: &str, plan: &Plan, common: &Common, args: &LoadArgs) -> Result<Sum
     let leader = Leader {
         common,
         settings: &settings,
-        clock: Clock::new(),
+        clock: Clock::start(),
         verify: args.verify,
     };
     let measured = leader.run(plan, args.duration, args.warmup)?;
@@ -183,11 +186,57 @@ struct Leader<'a> {
 
 /// The usage of everyone at one moment.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sample {
-    at_ns: u64,
-    broker: Usage,
-    generator: Usage,
-    machine_cpu_ns: u64,
+pub struct Sample {
+    /// When, in ns of the clock.
+    pub at_ns: u64,
+    /// The broker; nothing when its process is not known.
+    pub broker: Usage,
+    /// This process.
+    pub generator: Usage,
+    /// All processes of the machine.
+    pub machine_cpu_ns: u64,
+}
+
+impl Sample {
+    /// Looks at everyone.
+    ///
+    /// Errors: someone cannot be looked at.
+    pub fn take(target: &Target, clock: Clock) -> Result<Self, String> {
+        Ok(Self {
+            at_ns: clock.now_ns(),
+            broker: broker_usage(target)?,
+            generator: Usage::of_self().map_err(|error| error.to_string())?,
+            machine_cpu_ns: machine_cpu_ns().map_err(|error| error.to_string())?,
+        })
+    }
+}
+
+/// What the broker has used; nothing when its process is not known.
+///
+/// Errors: there is no such process.
+pub fn broker_usage(target: &Target) -> Result<Usage, String> {
+    let Some(pid) = target.broker_pid else {
+        return Ok(Usage::default());
+    };
+    Usage::of_tree(pid).map_err(|error| format!("--broker-pid {pid}: {error}"))
+}
+
+/// Judges a summary by its own figures and by what was asked of it.
+pub fn judge(summary: &mut Summary, verify: bool, assertions: &[Assertion]) {
+    summary.judge();
+    if verify {
+        summary.violations = summary.verify();
+    }
+    let breaches: Vec<_> = assertions
+        .iter()
+        .filter_map(|one| one.breach(summary))
+        .collect();
+    summary.violations.extend(breaches);
+    if !assertions.is_empty() && !summary.valid {
+        summary
+            .violations
+            .push("an invalid run cannot show that the assertions hold".into());
+    }
 }
 
 struct Measured {
@@ -388,21 +437,7 @@ impl Leader<'_> {
 
     /// Judges a summary and writes what was asked for.
     fn finish(&self, mut summary: Summary, measured: &Measured) -> Result<Summary, String> {
-        summary.judge();
-        if self.verify {
-            summary.violations = summary.verify();
-        }
-        let assertions = &self.common.assertions;
-        let breaches: Vec<_> = assertions
-            .iter()
-            .filter_map(|one| one.breach(&summary))
-            .collect();
-        summary.violations.extend(breaches);
-        if !assertions.is_empty() && !summary.valid {
-            summary
-                .violations
-                .push("an invalid run cannot show that the assertions hold".into());
-        }
+        judge(&mut summary, self.verify, &self.common.target.assertions);
         if let Some(directory) = &self.common.out {
             write_files(
                 directory,
@@ -415,19 +450,11 @@ impl Leader<'_> {
     }
 
     fn broker(&self) -> Result<Usage, String> {
-        let Some(pid) = self.common.broker_pid else {
-            return Ok(Usage::default());
-        };
-        Usage::of_tree(pid).map_err(|error| format!("--broker-pid {pid}: {error}"))
+        broker_usage(&self.common.target)
     }
 
     fn sample(&self) -> Result<Sample, String> {
-        Ok(Sample {
-            at_ns: self.clock.now_ns(),
-            broker: self.broker()?,
-            generator: Usage::of_self().map_err(|error| error.to_string())?,
-            machine_cpu_ns: machine_cpu_ns().map_err(|error| error.to_string())?,
-        })
+        Sample::take(&self.common.target, self.clock)
     }
 
     fn summary(&self, verb: &str, plan: &Plan, measured: &Measured) -> Summary {
@@ -451,7 +478,7 @@ impl Leader<'_> {
             .machine_cpu_ns
             .saturating_sub(measured.first.machine_cpu_ns);
         let busy = |cpu_ns: u64| cpu_ns as f64 / sampled_ns as f64;
-        let broker = self.common.broker_pid.map(|_| {
+        let broker = self.common.target.broker_pid.map(|_| {
             let delivered = per_second(total.delivered) * sampled_ns as f64 / 1e9;
             let switches = measured
                 .last
@@ -464,7 +491,10 @@ impl Leader<'_> {
                 cores_busy: busy(broker_cpu),
                 cpu_ns_per_message: (delivered > 0.0).then(|| broker_cpu as f64 / delivered),
                 cpu_ns_per_connect: None,
-                user_percent: user_percent(&measured.first.broker, &measured.last.broker),
+                user_percent: measured
+                    .first
+                    .broker
+                    .user_percent_until(&measured.last.broker),
                 switches_per_1000: (delivered > 0.0).then(|| switches as f64 * 1e3 / delivered),
                 rss_before_bytes: measured.broker_before.rss_bytes,
                 rss_after_bytes: measured.last.broker.rss_bytes,
@@ -531,6 +561,8 @@ impl Leader<'_> {
                 send_lag_us: Percentiles::of(&total.send_lag),
                 foreign_cores_busy: busy(machine.saturating_sub(own + broker_cpu)),
             },
+            sessions_missing: 0,
+            steps: Vec::new(),
             valid: true,
             invalid_because: Vec::new(),
             violations: Vec::new(),
@@ -571,13 +603,6 @@ impl Feed {
                 .for_each(|line| eprintln!("{line}"));
         }
     }
-}
-
-/// The user part of the CPU time between two moments, in percent.
-fn user_percent(before: &Usage, after: &Usage) -> f64 {
-    let user = after.user_ticks.saturating_sub(before.user_ticks);
-    let system = after.system_ticks.saturating_sub(before.system_ticks);
-    100.0 * user as f64 / (user + system).max(1) as f64
 }
 
 fn merge(led: Led, outcomes: Vec<Outcome>, timeline: Timeline) -> Measured {
@@ -655,45 +680,49 @@ fn merge(led: Led, outcomes: Vec<Outcome>, timeline: Timeline) -> Measured {
 
 fn names(common: &Common) -> Names {
     Names {
-        prefix: common
-            .prefix
-            .clone()
-            .unwrap_or_else(|| format!("loadgen-{}", std::process::id())),
+        prefix: prefix(&common.target),
         start_number: common.startnumber,
         cores: usize::from(common.cores),
     }
 }
 
 fn settings(common: &Common, load: Load) -> Result<Settings, String> {
-    let address = resolve(&common.host, common.port)?;
     Ok(Settings {
-        route: Route {
-            address,
-            sources: common
-                .ifaddr
-                .clone()
-                .map_or(Vec::new(), |addresses| addresses.0),
-            version: match common.version {
-                3 => Version::V31,
-                4 => Version::V311,
-                _ => Version::V5,
-            },
-        },
+        route: resolve_route(&common.target)?,
         qos: QoS::AtMostOnce,
         payload_bytes: 64,
         keep_alive_s: common.keepalive,
         clean_start: true,
-        username: common.username.clone(),
-        password: common.password.clone(),
+        username: common.target.username.clone(),
+        password: common.target.password.clone(),
         load,
         publisher_offset: 0,
         connect_rate: common.connect_rate,
     })
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let mut found = (host, port)
+/// What Client Identifiers and topics begin with.
+pub fn prefix(target: &Target) -> String {
+    let own = || format!("loadgen-{}", std::process::id());
+    target.prefix.clone().unwrap_or_else(own)
+}
+
+/// Where the broker is.
+///
+/// Errors: the name has no address.
+pub fn resolve_route(target: &Target) -> Result<Route, String> {
+    let host = &target.host;
+    let mut found = (host.as_str(), target.port)
         .to_socket_addrs()
         .map_err(|error| format!("{host}: {error}"))?;
-    found.next().ok_or_else(|| format!("{host} has no address"))
+    Ok(Route {
+        address: found
+            .next()
+            .ok_or_else(|| format!("{host} has no address"))?,
+        sources: target
+            .ifaddr
+            .clone()
+            .map_or(Vec::new(), |addresses| addresses.0),
+        version: target.version(),
+    })
 }

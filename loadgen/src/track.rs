@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// Gaps that are remembered; with more the oldest is given up, and what fills it would count as a duplicate.
-const GAPS_MAX: usize = 10_000;
+const GAPS_MAX: usize = 1 << 20;
 
 /// What an arrival was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -95,7 +95,8 @@ pub struct Times {
 }
 
 impl Times {
-    fn is_measured(&self, at_ns: u64) -> bool {
+    /// Whether a moment is in the measured interval.
+    pub fn is_measured(&self, at_ns: u64) -> bool {
         (self.measure_ns..self.stop_ns).contains(&at_ns)
     }
 }
@@ -174,7 +175,7 @@ pub fn run(
 ) -> Result<Outcome, String> {
     let cores = shared.cores.len();
     let offset = core * settings.route.sources.len() / cores;
-    let mut reactor = Reactor::new(settings.route.clone(), clock, wake, offset)?;
+    let mut reactor = Reactor::new(settings.route.clone(), clock, Some(wake), offset)?;
     let mut links = Links::default();
     let mut state = State::new(core, clients, settings, shared, clock, intervals);
     for _ in clients {

@@ -4,6 +4,7 @@ use clap::Parser;
 use loadgen::cli::{Cli, Verb};
 use loadgen::report::Summary;
 use loadgen::run::{self, Kind};
+use loadgen::steps;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -68,7 +69,7 @@ impl Mosquitto {
     fn run(&self, words: &str) -> Summary {
         let port = self.port.to_string();
         let pid = self.process.id().to_string();
-        let fixed = ["-p", &port, "--broker-pid", &pid, "-Q"];
+        let fixed = ["-p", &port, "--broker-pid", &pid];
         let words = ["loadgen"]
             .into_iter()
             .chain(words.split_whitespace())
@@ -83,6 +84,9 @@ impl Mosquitto {
             Verb::Slow(args) => run::slow(args),
             Verb::Pub(args) => run::publish(args),
             Verb::Sub(args) => run::subscribe(args),
+            Verb::Churn(args) => steps::churn(args),
+            Verb::Durable(args) => steps::durable(args),
+            Verb::Retained(args) => steps::retained(args),
             Verb::Relay(_) => unreachable!("the relay is not a load"),
         };
         result.unwrap()
@@ -140,6 +144,73 @@ fn every_shape_delivers_every_message() {
             "{shape}"
         );
     }
+}
+
+#[test]
+fn every_row_of_steps_comes_to_its_end() {
+    let Some(broker) = Mosquitto::start() else {
+        return;
+    };
+    for churn in [
+        "churn -c 8 --warmup 50ms -d 400ms --verify",
+        "churn -c 8 -r 200 -V 5 --keep-sessions --warmup 50ms -d 400ms --verify",
+    ] {
+        let summary = broker.run(churn);
+        assert_eq!(summary.violations, [""; 0], "{churn}");
+        let cycles = &summary.steps[0];
+        assert!(
+            cycles.count > 20 && cycles.cpu_ns_each.is_some(),
+            "{cycles:?}"
+        );
+        if let Some(rate) = summary.rate {
+            assert!(
+                (cycles.count as f64 - rate * 0.4).abs() < 12.0,
+                "{cycles:?}"
+            );
+        }
+        assert!(
+            summary
+                .latency_us
+                .is_some_and(|all| all.count > 20 && all.min > 0.0)
+        );
+    }
+    for (durable, sessions) in [
+        ("durable -m 500 -c 3 --verify", 3),
+        ("durable -m 300 -q 2 -V 5 -F 10 --verify", 1),
+    ] {
+        let summary = broker.run(durable);
+        assert_eq!(summary.violations, [""; 0], "{durable}");
+        assert_eq!(
+            (summary.lost, summary.delivered),
+            (0, summary.published * sessions)
+        );
+        let names: Vec<_> = summary
+            .steps
+            .iter()
+            .map(|step| step.name.as_str())
+            .collect();
+        assert_eq!(names, ["queue", "drain"]);
+        assert!(summary.steps.iter().all(|step| step.per_s > 0.0));
+    }
+    for retained in [
+        "retained -m 500 -c 2 -q 1 --verify",
+        "retained -m 500 -V 5 --verify",
+    ] {
+        let summary = broker.run(retained);
+        assert_eq!(summary.violations, [""; 0], "{retained}");
+        assert_eq!(
+            (summary.lost, summary.delivered),
+            (0, summary.expected),
+            "{retained}"
+        );
+        assert_eq!(summary.steps.len(), 3);
+    }
+    let again = broker.run("sub -t # -d 300ms");
+    assert_eq!(
+        (again.delivered, again.corrupt),
+        (0, 0),
+        "retained messages were removed"
+    );
 }
 
 #[test]
