@@ -1,6 +1,8 @@
 //! The command line.
 
+use crate::assertion::Assertion;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use ringmq::protocol::Version;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -27,16 +29,22 @@ pub enum Verb {
     Fanout(Shape),
     /// Many publishers to one subscriber.
     Fanin(Shape),
+    /// Many publishers to subscribers that share their subscription.
+    Shared(Shared),
+    /// One publisher to many subscribers, some of which stop reading while it is measured.
+    Slow(Slow),
+    /// Clients that come and go: each connects, subscribes, publishes to itself with QoS 1, receives it, leaves.
+    Churn(Churn),
+    /// Queue messages for sessions that are away, then let them come for them.
+    Durable(Durable),
+    /// Store retained messages, replay them to new subscribers, remove them.
+    Retained(Retained),
+    /// Publish, for subscribers of other processes.
+    Pub(Publish),
+    /// Subscribe to what `loadgen pub` publishes elsewhere.
+    Sub(Subscribe),
     /// Be a byte relay: the physical limit to compare a broker with. QoS 0 only, for this generator only.
     Relay(RelayArgs),
-}
-
-/// The relay.
-#[derive(Debug, Args)]
-pub struct RelayArgs {
-    /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    pub bind: std::net::SocketAddr,
 }
 
 /// Idle connections.
@@ -54,9 +62,6 @@ pub struct Conn {
     /// How long to stay once all are connected.
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub hold: Duration,
-    /// New connections per second; without it, as fast as the broker accepts them.
-    #[arg(short = 'R', long, value_parser = rate)]
-    pub connect_rate: Option<f64>,
 }
 
 /// Publishers and subscribers.
@@ -65,9 +70,177 @@ pub struct Shape {
     /// The broker and what to report.
     #[command(flatten)]
     pub common: Common,
+    /// The messages.
+    #[command(flatten)]
+    pub load: LoadArgs,
     /// Pairs (pubsub), subscribers (fanout) or publishers (fanin).
-    #[arg(short = 'c', long, default_value_t = 64)]
+    #[arg(short = 'c', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub count: u32,
+}
+
+/// Publishers and a group of subscribers.
+#[derive(Debug, Args)]
+pub struct Shared {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// The messages.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Publishers.
+    #[arg(short = 'c', long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// Subscribers that share. With --cores N there are N groups, each with its part of the publishers.
+    #[arg(short = 'm', long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub members: u32,
+}
+
+/// A publisher and subscribers that do not all keep up.
+#[derive(Debug, Args)]
+pub struct Slow {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// The messages; only an open loop makes sense.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Subscribers.
+    #[arg(short = 'c', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// How many of them do not read in the measured interval. Latencies and losses are those of the others.
+    #[arg(long, default_value_t = 1)]
+    pub slow: u32,
+}
+
+/// Clients that come and go.
+#[derive(Debug, Args)]
+pub struct Churn {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Clients that go through their cycles at the same time.
+    #[arg(short = 'c', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// Open loop: cycles per second on an absolute schedule, whose times count from when a cycle was due.
+    /// Without it each client begins again as soon as it is done.
+    #[arg(short = 'r', long, value_parser = rate)]
+    pub rate: Option<f64>,
+    /// Let sessions outlive their connections (for an hour), so that each cycle finds the last one's.
+    #[arg(long)]
+    pub keep_sessions: bool,
+    /// Payload bytes.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// How long to go before measuring.
+    #[arg(long, default_value = "1s", value_parser = duration)]
+    pub warmup: Duration,
+    /// How long to measure.
+    #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+    /// Fail (exit 99) when a message is corrupt or a cycle that was due did not begin.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Queued messages.
+#[derive(Debug, Args)]
+pub struct Durable {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Sessions that are away.
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub count: u32,
+    /// Messages for each of them.
+    #[arg(short = 'm', long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub messages: u64,
+    /// QoS of publication and subscriptions.
+    #[arg(short = 'q', long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub qos: u8,
+    /// Payload bytes.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// Publications whose handshake is not done, at most.
+    #[arg(short = 'F', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    pub inflight: u32,
+    /// Fail (exit 99) when a message is lost, duplicated, reordered, corrupt, refused or not acknowledged, or
+    /// a session was gone.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Retained messages.
+#[derive(Debug, Args)]
+pub struct Retained {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Subscribers that come when all messages are stored.
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub count: u32,
+    /// Retained messages, each with a topic of its own; they are stored with QoS 1.
+    #[arg(short = 'm', long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
+    pub messages: u64,
+    /// QoS of the subscriptions.
+    #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: u8,
+    /// Payload bytes.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// Publications whose handshake is not done, at most.
+    #[arg(short = 'F', long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    pub inflight: u32,
+    /// Fail (exit 99) when a message is duplicated, corrupt, refused or not acknowledged, or (QoS 1 and 2) lost.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// Publishers only.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// The messages. In a closed loop the window is that of the acknowledgements.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Publishers.
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// The topic; %i is the publisher's number from --startnumber on, %c its Client Identifier.
+    #[arg(short = 't', long)]
+    pub topic: String,
+}
+
+/// Subscribers only.
+#[derive(Debug, Args)]
+pub struct Subscribe {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// Subscribers.
+    #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// The filter; %i is the subscriber's number from --startnumber on, %c its Client Identifier.
+    #[arg(short = 't', long)]
+    pub topic: String,
+    /// QoS of the subscriptions.
+    #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: u8,
+    /// Payload bytes that the publishers send; other messages count as corrupt.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// How long to count.
+    #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
+    pub duration: Duration,
+    /// Fail (exit 99) as the other verbs do. Of the loss only what later messages show is known.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// The messages and their pace.
+#[derive(Debug, Args)]
+pub struct LoadArgs {
     /// QoS of publications and subscriptions.
     #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: u8,
@@ -91,15 +264,23 @@ pub struct Shape {
     /// How long to measure.
     #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
     pub duration: Duration,
-    /// Fail (exit 99) when a message is corrupt, a message of QoS 1 or 2 is lost, or one is duplicated with
-    /// QoS 2 or reordered with any.
+    /// Fail (exit 99) when a message is corrupt, duplicated or reordered, or one of QoS 1 or 2 is lost,
+    /// refused or not acknowledged.
     #[arg(long)]
     pub verify: bool,
 }
 
-/// What all verbs have.
+/// The relay.
 #[derive(Debug, Args)]
-pub struct Common {
+pub struct RelayArgs {
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    pub bind: std::net::SocketAddr,
+}
+
+/// The broker, and what is reported of it.
+#[derive(Debug, Args)]
+pub struct Target {
     /// The broker's host name or address.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     pub host: String,
@@ -107,11 +288,8 @@ pub struct Common {
     #[arg(short = 'p', long, default_value_t = 1883)]
     pub port: u16,
     /// MQTT version: 3 (3.1), 4 (3.1.1) or 5.
-    #[arg(short = 'V', long = "mqtt-version", default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=5))]
-    pub version: u8,
-    /// Keep Alive in seconds; 0 is none.
-    #[arg(short = 'k', long, default_value_t = 300)]
-    pub keepalive: u16,
+    #[arg(short = 'V', long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=5))]
+    pub mqtt_version: u8,
     /// The User Name.
     #[arg(short = 'u', long)]
     pub username: Option<String>,
@@ -121,21 +299,55 @@ pub struct Common {
     /// What Client Identifiers and topics begin with; by default it names this process.
     #[arg(long)]
     pub prefix: Option<String>,
-    /// The number of the first client.
-    #[arg(short = 'n', long, default_value_t = 0)]
-    pub startnumber: u32,
     /// Source addresses, as a list or an IPv4 network: 127.0.0.2,127.0.0.3 or 127.0.1.0/24.
     #[arg(long, value_parser = addresses)]
     pub ifaddr: Option<Addresses>,
-    /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub cores: u16,
     /// The broker's process on this machine: its CPU time and memory are reported, children included.
     #[arg(long)]
     pub broker_pid: Option<u32>,
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Fail (exit 99) unless this holds, such as 'p99<5ms', 'lost==0', 'delivered_per_s>=50k' (repeatable).
+    #[arg(long = "assert", value_name = "CONDITION")]
+    pub assertions: Vec<Assertion>,
+}
+
+impl Target {
+    /// The version of MQTT.
+    pub fn version(&self) -> Version {
+        match self.mqtt_version {
+            3 => Version::V31,
+            4 => Version::V311,
+            _ => Version::V5,
+        }
+    }
+}
+
+/// What the verbs have in common that run for a time.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Keep Alive in seconds; 0 is none.
+    #[arg(short = 'k', long, default_value_t = 300)]
+    pub keepalive: u16,
+    /// The number of the first client in its Client Identifier.
+    #[arg(short = 'n', long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=15 << 20))]
+    pub startnumber: u32,
+    /// New connections per second; without it, as fast as the broker accepts them.
+    #[arg(short = 'R', long, value_parser = rate)]
+    pub connect_rate: Option<f64>,
+    /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub cores: u16,
+    /// No line on stderr each second.
+    #[arg(short = 'Q', long)]
+    pub quiet: bool,
+    /// Write summary.json, timeline.csv and latency.hgrm into this directory, which is made if need be.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<std::path::PathBuf>,
 }
 
 /// Addresses to connect from.

@@ -14,7 +14,7 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that starts at the system's time.
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         let since_epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or(Duration::ZERO);
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn it_runs_forward_from_the_systems_time() {
-        let clock = Clock::new();
+        let clock = Clock::start();
         let first = clock.now_ns();
         let system = nanoseconds(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
         assert!(first.abs_diff(system) < 1_000_000_000, "{first} {system}");

@@ -38,6 +38,13 @@ impl Usage {
         Self::of_process(std::process::id())
     }
 
+    /// The user part of the CPU time between this moment and a later one, in percent.
+    pub fn user_percent_until(&self, later: &Self) -> f64 {
+        let user = later.user_ticks.saturating_sub(self.user_ticks);
+        let system = later.system_ticks.saturating_sub(self.system_ticks);
+        100.0 * user as f64 / (user + system).max(1) as f64
+    }
+
     fn of_process(pid: u32) -> io::Result<Self> {
         let mut usage = Self {
             rss_bytes: rss_bytes(pid)?,

@@ -37,7 +37,8 @@ impl Percentiles {
         })
     }
 
-    fn line(&self) -> String {
+    /// One line for people.
+    pub fn line(&self) -> String {
         format!(
             "p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  p99.99 {:.1}  max {:.1} us  ({} samples)",
             self.p50, self.p90, self.p99, self.p99_9, self.p99_99, self.max, self.count
@@ -86,6 +87,25 @@ pub struct Generator {
     pub send_lag_us: Option<Percentiles>,
     /// Cores that processes other than the broker and the generator kept busy.
     pub foreign_cores_busy: f64,
+}
+
+/// One step of a load that is a row of steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Step {
+    /// What was done.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// How many times it was done.
+    pub count: u64,
+    /// How many times a second.
+    pub per_s: f64,
+    /// The broker's CPU time for each, in ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ns_each: Option<f64>,
+    /// Growth of the broker's resident bytes for each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss_bytes_each: Option<f64>,
 }
 
 /// All that is known of a run.
@@ -139,6 +159,8 @@ pub struct Summary {
     pub duplicates: u64,
     /// Deliveries after a later one of the same publisher.
     pub reordered: u64,
+    /// Whether MQTT promises the order: not across the members of a shared subscription.
+    pub order_promised: bool,
     /// Deliveries that were not as they were sent.
     pub corrupt: u64,
     /// Publications whose handshake was not finished.
@@ -149,17 +171,35 @@ pub struct Summary {
     pub window_stalls: u64,
     /// Messages that were late because the broker took no more.
     pub held_back: u64,
+    /// Messages that were due and that the broker did not take to the end.
+    pub unsent: u64,
+    /// Of messages that were due or sent in the measured interval: from then to the last acknowledgement, QoS 1
+    /// and 2 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged_us: Option<Percentiles>,
+    /// Deliveries that subscribers lost which did not read while it was measured; they are not in `lost`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_by_slow: Option<u64>,
     /// `response time` in an open loop, `service time` in a closed one.
     pub latency_kind: String,
     /// From the intended (open loop) or actual (closed loop) time of sending to the receiving.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_us: Option<Percentiles>,
+    /// Sessions that were to be there still and were not.
+    pub sessions_missing: u64,
+    /// The steps, where the load is a row of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
     /// What the broker used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub broker: Option<Broker>,
     /// How the generator did.
     pub generator: Generator,
-    /// What `--verify` objects to.
+    /// Whether the figures are the broker's; if not, `invalid_because` says what else they show.
+    pub valid: bool,
+    /// Why the figures are not the broker's alone.
+    pub invalid_because: Vec<String>,
+    /// What `--verify` and `--assert` object to.
     pub violations: Vec<String>,
 }
 
@@ -179,18 +219,24 @@ impl Summary {
             match (self.rate, self.window) {
                 (Some(rate), _) => format!("an open loop of {rate} msg/s"),
                 (None, Some(window)) => format!("a closed loop, window {window}"),
-                (None, None) => "idleness".into(),
+                (None, None) if self.steps.is_empty() => "idleness".into(),
+                (None, None) => "steps".into(),
             },
         ));
-        if self.publishers > 0 {
+        if self.expected > 0 || self.publishers > 0 || self.verb == "sub" {
             line(format!(
                 "QoS {}, {} B, {} publishers, {:.2} s measured",
                 self.qos, self.payload_bytes, self.publishers, self.measured_s
             ));
-            line(format!(
-                "published  {:.0} msg/s   delivered  {:.0} msg/s",
-                self.published_per_s, self.delivered_per_s
-            ));
+            if self.steps.is_empty() {
+                line(format!(
+                    "published  {:.0} msg/s   delivered  {:.0} msg/s",
+                    self.published_per_s, self.delivered_per_s
+                ));
+            }
+        }
+        for step in &self.steps {
+            line(step.line());
         }
         if let Some(latency) = &self.latency_us {
             line(format!("{}  {}", self.latency_kind, latency.line()));
@@ -214,6 +260,15 @@ impl Summary {
                 self.refused
             ));
         }
+        if let Some(acknowledged) = &self.acknowledged_us {
+            line(format!(
+                "to the last acknowledgement  {}",
+                acknowledged.line()
+            ));
+        }
+        if let Some(lost) = self.lost_by_slow {
+            line(format!("subscribers that did not read lost {lost}"));
+        }
         if self.window_stalls > 0 {
             line(format!(
                 "{} windows stalled for 2 s and were given up",
@@ -224,6 +279,12 @@ impl Summary {
             line(format!(
                 "{} messages were late because the broker took no more",
                 self.held_back
+            ));
+        }
+        if self.unsent > 0 {
+            line(format!(
+                "{} messages were due and could not be sent",
+                self.unsent
             ));
         }
         if let Some(broker) = &self.broker {
@@ -238,10 +299,35 @@ impl Summary {
         if let Some(lag) = &self.generator.send_lag_us {
             line(format!("send lag  {}", lag.line()));
         }
+        for why in &self.invalid_because {
+            line(format!("INVALID: {why}"));
+        }
         for violation in &self.violations {
             line(format!("FAILED: {violation}"));
         }
         out
+    }
+
+    /// Tells what of the figures is the generator's own doing.
+    pub fn judge(&mut self) {
+        let generator = &self.generator;
+        let busy = generator.cores_busy / generator.cores.max(1) as f64;
+        if busy > 0.9 {
+            self.invalid_because.push(format!(
+                "the generator was {:.0} % busy: it limits the broker; give it more --cores",
+                100.0 * busy
+            ));
+        }
+        if let (Some(lag), Some(latency)) = (&generator.send_lag_us, &self.latency_us)
+            && lag.p99 > 0.2 * latency.p99
+            && lag.p99 > 20.0
+        {
+            self.invalid_because.push(format!(
+                "the generator itself was late: the send lag's p99 is {:.0} us, the latency's {:.0} us",
+                lag.p99, latency.p99
+            ));
+        }
+        self.valid = self.invalid_because.is_empty();
     }
 
     /// What is wrong with the messages, by the promises of their QoS.
@@ -252,8 +338,12 @@ impl Summary {
                 violations.push(format!("{count} {what}"));
             }
         };
+        check(self.sessions_missing, "sessions were gone");
+        check(self.unsent, "messages could not be sent");
         check(self.corrupt, "deliveries were corrupt");
-        check(self.reordered, "deliveries were reordered");
+        if self.order_promised {
+            check(self.reordered, "deliveries were reordered");
+        }
         if self.qos >= 1 {
             check(self.lost, "deliveries were lost");
             check(self.refused, "publications were refused");
@@ -262,6 +352,22 @@ impl Summary {
         // MQTT lets a broker repeat QoS 1 messages, but only on a new connection, and there was none.
         check(self.duplicates, "deliveries were duplicated");
         violations
+    }
+}
+
+impl Step {
+    fn line(&self) -> String {
+        let mut line = format!(
+            "{}  {} in {:.3} s, {:.0}/s",
+            self.name, self.count, self.seconds, self.per_s
+        );
+        if let Some(ns) = self.cpu_ns_each {
+            let _ = write!(line, ", {ns:.0} ns of broker CPU each");
+        }
+        if let Some(bytes) = self.rss_bytes_each {
+            let _ = write!(line, ", {bytes:.0} B of broker memory each");
+        }
+        line
     }
 }
 
@@ -322,6 +428,34 @@ mod tests {
     }
 
     #[test]
+    fn a_late_or_busy_generator_makes_a_run_invalid() {
+        let times = |p99| {
+            Some(Percentiles {
+                p99,
+                ..Percentiles::default()
+            })
+        };
+        let run = |lag, latency, cores_busy| {
+            let mut summary = Summary {
+                latency_us: times(latency),
+                generator: Generator {
+                    cores_busy,
+                    cores: 2,
+                    send_lag_us: times(lag),
+                    ..Generator::default()
+                },
+                ..Summary::default()
+            };
+            summary.judge();
+            summary.valid
+        };
+        assert!(run(15.0, 100.0, 1.0));
+        assert!(run(19.0, 20.0, 1.0), "what little there is does not matter");
+        assert!(!run(30.0, 100.0, 1.0));
+        assert!(!run(1.0, 100.0, 1.9));
+    }
+
+    #[test]
     fn verification_knows_what_a_qos_promises() {
         let lossy = Summary {
             lost: 3,
@@ -343,6 +477,7 @@ mod tests {
             },
             Summary {
                 reordered: 1,
+                order_promised: true,
                 ..Summary::default()
             },
             Summary {

@@ -1,16 +1,23 @@
 //! A run from its beginning to its summary: starts the cores, keeps the times, samples the broker.
 
-use crate::cli::{Common, Conn, Shape};
+use crate::assertion::Assertion;
+use crate::cli::{
+    Common, Conn, LoadArgs, Publish, Shape, Shared as SharedArgs, Slow, Subscribe, Target,
+};
 use crate::clock::{Clock, nanoseconds};
-use crate::plan::{ClientPlan, Names, Plan};
+use crate::links::Route;
+use crate::plan::{ClientPlan, Hears, Names, Plan};
 use crate::procfs::{Usage, machine_cpu_ns};
 use crate::report::{Broker, Generator, Percentiles, Summary};
 use crate::shared::Shared;
-use crate::worker::{self, Load, Outcome, Settings, Times};
-use ringmq::protocol::{QoS, Version};
-use std::net::{SocketAddr, ToSocketAddrs};
+use crate::timeline::{Timeline, write_files};
+use crate::track::Track;
+use crate::worker::{self, Interval, Load, Outcome, Settings, Times};
+use ringmq::protocol::QoS;
+use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +31,8 @@ const QUIET_NS: u64 = 2_000_000_000;
 const DRAIN_NS: u64 = 30_000_000_000;
 /// How long the broker's memory may settle after the last connect.
 const SETTLE_NS: u64 = 500_000_000;
+/// How long after the end of a second all cores have told of it.
+const FEED_DELAY_NS: u64 = 30_000_000;
 /// Connecting without any progress for this long is a failure.
 const CONNECT_STALL_NS: u64 = 30_000_000_000;
 
@@ -46,46 +55,106 @@ pub fn conn(args: &Conn) -> Result<Summary, String> {
     let plan = Plan::conn(&names(common), args.count, args.subscribe);
     let settings = Settings {
         clean_start: false,
-        connect_rate: args.connect_rate,
         ..settings(common, Load::Idle)?
     };
     let leader = Leader {
         common,
         settings: &settings,
-        clock: Clock::new(),
+        clock: Clock::start(),
+        verify: false,
     };
     let measured = leader.run(&plan, args.hold, Duration::ZERO)?;
     let mut summary = leader.summary("conn", &plan, &measured);
     if let Some(broker) = &mut summary.broker {
         let connections = measured.total.connected.max(1) as f64;
-        let used = measured
-            .broker_connected
-            .cpu_ns
-            .saturating_sub(measured.broker_before.cpu_ns);
-        broker.cpu_ns = used;
+        let (before, after) = (&measured.broker_before, &measured.broker_connected);
+        broker.cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns);
         broker.interval_ns = measured.connect_ns;
-        broker.cpu_ns_per_connect = Some(used as f64 / connections);
-        broker.cores_busy = used as f64 / measured.connect_ns.max(1) as f64;
-        broker.rss_after_bytes = measured.broker_connected.rss_bytes;
+        broker.cpu_ns_per_connect = Some(broker.cpu_ns as f64 / connections);
+        broker.cores_busy = broker.cpu_ns as f64 / measured.connect_ns.max(1) as f64;
+        broker.user_percent = before.user_percent_until(after);
+        broker.rss_after_bytes = after.rss_bytes;
         let growth = broker.rss_after_bytes as f64 - broker.rss_before_bytes as f64;
         broker.rss_bytes_per_connection = Some(growth / connections);
         broker.cpu_ns_per_message = None;
         broker.switches_per_1000 = None;
     }
-    Ok(summary)
+    leader.finish(summary, &measured)
 }
 
 /// Runs publishers and subscribers.
 ///
 /// Errors: in plain words, why there is no result.
 pub fn shape(kind: Kind, args: &Shape) -> Result<Summary, String> {
-    let common = &args.common;
-    let names = names(common);
+    let names = names(&args.common);
     let (verb, plan) = match kind {
         Kind::Pubsub => ("pubsub", Plan::pubsub(&names, args.count)),
         Kind::Fanout => ("fanout", Plan::fanout(&names, args.count)),
         Kind::Fanin => ("fanin", Plan::fanin(&names, args.count)),
     };
+    load(verb, &plan, &args.common, &args.load)
+}
+
+/// Runs publishers and subscribers that share.
+///
+/// Errors: in plain words, why there is no result.
+pub fn shared(args: &SharedArgs) -> Result<Summary, String> {
+    let cores = u32::from(args.common.cores);
+    if args.count < cores || args.members < cores {
+        return Err(
+            "each core needs a publisher and a member: fewer --cores or more of them".into(),
+        );
+    }
+    let plan = Plan::shared(&names(&args.common), args.count, args.members);
+    load("shared", &plan, &args.common, &args.load)
+}
+
+/// Runs a publisher and subscribers some of which stop reading.
+///
+/// Errors: in plain words, why there is no result.
+pub fn slow(args: &Slow) -> Result<Summary, String> {
+    if args.load.closed_loop {
+        return Err("a closed loop would wait for the slow ones: use --rate".into());
+    }
+    if args.slow >= args.count {
+        return Err("one subscriber at least must keep up: fewer --slow or more of them".into());
+    }
+    let plan = Plan::slow(&names(&args.common), args.count, args.slow);
+    load("slow", &plan, &args.common, &args.load)
+}
+
+/// Runs publishers alone.
+///
+/// Errors: in plain words, why there is no result.
+pub fn publish(args: &Publish) -> Result<Summary, String> {
+    if args.load.closed_loop && args.load.qos == 0 {
+        return Err("nothing comes back for QoS 0: use --rate, or QoS 1 or 2".into());
+    }
+    let plan = Plan::publish(&names(&args.common), args.count, &args.topic);
+    load("pub", &plan, &args.common, &args.load)
+}
+
+/// Runs subscribers alone.
+///
+/// Errors: in plain words, why there is no result.
+pub fn subscribe(args: &Subscribe) -> Result<Summary, String> {
+    let plan = Plan::subscribe(&names(&args.common), args.count, &args.topic);
+    let settings = Settings {
+        qos: QoS::from_bits(args.qos).ok_or("the QoS is 0, 1 or 2")?,
+        payload_bytes: args.size as usize,
+        ..settings(&args.common, Load::Idle)?
+    };
+    let leader = Leader {
+        common: &args.common,
+        settings: &settings,
+        clock: Clock::start(),
+        verify: args.verify,
+    };
+    let measured = leader.run(&plan, args.duration, Duration::ZERO)?;
+    leader.finish(leader.summary("sub", &plan, &measured), &measured)
+}
+
+fn load(verb: &str, plan: &Plan, common: &Common, args: &LoadArgs) -> Result<Summary, String> {
     let load = match args.rate {
         Some(rate) => Load::Open { rate },
         None => Load::Closed {
@@ -95,34 +164,79 @@ pub fn shape(kind: Kind, args: &Shape) -> Result<Summary, String> {
     let settings = Settings {
         qos: QoS::from_bits(args.qos).ok_or("the QoS is 0, 1 or 2")?,
         payload_bytes: args.size as usize,
+        publisher_offset: if verb == "pub" { common.startnumber } else { 0 },
         ..settings(common, load)?
     };
     let leader = Leader {
         common,
         settings: &settings,
-        clock: Clock::new(),
+        clock: Clock::start(),
+        verify: args.verify,
     };
-    let measured = leader.run(&plan, args.duration, args.warmup)?;
-    let mut summary = leader.summary(verb, &plan, &measured);
-    if args.verify {
-        summary.violations = summary.verify();
-    }
-    Ok(summary)
+    let measured = leader.run(plan, args.duration, args.warmup)?;
+    leader.finish(leader.summary(verb, plan, &measured), &measured)
 }
 
 struct Leader<'a> {
     common: &'a Common,
     settings: &'a Settings,
     clock: Clock,
+    verify: bool,
 }
 
 /// The usage of everyone at one moment.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sample {
-    at_ns: u64,
-    broker: Usage,
-    generator: Usage,
-    machine_cpu_ns: u64,
+pub struct Sample {
+    /// When, in ns of the clock.
+    pub at_ns: u64,
+    /// The broker; nothing when its process is not known.
+    pub broker: Usage,
+    /// This process.
+    pub generator: Usage,
+    /// All processes of the machine.
+    pub machine_cpu_ns: u64,
+}
+
+impl Sample {
+    /// Looks at everyone.
+    ///
+    /// Errors: someone cannot be looked at.
+    pub fn take(target: &Target, clock: Clock) -> Result<Self, String> {
+        Ok(Self {
+            at_ns: clock.now_ns(),
+            broker: broker_usage(target)?,
+            generator: Usage::of_self().map_err(|error| error.to_string())?,
+            machine_cpu_ns: machine_cpu_ns().map_err(|error| error.to_string())?,
+        })
+    }
+}
+
+/// What the broker has used; nothing when its process is not known.
+///
+/// Errors: there is no such process.
+pub fn broker_usage(target: &Target) -> Result<Usage, String> {
+    let Some(pid) = target.broker_pid else {
+        return Ok(Usage::default());
+    };
+    Usage::of_tree(pid).map_err(|error| format!("--broker-pid {pid}: {error}"))
+}
+
+/// Judges a summary by its own figures and by what was asked of it.
+pub fn judge(summary: &mut Summary, verify: bool, assertions: &[Assertion]) {
+    summary.judge();
+    if verify {
+        summary.violations = summary.verify();
+    }
+    let breaches: Vec<_> = assertions
+        .iter()
+        .filter_map(|one| one.breach(summary))
+        .collect();
+    summary.violations.extend(breaches);
+    if !assertions.is_empty() && !summary.valid {
+        summary
+            .violations
+            .push("an invalid run cannot show that the assertions hold".into());
+    }
 }
 
 struct Measured {
@@ -137,6 +251,8 @@ struct Measured {
     total: Outcome,
     lost: u64,
     expected: u64,
+    lost_by_slow: Option<u64>,
+    timeline: Timeline,
 }
 
 impl Leader<'_> {
@@ -158,15 +274,23 @@ impl Leader<'_> {
             plans[client.core].push(client.clone());
         }
         let (shared, settings, clock) = (&shared, self.settings, self.clock);
+        let (sender, receiver) = mpsc::channel();
+        let mut feed = Feed {
+            receiver,
+            timeline: Timeline::default(),
+            shown: self.shows(plan),
+        };
         thread::scope(|scope| {
             let start_ns = clock.now_ns();
             let workers: Vec<_> = plans
                 .iter()
-                .zip(&ends)
+                .zip(ends)
                 .enumerate()
                 .map(|(core, (clients, wake))| {
+                    let sender = sender.clone();
                     scope.spawn(move || {
-                        let result = worker::run(core, clients, settings, shared, clock, wake);
+                        let result =
+                            worker::run(core, clients, settings, shared, clock, wake, sender);
                         if result.is_err() {
                             // Without this core the others would measure something else.
                             shared.end();
@@ -175,7 +299,7 @@ impl Leader<'_> {
                     })
                 })
                 .collect();
-            let led = self.lead(shared, start_ns, broker_before, duration, warmup);
+            let led = self.lead(shared, &mut feed, start_ns, broker_before, duration, warmup);
             shared.end();
             (0..cores).for_each(|core| shared.wake(core));
             let mut outcomes = Vec::new();
@@ -187,7 +311,8 @@ impl Leader<'_> {
                 );
             }
             let led = led?;
-            Ok(merge(led, outcomes))
+            feed.take();
+            Ok(merge(led, outcomes, feed.timeline))
         })
     }
 
@@ -195,6 +320,7 @@ impl Leader<'_> {
     fn lead(
         &self,
         shared: &Shared,
+        feed: &mut Feed,
         start_ns: u64,
         broker_before: Usage,
         duration: Duration,
@@ -233,9 +359,9 @@ impl Leader<'_> {
             stop_ns,
         };
         shared.start(times);
-        self.wait(shared, measure_ns)?;
+        self.wait(shared, feed, begin_ns, measure_ns)?;
         let first = self.sample()?;
-        self.wait(shared, stop_ns)?;
+        self.wait(shared, feed, begin_ns, stop_ns)?;
         let last = self.sample()?;
         self.drain(shared)?;
         Ok(Led {
@@ -248,8 +374,15 @@ impl Leader<'_> {
         })
     }
 
-    fn wait(&self, shared: &Shared, until_ns: u64) -> Result<(), String> {
+    fn wait(
+        &self,
+        shared: &Shared,
+        feed: &mut Feed,
+        begin_ns: u64,
+        until_ns: u64,
+    ) -> Result<(), String> {
         while self.clock.now_ns() < until_ns {
+            feed.show(self.clock.now_ns().saturating_sub(begin_ns + FEED_DELAY_NS) / 1_000_000_000);
             if shared.is_over() {
                 return Err("the run was ended by a core".into());
             }
@@ -293,20 +426,35 @@ impl Leader<'_> {
         }
     }
 
+    /// Whether lines are shown while it runs.
+    fn shows(&self, plan: &Plan) -> bool {
+        let hears = plan
+            .clients
+            .iter()
+            .any(|client| client.hears != Hears::Nothing);
+        !self.common.quiet && (hears || plan.publisher_count > 0)
+    }
+
+    /// Judges a summary and writes what was asked for.
+    fn finish(&self, mut summary: Summary, measured: &Measured) -> Result<Summary, String> {
+        judge(&mut summary, self.verify, &self.common.target.assertions);
+        if let Some(directory) = &self.common.out {
+            write_files(
+                directory,
+                &summary,
+                &measured.timeline,
+                &measured.total.latency,
+            )?;
+        }
+        Ok(summary)
+    }
+
     fn broker(&self) -> Result<Usage, String> {
-        let Some(pid) = self.common.broker_pid else {
-            return Ok(Usage::default());
-        };
-        Usage::of_tree(pid).map_err(|error| format!("--broker-pid {pid}: {error}"))
+        broker_usage(&self.common.target)
     }
 
     fn sample(&self) -> Result<Sample, String> {
-        Ok(Sample {
-            at_ns: self.clock.now_ns(),
-            broker: self.broker()?,
-            generator: Usage::of_self().map_err(|error| error.to_string())?,
-            machine_cpu_ns: machine_cpu_ns().map_err(|error| error.to_string())?,
-        })
+        Sample::take(&self.common.target, self.clock)
     }
 
     fn summary(&self, verb: &str, plan: &Plan, measured: &Measured) -> Summary {
@@ -330,18 +478,8 @@ impl Leader<'_> {
             .machine_cpu_ns
             .saturating_sub(measured.first.machine_cpu_ns);
         let busy = |cpu_ns: u64| cpu_ns as f64 / sampled_ns as f64;
-        let broker = self.common.broker_pid.map(|_| {
+        let broker = self.common.target.broker_pid.map(|_| {
             let delivered = per_second(total.delivered) * sampled_ns as f64 / 1e9;
-            let user = measured
-                .last
-                .broker
-                .user_ticks
-                .saturating_sub(measured.first.broker.user_ticks);
-            let system = measured
-                .last
-                .broker
-                .system_ticks
-                .saturating_sub(measured.first.broker.system_ticks);
             let switches = measured
                 .last
                 .broker
@@ -353,7 +491,10 @@ impl Leader<'_> {
                 cores_busy: busy(broker_cpu),
                 cpu_ns_per_message: (delivered > 0.0).then(|| broker_cpu as f64 / delivered),
                 cpu_ns_per_connect: None,
-                user_percent: 100.0 * user as f64 / (user + system).max(1) as f64,
+                user_percent: measured
+                    .first
+                    .broker
+                    .user_percent_until(&measured.last.broker),
                 switches_per_1000: (delivered > 0.0).then(|| switches as f64 * 1e3 / delivered),
                 rss_before_bytes: measured.broker_before.rss_bytes,
                 rss_after_bytes: measured.last.broker.rss_bytes,
@@ -362,7 +503,7 @@ impl Leader<'_> {
         });
         Summary {
             verb: verb.into(),
-            broker_address: settings.address.to_string(),
+            broker_address: settings.route.address.to_string(),
             load: match settings.load {
                 Load::Open { .. } => "open",
                 Load::Closed { .. } => "closed",
@@ -377,7 +518,7 @@ impl Leader<'_> {
                 Load::Closed { window } => Some(window as u64),
                 Load::Open { .. } | Load::Idle => None,
             },
-            mqtt_version: settings.version.level(),
+            mqtt_version: settings.route.version.level(),
             qos: settings.qos as u8,
             payload_bytes: settings.payload_bytes as u32,
             connections: total.connected,
@@ -394,15 +535,22 @@ impl Leader<'_> {
             lost: measured.lost,
             duplicates: total.duplicates,
             reordered: total.reordered,
+            order_promised: !plan
+                .clients
+                .iter()
+                .any(|one| matches!(one.hears, Hears::Group(_))),
             corrupt: total.corrupt,
             unacknowledged: total.unacknowledged,
             refused: total.refused,
             window_stalls: total.window_stalls,
             held_back: total.held_back,
+            unsent: total.unsent,
+            acknowledged_us: Percentiles::of(&total.acknowledged),
+            lost_by_slow: measured.lost_by_slow,
             latency_kind: match settings.load {
                 Load::Open { .. } => "response time",
                 Load::Closed { .. } => "service time",
-                Load::Idle => "none",
+                Load::Idle => "since the time stamp",
             }
             .into(),
             latency_us: Percentiles::of(&total.latency),
@@ -413,6 +561,10 @@ impl Leader<'_> {
                 send_lag_us: Percentiles::of(&total.send_lag),
                 foreign_cores_busy: busy(machine.saturating_sub(own + broker_cpu)),
             },
+            sessions_missing: 0,
+            steps: Vec::new(),
+            valid: true,
+            invalid_because: Vec::new(),
             violations: Vec::new(),
         }
     }
@@ -428,7 +580,32 @@ struct Led {
     last: Sample,
 }
 
-fn merge(led: Led, outcomes: Vec<Outcome>) -> Measured {
+/// What the cores tell while they work.
+struct Feed {
+    receiver: Receiver<Interval>,
+    timeline: Timeline,
+    shown: bool,
+}
+
+impl Feed {
+    fn take(&mut self) {
+        for interval in self.receiver.try_iter() {
+            self.timeline.add(&interval);
+        }
+    }
+
+    fn show(&mut self, before_second: u64) {
+        self.take();
+        if self.shown {
+            self.timeline
+                .lines_before(before_second)
+                .iter()
+                .for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+fn merge(led: Led, outcomes: Vec<Outcome>, timeline: Timeline) -> Measured {
     let mut outcomes = outcomes.into_iter();
     let mut total = outcomes.next().expect("there is at least one core");
     for one in outcomes {
@@ -437,6 +614,7 @@ fn merge(led: Led, outcomes: Vec<Outcome>) -> Measured {
             (&mut total.send_lag, &one.send_lag),
             (&mut total.tcp_connect, &one.tcp_connect),
             (&mut total.connect, &one.connect),
+            (&mut total.acknowledged, &one.acknowledged),
         ] {
             all.add(part).expect("all histograms have the same bounds");
         }
@@ -447,24 +625,36 @@ fn merge(led: Led, outcomes: Vec<Outcome>) -> Measured {
         total.reordered += one.reordered;
         total.corrupt += one.corrupt;
         total.held_back += one.held_back;
+        total.unsent += one.unsent;
         total.window_stalls += one.window_stalls;
         total.refused += one.refused;
         total.unacknowledged += one.unacknowledged;
         total.spin_ns += one.spin_ns;
         total.sent.extend(one.sent);
         total.tracks.extend(one.tracks);
+        total.slow_tracks.extend(one.slow_tracks);
+        total.stranger_tracks.extend(one.stranger_tracks);
     }
     let mut sent = vec![0; total.sent.len()];
     for (number, count) in &total.sent {
         sent[*number as usize] = *count;
     }
     let of = |number: &u32| sent.get(*number as usize).copied().unwrap_or(0);
-    let lost = total
+    let lost_of = |tracks: &[(u32, Track)]| -> u64 {
+        tracks
+            .iter()
+            .map(|(number, track)| track.lost(of(number)))
+            .sum()
+    };
+    let strangers = || total.stranger_tracks.iter();
+    let lost = lost_of(&total.tracks) + strangers().map(Track::missing).sum::<u64>();
+    let lost_by_slow = (!total.slow_tracks.is_empty()).then(|| lost_of(&total.slow_tracks));
+    let expected = total
         .tracks
         .iter()
-        .map(|(number, track)| track.lost(of(number)))
-        .sum();
-    let expected = total.tracks.iter().map(|(number, _)| of(number)).sum();
+        .map(|(number, _)| of(number))
+        .sum::<u64>()
+        + strangers().map(Track::seen_or_missing).sum::<u64>();
     let Led {
         times,
         connect_ns,
@@ -483,47 +673,56 @@ fn merge(led: Led, outcomes: Vec<Outcome>) -> Measured {
         total,
         lost,
         expected,
+        lost_by_slow,
+        timeline,
     }
 }
 
 fn names(common: &Common) -> Names {
     Names {
-        prefix: common
-            .prefix
-            .clone()
-            .unwrap_or_else(|| format!("loadgen-{}", std::process::id())),
+        prefix: prefix(&common.target),
         start_number: common.startnumber,
         cores: usize::from(common.cores),
     }
 }
 
 fn settings(common: &Common, load: Load) -> Result<Settings, String> {
-    let address = resolve(&common.host, common.port)?;
     Ok(Settings {
-        address,
-        sources: common
-            .ifaddr
-            .clone()
-            .map_or(Vec::new(), |addresses| addresses.0),
-        version: match common.version {
-            3 => Version::V31,
-            4 => Version::V311,
-            _ => Version::V5,
-        },
+        route: resolve_route(&common.target)?,
         qos: QoS::AtMostOnce,
         payload_bytes: 64,
         keep_alive_s: common.keepalive,
         clean_start: true,
-        username: common.username.clone(),
-        password: common.password.clone(),
+        username: common.target.username.clone(),
+        password: common.target.password.clone(),
         load,
-        connect_rate: None,
+        publisher_offset: 0,
+        connect_rate: common.connect_rate,
     })
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
-    let mut found = (host, port)
+/// What Client Identifiers and topics begin with.
+pub fn prefix(target: &Target) -> String {
+    let own = || format!("loadgen-{}", std::process::id());
+    target.prefix.clone().unwrap_or_else(own)
+}
+
+/// Where the broker is.
+///
+/// Errors: the name has no address.
+pub fn resolve_route(target: &Target) -> Result<Route, String> {
+    let host = &target.host;
+    let mut found = (host.as_str(), target.port)
         .to_socket_addrs()
         .map_err(|error| format!("{host}: {error}"))?;
-    found.next().ok_or_else(|| format!("{host} has no address"))
+    Ok(Route {
+        address: found
+            .next()
+            .ok_or_else(|| format!("{host} has no address"))?,
+        sources: target
+            .ifaddr
+            .clone()
+            .map_or(Vec::new(), |addresses| addresses.0),
+        version: target.version(),
+    })
 }

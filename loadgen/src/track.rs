@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 /// Gaps that are remembered; with more the oldest is given up, and what fills it would count as a duplicate.
-const GAPS_MAX: usize = 10_000;
+const GAPS_MAX: usize = 1 << 20;
 
 /// What an arrival was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,45 @@ pub struct Track {
     gaps: BTreeMap<u64, u64>,
     /// Missing numbers whose gap was given up.
     given_up: u64,
+    /// Whether what came before the first number seen does not count.
+    joins_late: bool,
+    /// The number at which a late subscriber began.
+    first: u64,
 }
 
 impl Track {
+    /// For a subscriber that may have come after the first messages: what it did not see of them is not lost.
+    pub fn from_first_seen() -> Self {
+        Self {
+            joins_late: true,
+            ..Self::default()
+        }
+    }
+
+    /// Numbers that are missing so far below the highest seen.
+    pub fn missing(&self) -> u64 {
+        self.gaps
+            .iter()
+            .map(|(first, end)| end - first)
+            .sum::<u64>()
+            + self.given_up
+    }
+
+    /// Numbers from the first that counts to the highest seen.
+    pub fn seen_or_missing(&self) -> u64 {
+        self.next - self.first
+    }
+
     /// Takes note of number `sequence`.
     pub fn see(&mut self, sequence: u64) -> Arrival {
         if sequence == self.next {
+            self.joins_late = false;
             self.next += 1;
+            return Arrival::Fresh;
+        }
+        if std::mem::take(&mut self.joins_late) {
+            self.first = sequence;
+            self.next = sequence + 1;
             return Arrival::Fresh;
         }
         if sequence > self.next {
@@ -60,8 +92,7 @@ impl Track {
 
     /// Numbers below `sent` that never arrived.
     pub fn lost(&self, sent: u64) -> u64 {
-        let missing: u64 = self.gaps.iter().map(|(first, end)| end - first).sum();
-        missing + self.given_up + sent.saturating_sub(self.next)
+        self.missing() + sent.saturating_sub(self.next)
     }
 
     fn add_gap(&mut self, first: u64, end: u64) {
@@ -109,6 +140,22 @@ mod tests {
     fn losses_at_both_ends_and_within_count() {
         let (track, _) = track(&[2, 3, 7]);
         assert_eq!(track.lost(10), 2 + 3 + 2);
+    }
+
+    #[test]
+    fn who_joins_late_has_lost_nothing_before() {
+        let mut track = Track::from_first_seen();
+        assert_eq!(track.see(100), Arrival::Fresh);
+        assert_eq!(track.see(102), Arrival::Fresh);
+        assert_eq!(
+            (track.missing(), track.lost(103), track.seen_or_missing()),
+            (1, 1, 3)
+        );
+        assert_eq!(
+            track.see(99),
+            Arrival::Duplicate,
+            "or out of order before the first: not told apart"
+        );
     }
 
     #[test]

@@ -5,32 +5,27 @@
 //! received; nothing is allocated for a message.
 
 use crate::clock::Clock;
+use crate::links::{Handler, Links, Reactor, Route};
 use crate::pace::{Pace, share};
 use crate::payload::{Header, Payloads};
-use crate::plan::ClientPlan;
+use crate::plan::{ClientPlan, Hears};
 use crate::shared::Shared;
-use crate::sys::bind_address_no_port;
 use crate::track::{Arrival, Track};
 use crate::window::Window;
 use hdrhistogram::Histogram;
-use ringmq::net::ring::{Completion, Key, Received, Ring, RingConfig};
-use ringmq::net::writer;
-use ringmq::protocol::frame::{Cut, FixedHeader, PACKET_BYTES_MAX, cut_version};
+use ringmq::protocol::frame::FixedHeader;
 use ringmq::protocol::{
     Ack, Connack, Connect, ConnectProperties, Disconnect, HeadOffsets, PacketId, PacketType,
     Publish, PublishHead, QoS, ReasonCode, Suback, Subscribe, SubscribeOptions, UserProperties,
     Version, put_ack, put_disconnect, put_pingreq,
 };
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// Bytes a connection may have ready to be written before its publisher waits.
 const OUT_BYTES_MAX: usize = 64 << 10;
-/// Completions taken in a row before the connections are written.
-const COMPLETIONS_MAX: usize = 512;
 /// Connects that wait for their CONNACK or SUBACK at a time, over all cores: some brokers have a listen queue
 /// of 100, and what exceeds it waits a second for its SYN to be sent again.
 const CONNECTING_MAX: usize = 64;
@@ -40,23 +35,17 @@ const SLEEP_MAX: Duration = Duration::from_millis(5);
 const SPIN_NS: u64 = 30_000;
 /// A full window that has not moved for this long is given up.
 const STALL_NS: u64 = 2_000_000_000;
+/// Publishers of other processes that are told apart.
+const STRANGERS_MAX: usize = 1 << 20;
+/// The length of an interval of the timeline.
+const INTERVAL_NS: u64 = 1_000_000_000;
 /// QoS 1 and 2 messages of a publisher whose handshake is not done, at most.
 const IN_FLIGHT_MAX: u32 = 16_384;
-/// The key of the socket through which other cores wake this one.
-const WAKE_KEY: Key = Key {
-    index: Key::INDEX_END - 1,
-    generation: 0,
-};
-
 /// What all clients of a run have in common.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the broker listens.
-    pub address: SocketAddr,
-    /// Source addresses, taken in turn; none leaves the choice to the system.
-    pub sources: Vec<IpAddr>,
-    /// The version of MQTT.
-    pub version: Version,
+    /// Where the broker is, and the version of MQTT.
+    pub route: Route,
     /// The QoS of publications and subscriptions.
     pub qos: QoS,
     /// Bytes of a payload.
@@ -71,6 +60,8 @@ pub struct Settings {
     pub password: Option<String>,
     /// How the publishers are paced.
     pub load: Load,
+    /// The number of publisher 0 in its payloads: differs where several processes publish to one subscriber.
+    pub publisher_offset: u32,
     /// New connections per second over all cores; `None` is as fast as they are accepted.
     pub connect_rate: Option<f64>,
 }
@@ -104,7 +95,8 @@ pub struct Times {
 }
 
 impl Times {
-    fn is_measured(&self, at_ns: u64) -> bool {
+    /// Whether a moment is in the measured interval.
+    pub fn is_measured(&self, at_ns: u64) -> bool {
         (self.measure_ns..self.stop_ns).contains(&at_ns)
     }
 }
@@ -116,6 +108,8 @@ pub struct Outcome {
     pub latency: Histogram<u64>,
     /// Time of writing less intended time, in ns, where only the generator was in the way.
     pub send_lag: Histogram<u64>,
+    /// From the intended time to the last acknowledgement of a QoS 1 or 2 message, in ns.
+    pub acknowledged: Histogram<u64>,
     /// From the start of connecting to the established connection, in ns.
     pub tcp_connect: Histogram<u64>,
     /// From the start of connecting to CONNACK, in ns.
@@ -134,6 +128,8 @@ pub struct Outcome {
     pub corrupt: u64,
     /// Messages that were written late because the broker took no more bytes or no more QoS 1 and 2 messages.
     pub held_back: u64,
+    /// Messages that were due and could not be sent to the end.
+    pub unsent: u64,
     /// Windows that were given up because nothing moved.
     pub window_stalls: u64,
     /// Acknowledgements with a failure code.
@@ -144,8 +140,25 @@ pub struct Outcome {
     pub sent: Vec<(u32, u64)>,
     /// What became of each publisher's messages, once for each subscriber here.
     pub tracks: Vec<(u32, Track)>,
+    /// The same for subscribers that did not read in the measured interval.
+    pub slow_tracks: Vec<(u32, Track)>,
+    /// What became of the messages of publishers in other processes.
+    pub stranger_tracks: Vec<Track>,
     /// Time spent waiting awake, in ns.
     pub spin_ns: u64,
+}
+
+/// One second of one core.
+#[derive(Debug)]
+pub struct Interval {
+    /// Which second after the start.
+    pub second: u64,
+    /// Messages written in it.
+    pub published: u64,
+    /// Messages received in it.
+    pub delivered: u64,
+    /// Latencies of the messages received in it, in ns.
+    pub latency: Histogram<u64>,
 }
 
 /// Runs one core's clients from their connecting to the end of the run.
@@ -157,19 +170,19 @@ pub fn run(
     settings: &Settings,
     shared: &Shared,
     clock: Clock,
-    wake: &UnixStream,
+    wake: UnixStream,
+    intervals: Sender<Interval>,
 ) -> Result<Outcome, String> {
-    let config = RingConfig {
-        submission_entries: 1024,
-        completion_entries: 16_384,
-        buffer_count: 64,
-        buffer_bytes: 64 << 10,
-    };
-    let mut ring = Ring::new(config).map_err(|error| error.to_string())?;
-    ring.recv_multi(wake, WAKE_KEY);
-    let mut state = State::new(core, clients, settings, shared, clock);
-    let result = state.run(&mut ring, wake);
-    state.disconnect();
+    let cores = shared.cores.len();
+    let offset = core * settings.route.sources.len() / cores;
+    let mut reactor = Reactor::new(settings.route.clone(), clock, Some(wake), offset)?;
+    let mut links = Links::default();
+    let mut state = State::new(core, clients, settings, shared, clock, intervals);
+    for _ in clients {
+        links.add();
+    }
+    let result = state.run(&mut reactor, &mut links);
+    links.close_all(&disconnect(settings.route.version));
     result.map(|()| state.into_outcome())
 }
 
@@ -183,22 +196,11 @@ enum Stage {
 }
 
 struct Client {
-    socket: Option<Socket>,
     stage: Stage,
-    /// Whether it is in the list of those to be written.
-    dirty: bool,
-    /// Whether the socket is full and the ring waits for it.
-    full: bool,
     connecting_since_ns: u64,
     publisher: Option<u32>,
-    /// The number of the first publisher it hears.
-    hears_from: u32,
-    tracks: Box<[Track]>,
-    /// The first bytes of a packet whose rest has not arrived.
-    carry: Vec<u8>,
-    out: Vec<u8>,
-    /// Bytes of `out` that are written.
-    written: usize,
+    /// The publishers it hears, each with what became of its messages here.
+    tracks: Vec<Track>,
 }
 
 struct Publisher {
@@ -227,10 +229,10 @@ struct Publisher {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handshake {
     Free,
-    /// PUBLISH is sent.
-    Published,
-    /// PUBREL is sent.
-    Released,
+    /// PUBLISH is sent; the message was due at this time.
+    Published(u64),
+    /// PUBREL is sent; the message was due at this time.
+    Released(u64),
 }
 
 struct State<'a> {
@@ -239,15 +241,15 @@ struct State<'a> {
     settings: &'a Settings,
     shared: &'a Shared,
     clock: Clock,
+    intervals: Sender<Interval>,
     payloads: Payloads,
     clients: Vec<Client>,
     publishers: Vec<Publisher>,
+    /// By publisher number; only where subscribers of this core share a subscription.
+    group: Vec<Track>,
     /// By publisher number; only in a closed loop and only where this core has subscribers.
     windows: Vec<Option<Window>>,
-    dirty: Vec<u32>,
     queue: Vec<u32>,
-    /// Sockets to wait for, and receives to arm again, after the turn: the ring is busy showing bytes.
-    rearm: Vec<u32>,
     /// Cores whose publishers' windows moved in this turn.
     touched: Vec<bool>,
     next_connect: usize,
@@ -259,6 +261,8 @@ struct State<'a> {
     pings: Option<Pace>,
     pings_sent: u64,
     received: u64,
+    slow_paused: bool,
+    interval: Interval,
     outcome: Outcome,
 }
 
@@ -269,6 +273,7 @@ impl<'a> State<'a> {
         settings: &'a Settings,
         shared: &'a Shared,
         clock: Clock,
+        intervals: Sender<Interval>,
     ) -> Self {
         let mut clients = Vec::with_capacity(plans.len());
         let mut publishers = Vec::new();
@@ -278,20 +283,21 @@ impl<'a> State<'a> {
                 publishers.push(publisher(index, *number, topic, core, settings, shared));
                 publishers.len() as u32 - 1
             });
+            let tracks = match &plan.hears {
+                Hears::Own(numbers) => numbers.len(),
+                Hears::Nothing | Hears::Group(_) | Hears::Strangers => 0,
+            };
             clients.push(Client {
-                socket: None,
                 stage: Stage::New,
-                dirty: false,
-                full: false,
                 connecting_since_ns: 0,
                 publisher,
-                hears_from: plan.hears.start,
-                tracks: vec![Track::default(); plan.hears.len()].into(),
-                carry: Vec::new(),
-                out: Vec::new(),
-                written: 0,
+                tracks: vec![Track::default(); tracks],
             });
         }
+        let in_group = plans
+            .iter()
+            .any(|plan| matches!(plan.hears, Hears::Group(_)));
+        let group = if in_group { shared.homes.len() } else { 0 };
         let windows = match settings.load {
             Load::Closed { window } => {
                 let here = |cores: &Vec<u32>| cores[core];
@@ -308,13 +314,13 @@ impl<'a> State<'a> {
             settings,
             shared,
             clock,
+            intervals,
             payloads: Payloads::new(settings.payload_bytes),
             clients,
             publishers,
+            group: vec![Track::default(); group],
             windows,
-            dirty: Vec::new(),
             queue: Vec::new(),
-            rearm: Vec::new(),
             touched: vec![false; shared.cores.len()],
             next_connect: 0,
             connecting: 0,
@@ -325,9 +331,17 @@ impl<'a> State<'a> {
             pings: None,
             pings_sent: 0,
             received: 0,
+            slow_paused: false,
+            interval: Interval {
+                second: 0,
+                published: 0,
+                delivered: 0,
+                latency: histogram(),
+            },
             outcome: Outcome {
                 latency: histogram(),
                 send_lag: histogram(),
+                acknowledged: histogram(),
                 tcp_connect: histogram(),
                 connect: histogram(),
                 connected: 0,
@@ -337,17 +351,20 @@ impl<'a> State<'a> {
                 reordered: 0,
                 corrupt: 0,
                 held_back: 0,
+                unsent: 0,
                 window_stalls: 0,
                 refused: 0,
                 unacknowledged: 0,
                 sent: Vec::new(),
                 tracks: Vec::new(),
+                slow_tracks: Vec::new(),
+                stranger_tracks: Vec::new(),
                 spin_ns: 0,
             },
         }
     }
 
-    fn run(&mut self, ring: &mut Ring, wake: &UnixStream) -> Result<(), String> {
+    fn run(&mut self, reactor: &mut Reactor, links: &mut Links) -> Result<(), String> {
         let begun_ns = self.clock.now_ns();
         if self.settings.keep_alive_s > 0 && !self.clients.is_empty() {
             // Every client is asked twice in its Keep Alive, all of them spread over that time.
@@ -355,13 +372,14 @@ impl<'a> State<'a> {
             let first_ns = begun_ns + u64::from(self.settings.keep_alive_s) * 500_000_000;
             self.pings = Some(Pace::new(first_ns, rate, 0.0));
         }
-        let mut idle_since_ns = None;
+        let mut awake_since_ns = None;
         let shared = self.shared;
+        let own = &shared.cores[self.core];
         let mut reported_ready = false;
         loop {
-            let took = self.take_completions(ring, wake)?;
+            let took = reactor.receive(links, self)?;
             let now_ns = self.clock.now_ns();
-            if let Some(since_ns) = idle_since_ns.take()
+            if let Some(since_ns) = awake_since_ns.take()
                 && took == 0
             {
                 self.outcome.spin_ns += now_ns - since_ns;
@@ -370,132 +388,41 @@ impl<'a> State<'a> {
                 return Ok(());
             }
             if self.next_connect < self.clients.len() {
-                self.start_connects(ring, now_ns, begun_ns)?;
+                self.start_connects(links, now_ns, begun_ns);
             }
             if !reported_ready && self.ready == self.clients.len() {
                 reported_ready = true;
-                shared.cores[self.core].ready.store(true, Ordering::Release);
+                own.ready.store(true, Ordering::Release);
             }
             if self.times.is_none()
                 && let Some(times) = shared.times()
             {
                 self.begin(times);
             }
-            self.publish(now_ns);
-            self.ping(now_ns);
-            self.flush(ring)?;
+            self.pause_slow(links, now_ns);
+            self.publish(links, now_ns);
+            self.ping(links, now_ns);
+            reactor.flush(links, self)?;
             self.wake_others();
-            shared.cores[self.core]
-                .received
-                .store(self.received, Ordering::Relaxed);
+            self.end_interval(now_ns);
+            own.received.store(self.received, Ordering::Relaxed);
 
-            ring.submit().map_err(ring_failed)?;
-            if ring.has_work() || !self.queue.is_empty() {
+            if reactor.has_work()? || !self.queue.is_empty() {
                 continue;
             }
             let wait_ns = self.wait_ns(self.clock.now_ns());
             if wait_ns < SPIN_NS {
-                idle_since_ns = Some(now_ns);
+                awake_since_ns = Some(now_ns);
                 std::hint::spin_loop();
                 continue;
             }
-            let own = &shared.cores[self.core];
             own.asleep.store(true, Ordering::SeqCst);
             if !self.any_remote_progress() {
                 let wait = Duration::from_nanos(wait_ns - SPIN_NS / 2);
-                ring.wait(wait.min(SLEEP_MAX)).map_err(ring_failed)?;
+                reactor.wait(wait.min(SLEEP_MAX))?;
             }
             own.asleep.store(false, Ordering::SeqCst);
         }
-    }
-
-    fn take_completions(&mut self, ring: &mut Ring, wake: &UnixStream) -> Result<usize, String> {
-        let mut took = 0;
-        while took < COMPLETIONS_MAX {
-            let Some(completion) = ring.next_completion() else {
-                if took == 0 {
-                    return Ok(0);
-                }
-                // The kernel hands over about twenty at a time; more of them make better batches.
-                let before = took;
-                ring.submit().map_err(ring_failed)?;
-                let Some(next) = ring.next_completion() else {
-                    return Ok(before);
-                };
-                self.completed(ring, wake, next)?;
-                took += 1;
-                continue;
-            };
-            self.completed(ring, wake, completion)?;
-            took += 1;
-        }
-        Ok(took)
-    }
-
-    fn completed(
-        &mut self,
-        ring: &mut Ring,
-        wake: &UnixStream,
-        completion: Completion,
-    ) -> Result<(), String> {
-        match completion {
-            Completion::Received {
-                key,
-                received,
-                more,
-            } if key == WAKE_KEY => {
-                if let Received::Bytes(buffer) = received {
-                    ring.recycle(buffer);
-                }
-                if !more {
-                    ring.recv_multi(wake, WAKE_KEY);
-                }
-            }
-            Completion::Received {
-                key,
-                received,
-                more,
-            } => {
-                match received {
-                    Received::Bytes(buffer) => {
-                        let now_ns = self.clock.now_ns();
-                        let result = self.receive(key.index, ring.bytes(&buffer), now_ns);
-                        ring.recycle(buffer);
-                        result.map_err(|what| self.describe(key.index, &what))?;
-                    }
-                    Received::NoBuffers | Received::Cancelled => {}
-                    Received::Eof => {
-                        return Err(self.describe(key.index, "the broker closed the connection"));
-                    }
-                    Received::Failed(error) => {
-                        return Err(self.describe(key.index, &format!("receiving failed: {error}")));
-                    }
-                }
-                if !more {
-                    self.recv(ring, key.index);
-                }
-            }
-            Completion::Connected { key, result } => {
-                result.map_err(|error| {
-                    self.describe(key.index, &format!("cannot connect: {error}"))
-                })?;
-                self.connected(key.index);
-                self.recv(ring, key.index);
-            }
-            Completion::Writable { key } => {
-                let client = &mut self.clients[key.index as usize];
-                client.full = false;
-                self.mark_dirty(key.index);
-            }
-            Completion::Accepted { .. } | Completion::Timer => {}
-        }
-        Ok(())
-    }
-
-    fn recv(&mut self, ring: &mut Ring, index: u32) {
-        let socket = self.clients[index as usize].socket.as_ref();
-        let socket = socket.expect("a client with completions has a socket");
-        ring.recv_multi(socket, key(index));
     }
 
     fn describe(&self, index: u32, what: &str) -> String {
@@ -513,12 +440,7 @@ impl<'a> State<'a> {
 
     // ---- connecting ----
 
-    fn start_connects(
-        &mut self,
-        ring: &mut Ring,
-        now_ns: u64,
-        begun_ns: u64,
-    ) -> Result<(), String> {
+    fn start_connects(&mut self, links: &mut Links, now_ns: u64, begun_ns: u64) {
         let allowed = match self.settings.connect_rate {
             Some(rate) => {
                 let cores = self.shared.cores.len() as f64;
@@ -531,63 +453,17 @@ impl<'a> State<'a> {
             && self.connecting < CONNECTING_MAX.div_ceil(self.shared.cores.len())
             && (self.next_connect as u64) < allowed
         {
-            let index = self.next_connect as u32;
-            let socket = self
-                .socket(index)
-                .map_err(|error| self.describe(index, &format!("no socket: {error}")))?;
-            ring.connect(&socket, SockAddr::from(self.settings.address), key(index));
-            let client = &mut self.clients[index as usize];
-            client.socket = Some(socket);
+            let client = &mut self.clients[self.next_connect];
             client.stage = Stage::Connecting;
             client.connecting_since_ns = now_ns;
+            links.connect(self.next_connect as u32);
             self.next_connect += 1;
             self.connecting += 1;
         }
-        Ok(())
     }
 
-    fn socket(&self, index: u32) -> std::io::Result<Socket> {
-        let domain = Domain::for_address(self.settings.address);
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_tcp_nodelay(true)?;
-        let sources = &self.settings.sources;
-        if !sources.is_empty() {
-            // All cores count on from where the others are, so that each address gets its share.
-            let place = index as usize * self.shared.cores.len() + self.core;
-            bind_address_no_port(&socket)?;
-            socket.bind(&SocketAddr::new(sources[place % sources.len()], 0).into())?;
-        }
-        Ok(socket)
-    }
-
-    fn connected(&mut self, index: u32) {
-        let now_ns = self.clock.now_ns();
-        let client = &mut self.clients[index as usize];
-        record(
-            &mut self.outcome.tcp_connect,
-            now_ns - client.connecting_since_ns,
-        );
-        client.stage = Stage::AwaitsConnack;
-        let settings = self.settings;
-        let connect = Connect {
-            version: settings.version,
-            clean_start: settings.clean_start,
-            keep_alive_s: settings.keep_alive_s,
-            client_id: &self.plans[index as usize].client_id,
-            will: None,
-            username: settings.username.as_deref(),
-            password: settings.password.as_deref().map(str::as_bytes),
-            properties: ConnectProperties {
-                session_expiry_s: (!settings.clean_start).then_some(3_600),
-                ..ConnectProperties::default()
-            },
-        };
-        connect.encode(&mut client.out);
-        self.mark_dirty(index);
-    }
-
-    fn on_connack(&mut self, index: u32, body: &[u8]) -> Result<(), String> {
-        let version = self.settings.version;
+    fn on_connack(&mut self, links: &mut Links, index: u32, body: &[u8]) -> Result<(), String> {
+        let version = self.settings.route.version;
         let connack = Connack::decode(version, body).map_err(|error| error.to_string())?;
         if connack.reason.is_failure() {
             return Err(format!("the broker refused: {}", connack.reason.name()));
@@ -618,20 +494,19 @@ impl<'a> State<'a> {
             ..SubscribeOptions::default()
         };
         Subscribe::encode(
-            &mut client.out,
+            links.out(index),
             version,
             PacketId::MIN,
             None,
             &UserProperties::default(),
             &[(filter, options)],
         );
-        self.mark_dirty(index);
         Ok(())
     }
 
     fn on_suback(&mut self, index: u32, body: &[u8]) -> Result<(), String> {
         let suback =
-            Suback::decode(self.settings.version, body).map_err(|error| error.to_string())?;
+            Suback::decode(self.settings.route.version, body).map_err(|error| error.to_string())?;
         if suback.codes != [self.settings.qos as u8] {
             return Err(format!("SUBACK with {:?}", suback.codes));
         }
@@ -647,112 +522,26 @@ impl<'a> State<'a> {
 
     // ---- receiving ----
 
-    fn receive(&mut self, index: u32, bytes: &[u8], now_ns: u64) -> Result<(), String> {
-        let version = self.settings.version;
-        let mut rest = bytes;
-        let mut carry = std::mem::take(&mut self.clients[index as usize].carry);
-        while !carry.is_empty() {
-            match cut_version(&carry, PACKET_BYTES_MAX, version)
-                .map_err(|error| error.to_string())?
-            {
-                Cut::Packet { header, body, .. } => {
-                    self.on_packet(index, header, body, now_ns)?;
-                    carry.clear();
-                }
-                Cut::Incomplete { need } => {
-                    if rest.is_empty() {
-                        break;
-                    }
-                    let (more, after) = rest.split_at((need - carry.len()).min(rest.len()));
-                    carry.extend_from_slice(more);
-                    rest = after;
-                }
-            }
-        }
-        if carry.is_empty() {
-            loop {
-                match cut_version(rest, PACKET_BYTES_MAX, version)
-                    .map_err(|error| error.to_string())?
-                {
-                    Cut::Packet { header, body, len } => {
-                        self.on_packet(index, header, body, now_ns)?;
-                        rest = &rest[len..];
-                    }
-                    Cut::Incomplete { .. } => break,
-                }
-            }
-            carry.extend_from_slice(rest);
-        }
-        self.clients[index as usize].carry = carry;
-        Ok(())
-    }
-
-    fn on_packet(
-        &mut self,
-        index: u32,
-        header: FixedHeader,
-        body: &[u8],
-        now_ns: u64,
-    ) -> Result<(), String> {
-        let stage = self.clients[index as usize].stage;
-        match (header.packet_type, stage) {
-            (PacketType::Publish, Stage::Ready | Stage::AwaitsSuback) => {
-                self.on_publish(index, header.flags, body, now_ns)
-            }
-            (
-                packet_type @ (PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp),
-                Stage::Ready,
-            ) => self.on_ack(index, packet_type, body),
-            (PacketType::Pubrel, Stage::Ready) => {
-                let version = self.settings.version;
-                let ack = Ack::decode(version, PacketType::Pubrel, body)
-                    .map_err(|error| error.to_string())?;
-                self.answer(index, PacketType::Pubcomp, ack.packet_id);
-                Ok(())
-            }
-            (PacketType::Connack, Stage::AwaitsConnack) => self.on_connack(index, body),
-            (PacketType::Suback, Stage::AwaitsSuback) => self.on_suback(index, body),
-            (PacketType::Pingresp, Stage::Ready | Stage::AwaitsSuback) => Ok(()),
-            (PacketType::Disconnect, _) => {
-                let disconnect = Disconnect::decode(self.settings.version, body)
-                    .map_err(|error| error.to_string())?;
-                Err(format!(
-                    "the broker sent DISCONNECT: {}",
-                    disconnect.reason.name()
-                ))
-            }
-            (packet_type, _) => Err(format!("{} is not expected here", packet_type.name())),
-        }
-    }
-
     fn on_publish(
         &mut self,
+        links: &mut Links,
         index: u32,
         flags: u8,
         body: &[u8],
         now_ns: u64,
     ) -> Result<(), String> {
-        let publish = Publish::decode_from_server(self.settings.version, flags, body)
+        let publish = Publish::decode_from_server(self.settings.route.version, flags, body)
             .map_err(|error| error.to_string())?;
         match (publish.qos, publish.packet_id) {
-            (QoS::AtLeastOnce, Some(id)) => self.answer(index, PacketType::Puback, id),
-            (QoS::ExactlyOnce, Some(id)) => self.answer(index, PacketType::Pubrec, id),
+            (QoS::AtLeastOnce, Some(id)) => self.answer(links, index, PacketType::Puback, id),
+            (QoS::ExactlyOnce, Some(id)) => self.answer(links, index, PacketType::Pubrec, id),
             _ => {}
         }
-        let client = &mut self.clients[index as usize];
-        let header = self.payloads.check(publish.payload);
-        let track = header.and_then(|header| {
-            let at = header.publisher.checked_sub(client.hears_from)?;
-            client
-                .tracks
-                .get_mut(at as usize)
-                .map(|track| (header, track))
-        });
-        let Some((header, track)) = track else {
+        let Some((header, arrival)) = self.arrived(index, publish.payload) else {
             self.outcome.corrupt += 1;
             return Ok(());
         };
-        match track.see(header.sequence) {
+        match arrival {
             Arrival::Fresh => {}
             Arrival::Late => self.outcome.reordered += 1,
             Arrival::Duplicate => {
@@ -762,16 +551,43 @@ impl<'a> State<'a> {
         }
         self.received += 1;
         if let Some(times) = &self.times {
+            self.interval.delivered += 1;
             self.outcome.delivered += u64::from(times.is_measured(now_ns));
-            if times.is_measured(header.intended_ns) {
+            // Those that slow subscribers let wait are not the broker's doing.
+            if times.is_measured(header.intended_ns) && !self.plans[index as usize].slow {
                 record(
-                    &mut self.outcome.latency,
+                    &mut self.interval.latency,
                     now_ns.saturating_sub(header.intended_ns),
                 );
             }
         }
         self.move_window(&header);
         Ok(())
+    }
+
+    /// Checks a payload and takes note of its arrival; `None` when it is not one that was to come here.
+    fn arrived(&mut self, index: u32, payload: &[u8]) -> Option<(Header, Arrival)> {
+        let header = self.payloads.check(payload)?;
+        let client = &mut self.clients[index as usize];
+        let number = header.publisher as usize;
+        let track = match &self.plans[index as usize].hears {
+            Hears::Nothing => None,
+            Hears::Own(numbers) => {
+                let at = header.publisher.checked_sub(numbers.start)?;
+                client.tracks.get_mut(at as usize)
+            }
+            Hears::Group(numbers) => numbers
+                .contains(&header.publisher)
+                .then(|| &mut self.group[number]),
+            Hears::Strangers if number < STRANGERS_MAX => {
+                while client.tracks.len() <= number {
+                    client.tracks.push(Track::from_first_seen());
+                }
+                client.tracks.get_mut(number)
+            }
+            Hears::Strangers => None,
+        };
+        track.map(|track| (header, track.see(header.sequence)))
     }
 
     fn move_window(&mut self, header: &Header) {
@@ -795,20 +611,25 @@ impl<'a> State<'a> {
         self.touched[core] = true;
     }
 
-    fn answer(&mut self, index: u32, packet_type: PacketType, id: PacketId) {
-        let out = &mut self.clients[index as usize].out;
+    fn answer(&self, links: &mut Links, index: u32, packet_type: PacketType, id: PacketId) {
+        let version = self.settings.route.version;
         put_ack(
-            out,
-            self.settings.version,
+            links.out(index),
+            version,
             packet_type,
             id,
             ReasonCode::Success,
         );
-        self.mark_dirty(index);
     }
 
-    fn on_ack(&mut self, index: u32, packet_type: PacketType, body: &[u8]) -> Result<(), String> {
-        let ack = Ack::decode(self.settings.version, packet_type, body)
+    fn on_ack(
+        &mut self,
+        links: &mut Links,
+        index: u32,
+        packet_type: PacketType,
+        body: &[u8],
+    ) -> Result<(), String> {
+        let ack = Ack::decode(self.settings.route.version, packet_type, body)
             .map_err(|error| error.to_string())?;
         let publisher_index = self.clients[index as usize].publisher.map(|at| at as usize);
         let publisher = publisher_index.and_then(|at| self.publishers.get_mut(at));
@@ -826,19 +647,16 @@ impl<'a> State<'a> {
         };
         let failed = ack.reason.is_failure();
         self.outcome.refused += u64::from(failed);
-        match (packet_type, self.settings.qos, *slot) {
-            (PacketType::Puback, QoS::AtLeastOnce, Handshake::Published)
-            | (PacketType::Pubcomp, QoS::ExactlyOnce, Handshake::Released) => {
-                *slot = Handshake::Free;
-                *in_flight -= 1;
+        let due_ns = match (packet_type, self.settings.qos, *slot) {
+            (PacketType::Puback, QoS::AtLeastOnce, Handshake::Published(due_ns))
+            | (PacketType::Pubcomp, QoS::ExactlyOnce, Handshake::Released(due_ns)) => due_ns,
+            (PacketType::Pubrec, QoS::ExactlyOnce, Handshake::Published(due_ns)) if failed => {
+                due_ns
             }
-            (PacketType::Pubrec, QoS::ExactlyOnce, Handshake::Published) if failed => {
-                *slot = Handshake::Free;
-                *in_flight -= 1;
-            }
-            (PacketType::Pubrec, QoS::ExactlyOnce, Handshake::Published) => {
-                *slot = Handshake::Released;
-                self.answer(index, PacketType::Pubrel, ack.packet_id);
+            (PacketType::Pubrec, QoS::ExactlyOnce, Handshake::Published(due_ns)) => {
+                *slot = Handshake::Released(due_ns);
+                self.answer(links, index, PacketType::Pubrel, ack.packet_id);
+                return Ok(());
             }
             _ => {
                 return Err(format!(
@@ -846,11 +664,39 @@ impl<'a> State<'a> {
                     packet_type.name()
                 ));
             }
+        };
+        *slot = Handshake::Free;
+        *in_flight -= 1;
+        if self.times.is_some_and(|times| times.is_measured(due_ns)) {
+            let now_ns = self.clock.now_ns();
+            record(
+                &mut self.outcome.acknowledged,
+                now_ns.saturating_sub(due_ns),
+            );
         }
         if let Some(at) = publisher_index {
             self.enqueue(at);
         }
         Ok(())
+    }
+
+    /// Lets the slow subscribers stop reading when the measured interval begins, and go on when it ends.
+    fn pause_slow(&mut self, links: &mut Links, now_ns: u64) {
+        let measured = self.times.is_some_and(|times| times.is_measured(now_ns));
+        if measured == self.slow_paused {
+            return;
+        }
+        self.slow_paused = measured;
+        for index in 0..self.plans.len() {
+            if !self.plans[index].slow {
+                continue;
+            }
+            if measured {
+                links.pause(index as u32);
+            } else {
+                links.resume(index as u32);
+            }
+        }
     }
 
     // ---- publishing ----
@@ -879,25 +725,29 @@ impl<'a> State<'a> {
         }
     }
 
-    fn publish(&mut self, now_ns: u64) {
+    fn publish(&mut self, links: &mut Links, now_ns: u64) {
         let Some(times) = self.times else { return };
         if self.publishers.is_empty() || now_ns < times.start_ns {
             return;
         }
-        if now_ns >= times.stop_ns {
-            self.queue.clear();
-            self.settle();
-            return;
-        }
-        if let Some(pace) = self.pace {
-            self.enqueue_due(pace.due(now_ns));
-        } else {
-            self.look_at_windows(now_ns);
+        match self.pace {
+            Some(pace) => {
+                // What was due before the end is sent even if it is late, or the end would be forgiven.
+                self.enqueue_due(pace.due(now_ns.min(times.stop_ns - 1)));
+                if now_ns >= times.stop_ns && self.unsent() == 0 {
+                    self.settle();
+                }
+            }
+            None if now_ns >= times.stop_ns => {
+                self.queue.clear();
+                self.settle();
+            }
+            None => self.look_at_windows(now_ns),
         }
         for at in 0..self.queue.len() {
             let index = self.queue[at] as usize;
             self.publishers[index].queued = false;
-            self.fill(index, now_ns, times);
+            self.fill(links, index, now_ns, times);
         }
         self.queue.clear();
     }
@@ -936,51 +786,47 @@ impl<'a> State<'a> {
         }
     }
 
-    fn fill(&mut self, index: usize, now_ns: u64, times: Times) {
+    fn fill(&mut self, links: &mut Links, index: usize, now_ns: u64, times: Times) {
         let count = self.publishers.len();
         let publisher = &mut self.publishers[index];
-        let client = &mut self.clients[publisher.client as usize];
         let end = match self.pace {
             Some(_) => share(self.due, index, count),
             None => publisher.window_end,
         };
-        let held_back = std::mem::take(&mut publisher.held_back) || client.full;
+        if publisher.next >= end {
+            return;
+        }
+        let held_back = std::mem::take(&mut publisher.held_back) || links.is_full(publisher.client);
+        let out = links.out(publisher.client);
         let first = publisher.next;
         while publisher.next < end {
-            if client.out.len() >= OUT_BYTES_MAX {
+            if out.len() >= OUT_BYTES_MAX {
                 publisher.held_back = true;
                 break;
             }
-            let start = client.out.len();
+            let intended_ns = match self.pace {
+                Some(pace) => pace.at_ns(publisher.next * count as u64 + index as u64),
+                None => now_ns,
+            };
             if !publisher.ids.is_empty() {
-                if publisher.in_flight >= publisher.in_flight_max
-                    || publisher.ids[publisher.next_id] != Handshake::Free
-                {
+                if !publisher.has_room() {
                     publisher.held_back = true;
                     break;
                 }
-                publisher.ids[publisher.next_id] = Handshake::Published;
+                publisher.ids[publisher.next_id] = Handshake::Published(intended_ns);
                 publisher.in_flight += 1;
                 let id = PacketId::new(publisher.next_id as u16 + 1);
                 let id = id.expect("there are at most 32,768 identifiers");
                 publisher.offsets.patch_packet_id(&mut publisher.head, id);
                 publisher.next_id = (publisher.next_id + 1) % publisher.ids.len();
             }
-            let intended_ns = match self.pace {
-                Some(pace) => pace.at_ns(publisher.next * count as u64 + index as u64),
-                None => now_ns,
-            };
-            client
-                .out
-                .reserve(publisher.head.len() + self.payloads.size());
-            client.out.extend_from_slice(&publisher.head);
+            out.extend_from_slice(&publisher.head);
             let header = Header {
-                publisher: publisher.number,
+                publisher: publisher.number + self.settings.publisher_offset,
                 sequence: publisher.next,
                 intended_ns,
             };
-            self.payloads.put(&header, &mut client.out);
-            debug_assert!(client.out.len() > start);
+            self.payloads.put(&header, out);
             publisher.next += 1;
             if self.pace.is_some() && times.is_measured(intended_ns) {
                 if held_back {
@@ -994,11 +840,18 @@ impl<'a> State<'a> {
             return;
         }
         publisher.moved_ns = now_ns;
+        self.interval.published += publisher.next - first;
         if times.is_measured(now_ns) {
             self.outcome.published += publisher.next - first;
         }
-        let client = publisher.client;
-        self.mark_dirty(client);
+    }
+
+    /// Messages that are due and not sent.
+    fn unsent(&self) -> u64 {
+        match self.pace {
+            Some(_) => self.due - self.publishers.iter().map(|one| one.next).sum::<u64>(),
+            None => 0,
+        }
     }
 
     /// After the end of publishing: tells how many messages there were, and how many are not settled.
@@ -1018,81 +871,37 @@ impl<'a> State<'a> {
         own.stopped.store(true, Ordering::Release);
     }
 
-    fn ping(&mut self, now_ns: u64) {
+    fn ping(&mut self, links: &mut Links, now_ns: u64) {
         let Some(pings) = self.pings else { return };
         let due = pings.due(now_ns);
         while self.pings_sent < due {
             let index = (self.pings_sent % self.clients.len() as u64) as u32;
             self.pings_sent += 1;
-            let client = &mut self.clients[index as usize];
-            if client.stage == Stage::Ready {
-                put_pingreq(&mut client.out);
-                self.mark_dirty(index);
+            if self.clients[index as usize].stage == Stage::Ready {
+                put_pingreq(links.out(index));
             }
         }
     }
 
-    // ---- writing ----
-
-    fn mark_dirty(&mut self, index: u32) {
-        let client = &mut self.clients[index as usize];
-        if !client.dirty && !client.full {
-            client.dirty = true;
-            self.dirty.push(index);
+    fn end_interval(&mut self, now_ns: u64) {
+        let Some(times) = self.times else { return };
+        let second = now_ns.saturating_sub(times.start_ns) / INTERVAL_NS;
+        if second == self.interval.second {
+            return;
         }
-    }
-
-    fn flush(&mut self, ring: &mut Ring) -> Result<(), String> {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for &index in &dirty {
-            let client = &mut self.clients[index as usize];
-            client.dirty = false;
-            let Some(socket) = &client.socket else {
-                continue;
-            };
-            let result = writer::write(socket, [&client.out[client.written..]]);
-            let wrote = result
-                .map_err(|error| self.describe(index, &format!("writing failed: {error}")))?;
-            let client = &mut self.clients[index as usize];
-            if wrote.is_short() {
-                client.written += wrote.accepted;
-                client.full = true;
-                self.rearm.push(index);
-                continue;
-            }
-            client.out.clear();
-            client.written = 0;
-            if let Some(publisher) = client.publisher {
-                self.enqueue_if_behind(publisher as usize);
-            }
-        }
-        dirty.clear();
-        self.dirty = dirty;
-        for index in std::mem::take(&mut self.rearm) {
-            if let Some(socket) = &self.clients[index as usize].socket {
-                ring.poll_writable(socket, key(index));
-            }
-        }
-        Ok(())
-    }
-
-    /// A publisher that stopped because its buffer was full goes on now.
-    fn enqueue_if_behind(&mut self, index: usize) {
-        let count = self.publishers.len();
-        let publisher = &self.publishers[index];
-        let end = match self.pace {
-            Some(_) => share(self.due, index, count),
-            None => publisher.window_end,
+        let next = Interval {
+            second,
+            published: 0,
+            delivered: 0,
+            latency: histogram(),
         };
-        let blocked = !publisher.ids.is_empty()
-            && (publisher.in_flight >= publisher.in_flight_max
-                || publisher.ids[publisher.next_id] != Handshake::Free);
-        let running = self
-            .times
-            .is_some_and(|times| self.clock.now_ns() < times.stop_ns);
-        if publisher.next < end && !blocked && running {
-            self.enqueue(index);
-        }
+        let interval = std::mem::replace(&mut self.interval, next);
+        self.outcome
+            .latency
+            .add(&interval.latency)
+            .expect("the bounds are the same");
+        // Nobody may want them.
+        let _ = self.intervals.send(interval);
     }
 
     // ---- other cores, sleeping ----
@@ -1135,31 +944,151 @@ impl<'a> State<'a> {
 
     // ---- the end ----
 
-    fn disconnect(&mut self) {
-        let mut bytes = Vec::new();
-        match self.settings.version {
-            Version::V5 => put_disconnect(&mut bytes, ReasonCode::Success, None),
-            Version::V31 | Version::V311 => bytes.extend_from_slice(&[0xE0, 0]),
-        }
-        for client in &self.clients {
-            // What is still to be written would be cut off by this, so such a connection is just closed.
-            if let Some(socket) = client.socket.as_ref().filter(|_| client.out.is_empty()) {
-                let _ = writer::write(socket, [&bytes[..]]);
-            }
-        }
-    }
-
     fn into_outcome(mut self) -> Outcome {
+        self.outcome
+            .latency
+            .add(&self.interval.latency)
+            .expect("the bounds are the same");
+        self.outcome.unsent = self.unsent();
+        let _ = self.intervals.send(self.interval);
         for publisher in &self.publishers {
             self.outcome.unacknowledged += u64::from(publisher.in_flight);
             self.outcome.sent.push((publisher.number, publisher.next));
+            if let Some(track) = self.group.get_mut(publisher.number as usize) {
+                // A group hears the publishers of its own core.
+                self.outcome
+                    .tracks
+                    .push((publisher.number, std::mem::take(track)));
+            }
         }
-        for client in self.clients {
-            let numbers = client.hears_from..;
-            self.outcome.tracks.extend(numbers.zip(client.tracks));
+        for (client, plan) in self.clients.into_iter().zip(self.plans) {
+            match &plan.hears {
+                Hears::Own(numbers) if plan.slow => {
+                    self.outcome
+                        .slow_tracks
+                        .extend(numbers.clone().zip(client.tracks));
+                }
+                Hears::Own(numbers) => {
+                    self.outcome
+                        .tracks
+                        .extend(numbers.clone().zip(client.tracks));
+                }
+                Hears::Strangers => self.outcome.stranger_tracks.extend(client.tracks),
+                Hears::Nothing | Hears::Group(_) => {}
+            }
         }
         self.outcome
     }
+}
+
+impl Handler for State<'_> {
+    fn on_connected(&mut self, links: &mut Links, link: u32) -> Result<(), String> {
+        let now_ns = self.clock.now_ns();
+        let client = &mut self.clients[link as usize];
+        record(
+            &mut self.outcome.tcp_connect,
+            now_ns - client.connecting_since_ns,
+        );
+        client.stage = Stage::AwaitsConnack;
+        let settings = self.settings;
+        let connect = Connect {
+            version: settings.route.version,
+            clean_start: settings.clean_start,
+            keep_alive_s: settings.keep_alive_s,
+            client_id: &self.plans[link as usize].client_id,
+            will: None,
+            username: settings.username.as_deref(),
+            password: settings.password.as_deref().map(str::as_bytes),
+            properties: ConnectProperties {
+                session_expiry_s: (!settings.clean_start).then_some(3_600),
+                ..ConnectProperties::default()
+            },
+        };
+        connect.encode(links.out(link));
+        Ok(())
+    }
+
+    fn on_packet(
+        &mut self,
+        links: &mut Links,
+        link: u32,
+        header: FixedHeader,
+        body: &[u8],
+        now_ns: u64,
+    ) -> Result<(), String> {
+        let version = self.settings.route.version;
+        let stage = self.clients[link as usize].stage;
+        match (header.packet_type, stage) {
+            (PacketType::Publish, Stage::Ready | Stage::AwaitsSuback) => {
+                self.on_publish(links, link, header.flags, body, now_ns)
+            }
+            (
+                packet_type @ (PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp),
+                Stage::Ready,
+            ) => self.on_ack(links, link, packet_type, body),
+            (PacketType::Pubrel, Stage::Ready) => {
+                let ack = Ack::decode(version, PacketType::Pubrel, body)
+                    .map_err(|error| error.to_string())?;
+                self.answer(links, link, PacketType::Pubcomp, ack.packet_id);
+                Ok(())
+            }
+            (PacketType::Connack, Stage::AwaitsConnack) => self.on_connack(links, link, body),
+            (PacketType::Suback, Stage::AwaitsSuback) => self.on_suback(link, body),
+            (PacketType::Pingresp, Stage::Ready | Stage::AwaitsSuback) => Ok(()),
+            (PacketType::Disconnect, _) => {
+                let disconnect =
+                    Disconnect::decode(version, body).map_err(|error| error.to_string())?;
+                Err(format!(
+                    "the broker sent DISCONNECT: {}",
+                    disconnect.reason.name()
+                ))
+            }
+            (packet_type, _) => Err(format!("{} is not expected here", packet_type.name())),
+        }
+    }
+
+    /// A publisher that stopped because its buffer was full goes on.
+    fn on_flushed(&mut self, _: &mut Links, link: u32) {
+        let Some(index) = self.clients[link as usize].publisher else {
+            return;
+        };
+        let index = index as usize;
+        let count = self.publishers.len();
+        let publisher = &self.publishers[index];
+        let end = match self.pace {
+            Some(_) => share(self.due, index, count),
+            None => publisher.window_end,
+        };
+        let has_room = publisher.ids.is_empty() || publisher.has_room();
+        let running = self.pace.is_some()
+            || self
+                .times
+                .is_some_and(|times| self.clock.now_ns() < times.stop_ns);
+        if publisher.next < end && has_room && running {
+            self.enqueue(index);
+        }
+    }
+
+    fn on_closed(&mut self, _: &mut Links, link: u32, why: &str) -> Result<(), String> {
+        Err(self.describe(link, why))
+    }
+}
+
+impl Publisher {
+    /// Whether another QoS 1 or 2 message may be in flight.
+    fn has_room(&self) -> bool {
+        self.in_flight < self.in_flight_max && self.ids[self.next_id] == Handshake::Free
+    }
+}
+
+/// What a client says before it closes.
+pub fn disconnect(version: Version) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match version {
+        Version::V5 => put_disconnect(&mut bytes, ReasonCode::Success, None),
+        Version::V31 | Version::V311 => bytes.extend_from_slice(&[0xE0, 0]),
+    }
+    bytes
 }
 
 fn publisher(
@@ -1172,7 +1101,7 @@ fn publisher(
 ) -> Publisher {
     let mut head = Vec::new();
     let offsets = PublishHead {
-        version: settings.version,
+        version: settings.route.version,
         qos: settings.qos,
         dup: false,
         retain: false,
@@ -1185,7 +1114,11 @@ fn publisher(
         payload_len: settings.payload_bytes,
     }
     .encode(&mut head);
+    let receivers = &shared.receivers[number as usize];
+    let has_receivers = receivers.iter().any(|count| *count > 0);
     let in_flight_max = match settings.load {
+        // Without subscribers the window is that of the acknowledgements.
+        Load::Closed { window } if !has_receivers => window as u32,
         // The handshake of a message may end after its delivery.
         Load::Closed { window } => IN_FLIGHT_MAX.min((2 * window) as u32),
         Load::Open { .. } | Load::Idle => IN_FLIGHT_MAX,
@@ -1194,7 +1127,6 @@ fn publisher(
         QoS::AtMostOnce => 0,
         QoS::AtLeastOnce | QoS::ExactlyOnce => 2 * in_flight_max as usize,
     };
-    let receivers = &shared.receivers[number as usize];
     Publisher {
         client,
         number,
@@ -1207,7 +1139,11 @@ fn publisher(
         in_flight: 0,
         in_flight_max,
         held_back: false,
-        window_end: shared.window,
+        window_end: if has_receivers {
+            shared.window
+        } else {
+            u64::MAX
+        },
         moved_ns: 0,
         has_remote_receivers: receivers
             .iter()
@@ -1223,15 +1159,4 @@ pub fn histogram() -> Histogram<u64> {
 
 fn record(histogram: &mut Histogram<u64>, ns: u64) {
     histogram.saturating_record(ns);
-}
-
-fn key(index: u32) -> Key {
-    Key {
-        index,
-        generation: 0,
-    }
-}
-
-fn ring_failed(error: std::io::Error) -> String {
-    format!("the ring failed: {error}")
 }
