@@ -2,7 +2,7 @@
 //! writes, which the model must allow.
 
 use crate::model::{
-    Delivered, Flight, MessageId, Model, Replay, SessionId, Subscription, Will, id_of, split_share,
+    Delivered, Flight, MessageId, Model, Payload, Replay, SessionId, Subscription, Will, id_of, split_share,
 };
 use crate::world::{Effects, SocketId, Stage, World};
 use ringmq::config::limits::{Limits, QueueFullPolicy};
@@ -741,6 +741,10 @@ impl Auditor {
                     conn.pubrels.pop_front();
                     return;
                 }
+                if !conn.open {
+                    // Written before the end; the session has gone on, or is gone.
+                    return;
+                }
                 let session = conn.session.expect("open");
                 let flight = self.model.sessions[session].flights.get_mut(&id);
                 let flight = flight.expect("PUBREL for nothing in flight");
@@ -787,7 +791,7 @@ impl Auditor {
         sorted.sort_unstable();
         let it = Delivered {
             topic,
-            payload: publish.payload.to_vec(),
+            payload: Payload(publish.payload.to_vec()),
             qos: publish.qos,
             retain: publish.retain,
             ids: conn.version.is_v5().then_some(sorted),

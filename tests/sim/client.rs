@@ -1,7 +1,7 @@
 //! A fake client: what it remembers, and the packets it makes. It keeps the rules of MQTT unless it is told to be rude.
 
 use crate::auditor::Auditor;
-use crate::model::{Message, MessageId};
+use crate::model::{Message, MessageId, Payload};
 use crate::random::Random;
 use crate::swarm::{Feature, Swarm};
 use crate::world::{SocketId, World};
@@ -429,7 +429,7 @@ impl Client {
             message.qos = QoS::AtMostOnce;
         }
         if message.retain && swarm.has(Feature::RetainedClear) && random.chance(30) {
-            message.payload.clear();
+            message.payload = Payload::default();
         }
         let mut how = How {
             packet_id: None,
@@ -716,7 +716,7 @@ fn new_message(swarm: &Swarm, random: &mut Random, publisher: usize, number: usi
     Message {
         publisher,
         topic: topic(swarm, random),
-        payload,
+        payload: Payload(payload),
         qos: qos(swarm, random),
         retain: swarm.has(Feature::Retained) && random.chance(40),
         expiry_s: may_expire.then_some(expiry_s),

@@ -46,12 +46,30 @@ pub fn split_share(text: &str) -> (Option<&str>, &str) {
     }
 }
 
+/// A payload; told by its length and its beginning.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Payload(pub Vec<u8>);
+
+impl std::ops::Deref for Payload {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes, message {:?}", self.0.len(), id_of(&self.0))
+    }
+}
+
 /// An application message that some client sent or will send.
 #[derive(Debug)]
 pub struct Message {
     pub publisher: usize,
     pub topic: String,
-    pub payload: Vec<u8>,
+    pub payload: Payload,
     pub qos: QoS,
     pub retain: bool,
     pub expiry_s: Option<u32>,
@@ -249,7 +267,7 @@ impl Causes {
 #[derive(Clone, Debug)]
 pub struct Delivered {
     pub topic: String,
-    pub payload: Vec<u8>,
+    pub payload: Payload,
     pub qos: QoS,
     pub retain: bool,
     /// Sorted; `None` when the client's version has none.
@@ -780,7 +798,7 @@ impl Model {
             return;
         }
         let is_own = routing.session == session;
-        let mut qos = QoS::ExactlyOnce;
+        let (mut qos, mut qos_max) = (QoS::ExactlyOnce, QoS::AtMostOnce);
         let met = self.met(session, routing);
         if met.is_empty() {
             return;
@@ -791,16 +809,18 @@ impl Model {
                 .filter(|it| it.promised)
                 .cloned()
                 .collect();
-            match self.live_outcome(&promised, message, is_own) {
-                None => return,
-                Some(outcome) => qos = qos.min(outcome.0),
-            }
+            let all = self.live_outcome(subscriptions, message, is_own);
+            let (Some(_), Some(all)) = (self.live_outcome(&promised, message, is_own), all) else {
+                return;
+            };
+            qos = qos.min(all.0);
+            qos_max = qos_max.max(all.0);
         }
         let got = it.got.get(&id);
         if qos == QoS::AtMostOnce {
             let connections = span(&it.sockets, routing.tick, u64::MAX);
             let same = connections.iter().all(|(_, socket)| *socket == it.socket);
-            if same && it.socket.is_some() && got.is_none_or(|got| got.fresh == 0) {
+            if same && qos_max == qos && it.socket.is_some() && got.is_none_or(|got| got.fresh == 0) {
                 missing.qos_0 += 1;
                 words.push(format!(
                     "client {} has not got QoS 0 message {id}",
