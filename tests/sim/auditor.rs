@@ -514,6 +514,7 @@ impl Auditor {
                     serial: new.serial,
                     promised: false,
                     waived: false,
+                    interrupted: false,
                 });
             }
             self.model.change(session, |all| {
@@ -829,6 +830,10 @@ impl Auditor {
                 assert!(!flight.released, "PUBLISH after PUBREC: {flight:?}");
                 flight.socket = socket;
                 flight.maybe_free = false;
+                if !std::mem::replace(&mut flight.counted, true) {
+                    self.model.delivered(session, &it);
+                }
+                let flight = &self.model.sessions[session].flights[&id];
                 let order = flight.order;
                 let conn = &mut self.conns[socket];
                 assert!(order > conn.last_resent, "sent again in another order");
@@ -852,6 +857,7 @@ impl Auditor {
                 order,
                 released: false,
                 maybe_free: false,
+                counted: true,
             },
         );
         self.check_window(socket, session);
@@ -874,6 +880,7 @@ impl Auditor {
                 order,
                 released: false,
                 maybe_free: true,
+                counted: false,
             });
         }
     }

@@ -225,12 +225,10 @@ impl Client {
         connect.encode(&mut bytes);
         connection.send(stage.world, &bytes);
         self.connection = Some(connection);
-        if clean_start {
-            self.unacknowledged.clear();
-            self.received.clear();
-            if calm.is_none() && stage.swarm.has(Feature::EagerClients) && stage.random.chance(50) {
-                self.subscribe(stage);
-            }
+        // What it remembers goes when CONNACK says so: this CONNECT may never arrive.
+        let eager = clean_start && calm.is_none() && stage.swarm.has(Feature::EagerClients);
+        if eager && stage.random.chance(50) {
+            self.subscribe(stage);
         }
     }
 

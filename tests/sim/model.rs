@@ -122,6 +122,8 @@ pub struct Replay {
     pub promised: bool,
     /// Nothing of it can be demanded any more.
     pub waived: bool,
+    /// The connection was lost since, and QoS 0 messages with it.
+    pub interrupted: bool,
 }
 
 /// A PUBLISH under a Packet Identifier, as the wire showed it.
@@ -137,6 +139,8 @@ pub struct Flight {
     pub released: bool,
     /// The broker may have given the identifier up without an acknowledgement.
     pub maybe_free: bool,
+    /// It has a cause: it was not only seen on a connection that was closed already.
+    pub counted: bool,
 }
 
 #[derive(Debug)]
@@ -349,8 +353,9 @@ impl Model {
         if it.socket.is_some() && socket.is_none() {
             it.disconnected_ms = self.now_ms;
             for replay in &mut it.replays {
-                // A SUBACK that did not leave is forgotten with its connection, and so is QoS 0.
-                replay.waived |= !replay.promised || replay.qos == QoS::AtMostOnce;
+                // A SUBACK that did not leave is forgotten with its connection.
+                replay.waived |= !replay.promised;
+                replay.interrupted = true;
             }
             self.free_for_groups(session);
         }
@@ -892,9 +897,13 @@ impl Model {
                 };
                 for (number, replay) in replays.filter(|(_, replay)| due(replay)) {
                     let possible = self.retained_between(topic, at, replay.tick);
-                    if let Some(Some(id)) = possible.first().filter(|_| possible.len() == 1)
-                        && size_at_most(&self.messages[*id]) <= session.packet_bytes_max
-                    {
+                    let Some(Some(id)) = possible.first().filter(|_| possible.len() == 1) else {
+                        continue;
+                    };
+                    let message = &self.messages[*id];
+                    let may_be_lost =
+                        replay.interrupted && replay.qos.min(message.qos) == QoS::AtMostOnce;
+                    if !may_be_lost && size_at_most(message) <= session.packet_bytes_max {
                         owed.push(Cause::Replay(at, number));
                     }
                 }
