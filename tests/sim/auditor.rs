@@ -942,11 +942,6 @@ impl Auditor {
         }
     }
 
-    /// Whether the session of this connection was there before it.
-    pub fn was_resumed(&self, socket: SocketId) -> bool {
-        self.conns[socket].resumed
-    }
-
     /// At rest: every packet that wants an answer has it.
     pub fn check_replies(&self) {
         for conn in self.conns.iter().filter(|conn| conn.open) {

@@ -1,7 +1,7 @@
 //! A fake client: what it remembers, and the packets it makes. It keeps the rules of MQTT unless it is told to be rude.
 
 use crate::auditor::Auditor;
-use crate::model::{Message, MessageId, Payload};
+use crate::model::{Message, MessageId, Payload, SessionId};
 use crate::random::Random;
 use crate::swarm::{Feature, Swarm};
 use crate::world::{SocketId, World};
@@ -50,6 +50,8 @@ pub struct Client {
     next_packet_id: u16,
     /// The version of its last connection.
     version: Option<Version>,
+    /// The session that its memory is about.
+    session: Option<SessionId>,
 }
 
 /// What a client acts with.
@@ -69,6 +71,7 @@ impl Client {
             received: BTreeSet::new(),
             next_packet_id: 0,
             version: None,
+            session: None,
         }
     }
 
@@ -263,8 +266,10 @@ impl Client {
                     .map_or(65_535, |max| max.get().into());
                 let aliases = connack.properties.topic_alias_maximum.into();
                 connection.aliases = vec![None; if version.is_v5() { aliases } else { 0 }];
-                // 3.1 does not say it, so its clients are told by the simulator.
-                if stage.auditor.was_resumed(socket) {
+                // Session Present does not say whether it is the session that the client remembers: a CONNECT whose
+                // CONNACK was lost may have made a new one. Clients are told by the simulator.
+                let session = stage.auditor.conns[socket].session;
+                if std::mem::replace(&mut self.session, session) == session {
                     self.send_again(stage);
                 } else {
                     self.unacknowledged.clear();
