@@ -465,8 +465,11 @@ impl Writer<'_> {
         images: Option<&mut Images>,
         outbox: &mut Outbox,
     ) -> Sent {
-        let Ok(message_expiry_s) = publication.remaining_s(self.now_ms) else {
-            return Sent::Expired;
+        let message_expiry_s = match publication.remaining_s(self.now_ms) {
+            Ok(message_expiry_s) => message_expiry_s,
+            // [MQTT-4.3.3-7], [MQTT-4.4.0-1]: what was sent once is sent again until it is acknowledged.
+            Err(_) if outgoing.dup => Some(0),
+            Err(_) => return Sent::Expired,
         };
         let version = self.conn.version;
         let mut head = PublishHead {
