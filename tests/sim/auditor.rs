@@ -817,11 +817,7 @@ impl Auditor {
         };
         if let Some(flight) = self.model.sessions[session].flights.get_mut(&id) {
             let is_same = candidates.contains(&flight.message) && flight.qos == publish.qos;
-            if !flight.maybe_free || publish.dup || is_same {
-                assert!(
-                    is_same,
-                    "(9) Packet Identifier {id} is in flight: {flight:?}, now {it:?}"
-                );
+            if is_same {
                 assert!(
                     flight.socket != socket,
                     "sent twice on one connection: {flight:?}"
@@ -841,6 +837,9 @@ impl Auditor {
                 self.check_window(socket, session);
                 return;
             }
+        }
+        if let Some(flight) = self.model.sessions[session].flights.get(&id) {
+            self.model.reuse(session, flight);
         }
         assert!(
             !publish.dup || resumed,
@@ -920,7 +919,8 @@ impl Auditor {
             let left_s = |at_ms: u64| routing.expires_at_ms.saturating_sub(at_ms).div_ceil(1_000);
             publish.properties.message_expiry_s.is_some_and(|seconds| {
                 let seconds = u64::from(seconds);
-                seconds > 0 && (left_s(now_ms)..=left_s(encoded_ms)).contains(&seconds)
+                (seconds > 0 || publish.dup)
+                    && (left_s(now_ms)..=left_s(encoded_ms)).contains(&seconds)
             })
         });
         assert!(

@@ -372,6 +372,15 @@ impl Model {
             flight.maybe_free = true;
             if flight.qos == QoS::AtLeastOnce {
                 freed.push(flight.message);
+                let message = &self.messages[flight.message];
+                if message.payload.is_empty() {
+                    // It may be any of them.
+                    let alike = |other: &Message| {
+                        other.payload.is_empty() && other.topic == message.topic
+                    };
+                    let all = 0..self.messages.len();
+                    freed.extend(all.filter(|id| alike(&self.messages[*id])));
+                }
             }
         }
         for message in freed {
@@ -388,6 +397,42 @@ impl Model {
                 .collect();
             for text in texts {
                 *self.lost.entry((message, text.clone())).or_default() += 1;
+            }
+        }
+    }
+
+    /// Whether the broker may have given up a message that it had sent: it is too large for a later connection, or
+    /// another member of the group has it. That it has expired is no reason ([MQTT-4.3.3-7]).
+    fn may_be_given_up(&self, session: SessionId, flight: &Flight) -> bool {
+        let it = &self.sessions[session];
+        let message = &self.messages[flight.message];
+        let is_shared = || {
+            it.history.iter().flat_map(|(_, all)| all).any(|subscription| {
+                let (share, filter) = split_share(&subscription.text);
+                share.is_some() && matches(filter, &message.topic)
+            })
+        };
+        let was_lost = flight.maybe_free && flight.qos == QoS::AtLeastOnce;
+        size_at_most(message) > it.packet_bytes_max || !flight.counted || was_lost && is_shared()
+    }
+
+    /// A Packet Identifier is used for another message.
+    pub fn reuse(&self, session: SessionId, flight: &Flight) {
+        assert!(
+            flight.maybe_free && self.may_be_given_up(session, flight),
+            "(9) the Packet Identifier of {flight:?} is used again"
+        );
+    }
+
+    /// At rest: everything that was sent is acknowledged.
+    pub fn check_flights(&self) {
+        for (at, session) in self.sessions.iter().enumerate().filter(|(_, it)| it.alive) {
+            for flight in session.flights.values() {
+                assert!(
+                    self.may_be_given_up(at, flight),
+                    "(3) client {} was not sent again: {flight:?}",
+                    session.client
+                );
             }
         }
     }

@@ -499,6 +499,7 @@ impl Run {
 
     fn check_at_rest(&self) {
         self.auditor.check_replies();
+        self.auditor.model.check_flights();
         for client in &self.clients {
             assert!(client.is_settled(), "(13) not settled: {client:?}");
         }
