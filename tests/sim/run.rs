@@ -3,6 +3,7 @@
 
 use crate::auditor::Auditor;
 use crate::client::{Client, Stage as ClientStage, client_id};
+use crate::model::Payload;
 use crate::random::Random;
 use crate::swarm::{Feature, Swarm};
 use crate::world::{Arrived, Effects, GRAIN_MS, Marks, SocketId, Stage, World};
@@ -634,7 +635,7 @@ impl Run {
     /// All shards hold the same retained messages, and they are the latest.
     fn check_retained(&mut self) {
         let expected = self.auditor.model.retained_at_rest();
-        let mut first: Option<BTreeMap<String, Vec<u8>>> = None;
+        let mut first: Option<BTreeMap<String, Payload>> = None;
         for shard in 0..self.swarm.shard_count {
             let mut retained = BTreeMap::new();
             for filter in ["#", "$b/#"] {
@@ -645,7 +646,7 @@ impl Run {
                 let messages = &self.auditor.model.messages;
                 let allowed = possible
                     .iter()
-                    .any(|id| id.map(|id| &messages[id].payload.0) == holds);
+                    .any(|id| id.map(|id| &messages[id].payload) == holds);
                 assert!(
                     allowed,
                     "(7) shard {shard} holds {holds:?} on {topic}, not {possible:?}"
@@ -665,7 +666,7 @@ impl Run {
         &mut self,
         shard: usize,
         filter: &str,
-        retained: &mut BTreeMap<String, Vec<u8>>,
+        retained: &mut BTreeMap<String, Payload>,
     ) {
         let probe = self.probe(shard);
         let mut bytes = Vec::new();
@@ -686,7 +687,7 @@ impl Run {
                 let publish = Publish::decode_from_server(Version::V5, header.flags, body)
                     .expect("a valid PUBLISH");
                 assert!(publish.retain && publish.qos == QoS::AtMostOnce);
-                let before = retained.insert(publish.topic.to_owned(), publish.payload.to_vec());
+                let before = retained.insert(publish.topic.to_owned(), Payload(publish.payload.to_vec()));
                 assert!(before.is_none(), "(7) two messages retained on one topic");
             }
             at += len;
