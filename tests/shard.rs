@@ -725,3 +725,30 @@ fn time_in_which_a_hard_link_keeps_the_core_from_reading_is_no_silence() {
         Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout))
     );
 }
+
+#[test]
+fn a_message_does_not_expire_once_it_was_sent() {
+    let mut world = World::new(2);
+    let publisher = world.connect(0, "publisher", Version::V5);
+    let (subscriber, _) = world.reconnect(1, persistent("subscriber", Version::V5));
+    world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+    for (id, qos) in [(1, QoS::AtLeastOnce), (2, QoS::ExactlyOnce)] {
+        let properties = PublishProperties {
+            message_expiry_s: Some(5),
+            ..PublishProperties::default()
+        };
+        world.publish_with(publisher, "t", &[id], qos, id.into(), false, properties);
+    }
+    let sent = world.messages(subscriber);
+    assert_eq!(sent.len(), 2);
+    world.cut(subscriber);
+    world.pass(10_000);
+    let (again, _) = world.reconnect(0, persistent("subscriber", Version::V5));
+    let got = world.messages(again);
+    let ids = |got: &[world::Got]| got.iter().map(|got| got.id).collect::<Vec<_>>();
+    assert_eq!(ids(&got), ids(&sent));
+    assert!(
+        got.iter()
+            .all(|got| got.dup && got.message_expiry_s == Some(0))
+    );
+}

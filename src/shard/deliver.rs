@@ -533,9 +533,9 @@ impl Writer<'_> {
         outbox: &mut Outbox,
     ) -> Sent {
         let message_expiry_s = match publication.remaining_s(self.now_ms) {
-            Ok(remaining) => remaining,
-            // MQTT 5 [MQTT-4.3.3-7]: what was sent once does not expire any more.
-            Err(_) if outgoing.dup => Some(1),
+            Ok(message_expiry_s) => message_expiry_s,
+            // [MQTT-4.3.3-7], [MQTT-4.4.0-1]: what was sent once is sent again until it is acknowledged.
+            Err(_) if outgoing.dup => Some(0),
             Err(_) => return Sent::Expired,
         };
         let version = self.conn.version;

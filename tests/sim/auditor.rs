@@ -2,7 +2,8 @@
 //! writes, which the model must allow.
 
 use crate::model::{
-    Delivered, Flight, MessageId, Model, Replay, SessionId, Subscription, Will, id_of, split_share,
+    Delivered, Flight, MessageId, Model, Payload, Replay, SessionId, Subscription, Will, id_of,
+    split_share,
 };
 use crate::world::{Effects, SocketId, Stage, World};
 use ringmq::config::limits::{Limits, QueueFullPolicy};
@@ -517,6 +518,7 @@ impl Auditor {
                     serial: new.serial,
                     promised: false,
                     waived: false,
+                    interrupted: false,
                 });
             }
             self.model.change(session, |all| {
@@ -741,6 +743,10 @@ impl Auditor {
                     conn.pubrels.pop_front();
                     return;
                 }
+                if !conn.open {
+                    // Written before the end; the session has gone on, or is gone.
+                    return;
+                }
                 let session = conn.session.expect("open");
                 let flight = self.model.sessions[session].flights.get_mut(&id);
                 let flight = flight.expect("PUBREL for nothing in flight");
@@ -787,7 +793,7 @@ impl Auditor {
         sorted.sort_unstable();
         let it = Delivered {
             topic,
-            payload: publish.payload.to_vec(),
+            payload: Payload(publish.payload.to_vec()),
             qos: publish.qos,
             retain: publish.retain,
             ids: conn.version.is_v5().then_some(sorted),
@@ -812,11 +818,7 @@ impl Auditor {
         };
         if let Some(flight) = self.model.sessions[session].flights.get_mut(&id) {
             let is_same = candidates.contains(&flight.message) && flight.qos == publish.qos;
-            if !flight.maybe_free || publish.dup || is_same {
-                assert!(
-                    is_same,
-                    "(9) Packet Identifier {id} is in flight: {flight:?}, now {it:?}"
-                );
+            if is_same {
                 assert!(
                     flight.socket != socket,
                     "sent twice on one connection: {flight:?}"
@@ -825,6 +827,10 @@ impl Auditor {
                 assert!(!flight.released, "PUBLISH after PUBREC: {flight:?}");
                 flight.socket = socket;
                 flight.maybe_free = false;
+                if !std::mem::replace(&mut flight.counted, true) {
+                    self.model.delivered(session, &it);
+                }
+                let flight = &self.model.sessions[session].flights[&id];
                 let order = flight.order;
                 let conn = &mut self.conns[socket];
                 assert!(order > conn.last_resent, "sent again in another order");
@@ -832,6 +838,9 @@ impl Auditor {
                 self.check_window(socket, session);
                 return;
             }
+        }
+        if let Some(flight) = self.model.sessions[session].flights.get(&id) {
+            self.model.reuse(session, flight);
         }
         assert!(
             !publish.dup || resumed,
@@ -848,6 +857,7 @@ impl Auditor {
                 order,
                 released: false,
                 maybe_free: false,
+                counted: true,
             },
         );
         self.check_window(socket, session);
@@ -870,6 +880,7 @@ impl Auditor {
                 order,
                 released: false,
                 maybe_free: true,
+                counted: false,
             });
         }
     }
@@ -909,7 +920,8 @@ impl Auditor {
             let left_s = |at_ms: u64| routing.expires_at_ms.saturating_sub(at_ms).div_ceil(1_000);
             publish.properties.message_expiry_s.is_some_and(|seconds| {
                 let seconds = u64::from(seconds);
-                seconds > 0 && (left_s(now_ms)..=left_s(encoded_ms)).contains(&seconds)
+                (seconds > 0 || publish.dup)
+                    && (left_s(now_ms)..=left_s(encoded_ms)).contains(&seconds)
             })
         });
         assert!(
@@ -929,11 +941,6 @@ impl Auditor {
                 .or_default()
                 .applied += 1;
         }
-    }
-
-    /// Whether the session of this connection was there before it.
-    pub fn was_resumed(&self, socket: SocketId) -> bool {
-        self.conns[socket].resumed
     }
 
     /// At rest: every packet that wants an answer has it.

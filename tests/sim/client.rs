@@ -1,7 +1,7 @@
 //! A fake client: what it remembers, and the packets it makes. It keeps the rules of MQTT unless it is told to be rude.
 
 use crate::auditor::Auditor;
-use crate::model::{Message, MessageId};
+use crate::model::{Message, MessageId, Payload, SessionId};
 use crate::random::Random;
 use crate::swarm::{Feature, Swarm};
 use crate::world::{SocketId, World};
@@ -50,6 +50,8 @@ pub struct Client {
     next_packet_id: u16,
     /// The version of its last connection.
     version: Option<Version>,
+    /// The session that its memory is about.
+    session: Option<SessionId>,
 }
 
 /// What a client acts with.
@@ -69,6 +71,7 @@ impl Client {
             received: BTreeSet::new(),
             next_packet_id: 0,
             version: None,
+            session: None,
         }
     }
 
@@ -225,12 +228,10 @@ impl Client {
         connect.encode(&mut bytes);
         connection.send(stage.world, &bytes);
         self.connection = Some(connection);
-        if clean_start {
-            self.unacknowledged.clear();
-            self.received.clear();
-            if calm.is_none() && stage.swarm.has(Feature::EagerClients) && stage.random.chance(50) {
-                self.subscribe(stage);
-            }
+        // What it remembers goes when CONNACK says so: this CONNECT may never arrive.
+        let eager = clean_start && calm.is_none() && stage.swarm.has(Feature::EagerClients);
+        if eager && stage.random.chance(50) {
+            self.subscribe(stage);
         }
     }
 
@@ -265,8 +266,10 @@ impl Client {
                     .map_or(65_535, |max| max.get().into());
                 let aliases = connack.properties.topic_alias_maximum.into();
                 connection.aliases = vec![None; if version.is_v5() { aliases } else { 0 }];
-                // 3.1 does not say it, so its clients are told by the simulator.
-                if stage.auditor.was_resumed(socket) {
+                // Session Present does not say whether it is the session that the client remembers: a CONNECT whose
+                // CONNACK was lost may have made a new one. Clients are told by the simulator.
+                let session = stage.auditor.conns[socket].session;
+                if std::mem::replace(&mut self.session, session) == session {
                     self.send_again(stage);
                 } else {
                     self.unacknowledged.clear();
@@ -429,7 +432,7 @@ impl Client {
             message.qos = QoS::AtMostOnce;
         }
         if message.retain && swarm.has(Feature::RetainedClear) && random.chance(30) {
-            message.payload.clear();
+            message.payload = Payload::default();
         }
         let mut how = How {
             packet_id: None,
@@ -716,7 +719,7 @@ fn new_message(swarm: &Swarm, random: &mut Random, publisher: usize, number: usi
     Message {
         publisher,
         topic: topic(swarm, random),
-        payload,
+        payload: Payload(payload),
         qos: qos(swarm, random),
         retain: swarm.has(Feature::Retained) && random.chance(40),
         expiry_s: may_expire.then_some(expiry_s),

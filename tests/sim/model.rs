@@ -46,12 +46,30 @@ pub fn split_share(text: &str) -> (Option<&str>, &str) {
     }
 }
 
+/// A payload; told by its length and its beginning.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Payload(pub Vec<u8>);
+
+impl std::ops::Deref for Payload {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Payload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes, message {:?}", self.0.len(), id_of(&self.0))
+    }
+}
+
 /// An application message that some client sent or will send.
 #[derive(Debug)]
 pub struct Message {
     pub publisher: usize,
     pub topic: String,
-    pub payload: Vec<u8>,
+    pub payload: Payload,
     pub qos: QoS,
     pub retain: bool,
     pub expiry_s: Option<u32>,
@@ -104,6 +122,8 @@ pub struct Replay {
     pub promised: bool,
     /// Nothing of it can be demanded any more.
     pub waived: bool,
+    /// The connection was lost since, and QoS 0 messages with it.
+    pub interrupted: bool,
 }
 
 /// A PUBLISH under a Packet Identifier, as the wire showed it.
@@ -119,6 +139,8 @@ pub struct Flight {
     pub released: bool,
     /// The broker may have given the identifier up without an acknowledgement.
     pub maybe_free: bool,
+    /// It has a cause: it was not only seen on a connection that was closed already.
+    pub counted: bool,
 }
 
 #[derive(Debug)]
@@ -251,7 +273,7 @@ impl Causes {
 #[derive(Clone, Debug)]
 pub struct Delivered {
     pub topic: String,
-    pub payload: Vec<u8>,
+    pub payload: Payload,
     pub qos: QoS,
     pub retain: bool,
     /// Sorted; `None` when the client's version has none.
@@ -333,8 +355,9 @@ impl Model {
         if it.socket.is_some() && socket.is_none() {
             it.disconnected_ms = self.now_ms;
             for replay in &mut it.replays {
-                // A SUBACK that did not leave is forgotten with its connection, and so is QoS 0.
-                replay.waived |= !replay.promised || replay.qos == QoS::AtMostOnce;
+                // A SUBACK that did not leave is forgotten with its connection.
+                replay.waived |= !replay.promised;
+                replay.interrupted = true;
             }
             self.free_for_groups(session);
         }
@@ -351,6 +374,14 @@ impl Model {
             flight.maybe_free = true;
             if flight.qos == QoS::AtLeastOnce {
                 freed.push(flight.message);
+                let message = &self.messages[flight.message];
+                if message.payload.is_empty() {
+                    // It may be any of them.
+                    let alike =
+                        |other: &Message| other.payload.is_empty() && other.topic == message.topic;
+                    let all = 0..self.messages.len();
+                    freed.extend(all.filter(|id| alike(&self.messages[*id])));
+                }
             }
         }
         for message in freed {
@@ -367,6 +398,45 @@ impl Model {
                 .collect();
             for text in texts {
                 *self.lost.entry((message, text.clone())).or_default() += 1;
+            }
+        }
+    }
+
+    /// Whether the broker may have given up a message that it had sent: it is too large for a later connection, or
+    /// another member of the group has it. That it has expired is no reason ([MQTT-4.3.3-7]).
+    fn may_be_given_up(&self, session: SessionId, flight: &Flight) -> bool {
+        let it = &self.sessions[session];
+        let message = &self.messages[flight.message];
+        let is_shared = || {
+            it.history
+                .iter()
+                .flat_map(|(_, all)| all)
+                .any(|subscription| {
+                    let (share, filter) = split_share(&subscription.text);
+                    share.is_some() && matches(filter, &message.topic)
+                })
+        };
+        let was_lost = flight.maybe_free && flight.qos == QoS::AtLeastOnce;
+        size_at_most(message) > it.packet_bytes_max || !flight.counted || was_lost && is_shared()
+    }
+
+    /// A Packet Identifier is used for another message.
+    pub fn reuse(&self, session: SessionId, flight: &Flight) {
+        assert!(
+            flight.maybe_free && self.may_be_given_up(session, flight),
+            "(9) the Packet Identifier of {flight:?} is used again"
+        );
+    }
+
+    /// At rest: everything that was sent is acknowledged.
+    pub fn check_flights(&self) {
+        for (at, session) in self.sessions.iter().enumerate().filter(|(_, it)| it.alive) {
+            for flight in session.flights.values() {
+                assert!(
+                    self.may_be_given_up(at, flight),
+                    "(3) client {} was not sent again: {flight:?}",
+                    session.client
+                );
             }
         }
     }
@@ -801,7 +871,7 @@ impl Model {
             return;
         }
         let is_own = routing.session == session;
-        let mut qos = QoS::ExactlyOnce;
+        let (mut qos, mut qos_max) = (QoS::ExactlyOnce, QoS::AtMostOnce);
         let met = self.met(session, routing);
         if met.is_empty() {
             return;
@@ -812,16 +882,19 @@ impl Model {
                 .filter(|it| it.promised)
                 .cloned()
                 .collect();
-            match self.live_outcome(&promised, message, is_own) {
-                None => return,
-                Some(outcome) => qos = qos.min(outcome.0),
-            }
+            let all = self.live_outcome(subscriptions, message, is_own);
+            let (Some(_), Some(all)) = (self.live_outcome(&promised, message, is_own), all) else {
+                return;
+            };
+            qos = qos.min(all.0);
+            qos_max = qos_max.max(all.0);
         }
         let got = it.got.get(&id);
         if qos == QoS::AtMostOnce {
             let connections = span(&it.sockets, routing.tick, u64::MAX);
             let same = connections.iter().all(|(_, socket)| *socket == it.socket);
-            if same && it.socket.is_some() && got.is_none_or(|got| got.fresh == 0) {
+            if same && qos_max == qos && it.socket.is_some() && got.is_none_or(|got| got.fresh == 0)
+            {
                 missing.qos_0 += 1;
                 words.push(format!(
                     "client {} has not got QoS 0 message {id}",
@@ -893,9 +966,13 @@ impl Model {
                 };
                 for (number, replay) in replays.filter(|(_, replay)| due(replay)) {
                     let possible = self.retained_between(topic, at, replay.tick);
-                    if let Some(Some(id)) = possible.first().filter(|_| possible.len() == 1)
-                        && size_at_most(&self.messages[*id]) <= session.packet_bytes_max
-                    {
+                    let Some(Some(id)) = possible.first().filter(|_| possible.len() == 1) else {
+                        continue;
+                    };
+                    let message = &self.messages[*id];
+                    let may_be_lost =
+                        replay.interrupted && replay.qos.min(message.qos) == QoS::AtMostOnce;
+                    if !may_be_lost && size_at_most(message) <= session.packet_bytes_max {
                         owed.push(Cause::Replay(at, number));
                     }
                 }
