@@ -31,7 +31,11 @@ struct Chunk {
 
 impl Chunk {
     fn len(&self) -> usize {
-        self.bytes.len() + self.payload.as_ref().map_or(0, |message| message.payload().len())
+        self.bytes.len()
+            + self
+                .payload
+                .as_ref()
+                .map_or(0, |message| message.payload().len())
     }
 
     fn is_open(&self) -> bool {
@@ -89,7 +93,10 @@ impl Outbound {
         let payload_bytes = message.payload().len();
         self.data(pool, write);
         self.data_bytes += payload_bytes;
-        self.data.back_mut().expect("a chunk was written to").payload = Some(message);
+        self.data
+            .back_mut()
+            .expect("a chunk was written to")
+            .payload = Some(message);
     }
 
     /// Drops PUBLISH packets of which nothing has left, before the connection is closed.
@@ -110,7 +117,12 @@ impl Outbound {
         front
             .flat_map(move |chunk| chunk_slices(chunk, self.front_sent))
             .chain(std::iter::once(control))
-            .chain(self.data.iter().skip(rest).flat_map(|chunk| chunk_slices(chunk, 0)))
+            .chain(
+                self.data
+                    .iter()
+                    .skip(rest)
+                    .flat_map(|chunk| chunk_slices(chunk, 0)),
+            )
             .filter(|slice| !slice.is_empty())
     }
 
@@ -136,7 +148,11 @@ impl Outbound {
     }
 
     fn consume_front(&mut self, count: usize, pool: &mut Pool) -> usize {
-        let len = self.data.front().expect("no more was consumed than offered").len();
+        let len = self
+            .data
+            .front()
+            .expect("no more was consumed than offered")
+            .len();
         let taken = count.min(len - self.front_sent);
         self.front_sent += taken;
         self.data_bytes -= taken;
@@ -151,14 +167,20 @@ impl Outbound {
 
     fn open_chunk(&mut self, pool: &mut Pool) -> &mut Chunk {
         if !self.data.back().is_some_and(Chunk::is_open) {
-            self.data.push_back(Chunk { bytes: pool.take_buffer(), payload: None });
+            self.data.push_back(Chunk {
+                bytes: pool.take_buffer(),
+                payload: None,
+            });
         }
         self.data.back_mut().expect("pushed just now")
     }
 }
 
 fn chunk_slices(chunk: &Chunk, sent: usize) -> [&[u8]; 2] {
-    let payload = chunk.payload.as_ref().map_or(&[][..], |message| message.payload());
+    let payload = chunk
+        .payload
+        .as_ref()
+        .map_or(&[][..], |message| message.payload());
     if sent <= chunk.bytes.len() {
         [&chunk.bytes[sent..], payload]
     } else {
@@ -169,7 +191,10 @@ fn chunk_slices(chunk: &Chunk, sent: usize) -> [&[u8]; 2] {
 /// Buffers given back when drained, for the next connection that needs one.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    #[allow(clippy::vec_box, reason = "the boxes are what is pooled: connections hold them")]
+    #[allow(
+        clippy::vec_box,
+        reason = "the boxes are what is pooled: connections hold them"
+    )]
     boxes: Vec<Box<Outbound>>,
     buffers: Vec<Vec<u8>>,
     buffer_bytes: usize,
