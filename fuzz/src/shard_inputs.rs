@@ -24,6 +24,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 const PEERS: usize = 5;
 const OPERATIONS_MAX: usize = 300;
 const SESSION_EXPIRY_S_MAX: u32 = 100;
+/// Until the last session has expired, its Will too, and the upkeep of every shard has seen that.
+const SETTLE_MS: u64 = 1_000 * (SESSION_EXPIRY_S_MAX as u64 + 255 + 45);
 /// Messages on links, above which they flow.
 const ON_LINKS_MAX: usize = 500;
 /// What all shards together may hold under the limits below, with five clients.
@@ -58,7 +60,7 @@ pub fn run(data: &[u8]) {
                 Stop::Never,
             );
             world.probe();
-            world.end(u64::from(SESSION_EXPIRY_S_MAX) * 3_000);
+            world.end(SETTLE_MS);
             left.push(live_bytes());
         }
         let growth = left[REPETITIONS - 1].saturating_sub(left[REPETITIONS - 4]);
@@ -69,7 +71,7 @@ pub fn run(data: &[u8]) {
     } else {
         drive(&mut world, &mut input, shard_count, before, Stop::Allowed);
         world.probe();
-        world.end(u64::from(SESSION_EXPIRY_S_MAX) * 3_000);
+        world.end(SETTLE_MS);
     }
 }
 
@@ -168,6 +170,7 @@ fn drive(world: &mut World, input: &mut Input<'_>, shard_count: usize, before: u
             16 => world.write(peer, usize::from(input.byte())),
             17 => world.write(peer, usize::from(input.u16())),
             18 => (0..PEERS).for_each(|peer| world.write(peer, usize::MAX)),
+            31 if operation == 31 => world.long_turns = !world.long_turns,
             19 => (0..PEERS).for_each(|peer| world.settle(peer)),
             20 => {
                 let causes = [

@@ -92,6 +92,10 @@ pub struct World {
     /// The time.
     pub now: Now,
     shards: Vec<Shard>,
+    /// Messages to other shards stay in a shard's outbox until its turn ends.
+    outboxes: Vec<Outbox>,
+    /// Whether turns go on over several inputs.
+    pub long_turns: bool,
     links: Vec<Vec<VecDeque<MeshMessage>>>,
     handovers: VecDeque<(usize, usize, Vec<u8>)>,
     peers: Vec<Option<Peer>>,
@@ -127,6 +131,8 @@ impl World {
         Self {
             now,
             shards,
+            outboxes: (0..shard_count).map(|_| Outbox::default()).collect(),
+            long_turns: false,
             links: vec![vec![VecDeque::new(); shard_count]; shard_count],
             handovers: VecDeque::new(),
             peers: (0..peer_count).map(|_| None).collect(),
@@ -268,6 +274,7 @@ impl World {
 
     /// Delivers at most `count` messages of the link.
     pub fn flow(&mut self, from: usize, to: usize, count: usize) {
+        self.end_turn(from);
         for _ in 0..count {
             let Some(message) = self.links[from][to].pop_front() else {
                 return;
@@ -298,7 +305,9 @@ impl World {
     }
 
     fn is_quiet(&self) -> bool {
-        self.handovers.is_empty() && self.links.iter().flatten().all(VecDeque::is_empty)
+        self.handovers.is_empty()
+            && self.links.iter().flatten().all(VecDeque::is_empty)
+            && self.outboxes.iter().all(|outbox| outbox.mesh.is_empty())
     }
 
     /// Messages on all links.
@@ -432,6 +441,7 @@ impl World {
 
     /// Once everything has come to rest, every request is answered, and a message reaches whoever subscribes to it.
     pub fn probe(&mut self) {
+        self.long_turns = false;
         self.calm_down();
         for peer in 0..self.peers.len() {
             if !self.is_open(peer) {
@@ -545,9 +555,13 @@ impl World {
     }
 
     fn handle(&mut self, shard: usize, input: Input<'_>) {
-        let mut outbox = Outbox::default();
+        let mut outbox = std::mem::take(&mut self.outboxes[shard]);
         self.shards[shard].handle(self.now, input, &mut outbox);
-        self.drain(shard, outbox);
+        self.drain(shard, &mut outbox);
+        self.outboxes[shard] = outbox;
+        if !self.long_turns {
+            self.end_turn(shard);
+        }
         for open in self.peers.iter().flatten() {
             if let Some((shard, conn)) = open.at {
                 let waits = self.shards[shard].outbound(conn).next().is_some();
@@ -559,12 +573,16 @@ impl World {
         }
     }
 
-    fn drain(&mut self, shard: usize, outbox: Outbox) {
-        for (to, message) in outbox.mesh {
+    /// What the shard has for the others goes onto the links.
+    fn end_turn(&mut self, shard: usize) {
+        for (to, message) in self.outboxes[shard].mesh.drain(..) {
             assert_ne!(to.index(), shard);
             self.links[shard][to.index()].push_back(message);
         }
-        for event in outbox.events {
+    }
+
+    fn drain(&mut self, shard: usize, outbox: &mut Outbox) {
+        for event in outbox.events.drain(..) {
             if let Event::ClientConnected { conn, version, .. } = event
                 && let Some(open) = self.peer(shard, conn)
             {
@@ -572,13 +590,13 @@ impl World {
                 assert_eq!(open.spoken, Some(version));
             }
         }
-        for conn in outbox.dirty {
+        for conn in outbox.dirty.drain(..) {
             if let Some(open) = self.peer(shard, conn) {
                 assert!(!open.owed, "a connection is dirty once");
                 open.owed = true;
             }
         }
-        for handover in outbox.handover {
+        for handover in outbox.handover.drain(..) {
             let to = handover.to.index();
             assert_ne!(to, shard);
             let is_it = |peer: &Option<Peer>| {
@@ -596,20 +614,20 @@ impl World {
             self.free_indexes[shard].push(handover.conn.index);
             self.handovers.push_back((peer, to, handover.unread));
         }
-        for conn in outbox.close {
+        for conn in outbox.close.drain(..) {
             let open = self
                 .peer(shard, conn)
                 .expect("a connection is closed alive");
             assert!(!open.closing, "a connection is closed once");
             open.closing = true;
         }
-        for conn in outbox.pause {
+        for conn in outbox.pause.drain(..) {
             if let Some(open) = self.peer(shard, conn) {
                 assert!(!open.paused);
                 open.paused = true;
             }
         }
-        for conn in outbox.resume {
+        for conn in outbox.resume.drain(..) {
             let open = self
                 .peer(shard, conn)
                 .expect("a connection is resumed alive");
