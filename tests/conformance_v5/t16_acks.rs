@@ -25,14 +25,14 @@ fn mqtt_3_4_2_1_reason_codes_of_puback() {
     });
 }
 
-/// The acknowledgements a client gets that accepts no packet over six bytes: a Reason Code fits, a
+/// The acknowledgements a client gets that accepts no packet over 24 bytes: a Reason Code fits, a
 /// Reason String does not.
 #[track_caller]
 fn small_acks(broker: &Broker, bytes: &[u8], kind: u8) {
-    let mut client = client_with(broker, packet_size_max(6));
+    let mut client = client_with(broker, packet_size_max(24));
     client.send(bytes);
     let packet = client.expect_kind(kind);
-    assert!(packet.bytes().len() <= 6, "{packet:02x?}");
+    assert!(packet.bytes().len() <= 24, "{packet:02x?}");
 }
 
 /// A Reason String that would make PUBACK too large for the client is left out.
