@@ -50,7 +50,7 @@ fn mqtt_3_1_2_5_session_is_resumed() {
         let (id, topic) = (unique("resume"), unique("resume"));
         let mut client = Raw::connect(broker, &keeping(&id));
         subscribe_properties(&mut client, &subscription_id(9), &[(&topic, 1)]);
-        client.vanish();
+        client.disconnect();
         let mut publisher = self::client(broker);
         publisher.publish(&topic, 2, "queued");
         let (mut client, connack) = Raw::session(broker, &keeping(&id));

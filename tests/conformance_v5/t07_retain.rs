@@ -182,11 +182,11 @@ fn section_3_3_2_3_3_retained_message_expires() {
     on_each(|broker| {
         let topic = unique("retain");
         let message = Publish::v5(&topic, "x")
-            .properties(message_expiry_s(1))
+            .properties(message_expiry_s(2))
             .retain();
         client(broker).publish_packet(message, 1);
         assert!(retained(broker, &topic, &topic).is_some());
-        sleep(Duration::from_millis(2_100));
+        sleep(Duration::from_millis(3_100));
         assert_eq!(retained(broker, &topic, &topic), None);
     });
 }
