@@ -463,11 +463,7 @@ mod tests {
         };
         assert!(lossy.verify().is_empty(), "QoS 0 may lose");
         assert_eq!(
-            Summary {
-                qos: 1,
-                ..lossy.clone()
-            }
-            .verify(),
+            Summary { qos: 1, ..lossy }.verify(),
             ["3 deliveries were lost"]
         );
         for damaged in [
