@@ -224,9 +224,14 @@ impl Summary {
             },
         ));
         if self.expected > 0 || self.publishers > 0 || self.verb == "sub" {
+            let measured = if self.steps.is_empty() {
+                format!(", {:.2} s measured", self.measured_s)
+            } else {
+                String::new()
+            };
             line(format!(
-                "QoS {}, {} B, {} publishers, {:.2} s measured",
-                self.qos, self.payload_bytes, self.publishers, self.measured_s
+                "QoS {}, {} B, {} publishers{measured}",
+                self.qos, self.payload_bytes, self.publishers
             ));
             if self.steps.is_empty() {
                 line(format!(
