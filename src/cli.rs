@@ -21,11 +21,11 @@ pub(crate) struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Every option can also be given in the environment (RINGMQ_CORES=2, RINGMQ_BIND=ADDR:PORT,ADDR:PORT,
-RINGMQ_CONFIG=FILE, RINGMQ_LIMITS__SESSIONS_MAX=1000) and in the file of --config; `ringmq config default`
+Every option can also be given in the environment (RINGMQ_CORES=2, RINGMQ_BIND=ADDR:PORT,ADDR:PORT, \
+RINGMQ_CONFIG=FILE, RINGMQ_LIMITS__SESSIONS_MAX=1000) and in the file of --config; `ringmq config default` \
 prints that file with every key. A flag wins over the environment, and the environment over the file.
 
-Exit status: 0 after a graceful stop, 1 failure, 2 usage, 3 invalid configuration, 78 when the kernel does
+Exit status: 0 after a graceful stop, 1 failure, 2 usage, 3 invalid configuration, 70 when a core failed, 78 when the kernel does \
 not grant what is needed (it says what to do).";
 
 #[derive(Debug, Subcommand)]

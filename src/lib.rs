@@ -6,10 +6,10 @@
 //! |---|---|---|
 //! | [`protocol`] | bytes ⇄ packets, for MQTT 3.1, 3.1.1 and 5.0 | nothing |
 //! | [`topic`] | filters, the index of subscriptions, interest of other cores, shared groups, retained messages | `protocol` |
-//! | [`session`] | what outlives a connection: in flight, received, queue, will | `protocol`, `topic` |
+//! | [`session`] | what outlives a connection: in flight, received, queue, will | `protocol`, `topic`, the words of [`shard::input`] and [`shard::message`] |
 //! | [`shard`] | a core's whole state: [`shard::input::Input`] in, [`shard::outbox::Outbox`] out | the three above, `config::limits` |
-//! | [`net`] | sockets: the core's io_uring, the turn, listening, writing | all above |
-//! | [`mesh`] | links between cores | `shard` |
+//! | [`net`] | sockets: the core's io_uring, the turn, listening, writing | all above, `mesh` |
+//! | [`mesh`] | links between cores | `shard`, `net::ring` |
 //! | [`server`] | the process: probe, data directory, cores, signals, log | all above |
 //! | [`config`] | everything an operator decides, as plain data | `shard::input` |
 //! | [`client`] | `ringmq pub` and `ringmq sub` | `protocol`, `topic` |
@@ -32,7 +32,10 @@ pub mod mesh;
 #[allow(clippy::disallowed_methods, reason = "its tests wait for the kernel")]
 pub mod net;
 pub mod protocol;
-#[allow(clippy::disallowed_methods, reason = "its clock is the one the shards are told")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "its clock is the one the shards are told"
+)]
 pub mod server;
 pub mod session;
 pub mod shard;

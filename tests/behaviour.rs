@@ -6,13 +6,17 @@
 
 mod common;
 
+#[path = "behaviour/cores.rs"]
+mod cores;
+#[path = "behaviour/shared.rs"]
+mod shared;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, iter};
 
 use common::*;
-use socket2::SockRef;
 
 // ---- order -----------------------------------------------------------------------------------
 
@@ -328,10 +332,9 @@ fn retained_messages_to_readers_that_stall() {
         let before = broker.rss_kib();
         let mut readers = Vec::new();
         for qos in [0, 1] {
-            let mut reader = Raw::v311(broker, &unique("stall"));
-            SockRef::from(reader.stream())
-                .set_recv_buffer_size(16 * 1_024)
-                .expect("a small buffer");
+            let mut reader = Raw::open_with_small_buffer(broker);
+            reader.send_connect(&Connect::v311(unique("stall")));
+            assert_eq!(reader.read_connack().code, 0);
             reader.send(&subscribe(
                 Version::V311,
                 1,
@@ -436,286 +439,5 @@ fn offline_queue_across_reconnects() {
         Raw::v311(broker, &unique("offp")).publish(&topic, 1, "end");
         let end = client.take_publish();
         assert_eq!((end.text().as_str(), end.dup), ("end", false));
-    });
-}
-
-// ---- shared subscriptions --------------------------------------------------------------------
-
-/// The members of a shared subscription share the messages: each goes to one member of each group,
-/// and to each ordinary subscriber.
-#[test]
-fn shared_subscription_delivers_once_to_each_group() {
-    const COUNT: u32 = 400;
-    on_each(|broker| {
-        for qos in [0, 1, 2] {
-            let topic = unique("share");
-            let member = |filter: &str| {
-                let mut client = Raw::v5(broker, &unique("member"));
-                assert_eq!(client.subscribe(&[(filter, qos)]), [qos]);
-                client
-            };
-            let group = |name: &str| {
-                iter::repeat_with(|| member(&format!("$share/{name}/{topic}")))
-                    .take(4)
-                    .collect::<Vec<Raw>>()
-            };
-            let groups = [group("one"), group("two")];
-            let mut ordinary = member(&topic);
-            let messages: Vec<Publish> = (0..COUNT)
-                .map(|n| Publish::v5(&topic, n.to_be_bytes()))
-                .collect();
-            thread::scope(|scope| {
-                scope.spawn(|| Raw::v5(broker, &unique("sharep")).publish_all(&messages, qos, 20));
-                for message in ordinary.receive(COUNT as usize) {
-                    assert_eq!(message.qos, qos);
-                }
-            });
-            for members in groups {
-                let mut counts: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
-                let mut shares = Vec::new();
-                for mut member in members {
-                    let got = drain(&mut member);
-                    shares.push(got.len());
-                    for message in got {
-                        *counts.entry(message.payload).or_default() += 1;
-                    }
-                }
-                assert_eq!(
-                    counts.len(),
-                    COUNT as usize,
-                    "QoS {qos}: lost some, shares {shares:?}"
-                );
-                assert!(
-                    counts.values().all(|count| *count == 1),
-                    "QoS {qos}: some came twice"
-                );
-                assert!(
-                    shares.iter().all(|share| *share > 0),
-                    "QoS {qos}: idle members: {shares:?}"
-                );
-            }
-        }
-    });
-}
-
-/// Everything that comes until the connection has been silent for a while, acknowledged.
-fn drain(client: &mut Raw) -> Vec<Received> {
-    let mut messages = Vec::new();
-    while let Ok(Some(packet)) = client.packet_within(2 * ABSENT) {
-        if packet.kind() == PUBREL {
-            let id = packet.ack(client.version).id;
-            client.send(&ack(PUBCOMP, id));
-            continue;
-        }
-        let message = packet.publish(client.version);
-        match message.qos {
-            0 => {}
-            1 => client.send(&ack(PUBACK, message.id)),
-            _ => client.send(&ack(PUBREC, message.id)),
-        }
-        messages.push(message);
-    }
-    messages
-}
-
-/// Publishes to a shared subscription of three members, one of which reads, acknowledges nothing,
-/// and dies with its session. Returns what it had got, and what the others get in the end.
-fn member_dies(broker: &Broker, qos: u8, count: u32) -> (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) {
-    let topic = unique("share");
-    let filter = format!("$share/group/{topic}");
-    let mut members: Vec<Raw> = (0..3).map(|_| Raw::v5(broker, &unique("member"))).collect();
-    for member in &mut members {
-        member.subscribe(&[(&filter, qos)]);
-    }
-    let messages: Vec<Publish> = (0..count)
-        .map(|n| Publish::v5(&topic, n.to_be_bytes()))
-        .collect();
-    Raw::v5(broker, &unique("sharep")).publish_all(&messages, qos, 10);
-    let mut dying = members.remove(0);
-    let mut unacknowledged = BTreeSet::new();
-    while let Ok(Some(packet)) = dying.packet_within(2 * ABSENT) {
-        unacknowledged.insert(packet.publish(Version::V5).payload);
-    }
-    assert!(!unacknowledged.is_empty(), "the member got nothing");
-    dying.vanish();
-    let mut others = BTreeSet::new();
-    // Two rounds of silence from all of them end it.
-    let mut silent = 0;
-    while silent < 2 {
-        let before = others.len();
-        for member in &mut members {
-            for message in drain(member) {
-                assert!(others.insert(message.payload), "the others got one twice");
-            }
-        }
-        silent = if others.len() == before {
-            silent + 1
-        } else {
-            0
-        };
-    }
-    (unacknowledged, others)
-}
-
-/// QoS 1 messages that a member had got but not acknowledged when it died go to another member
-/// (MQTT 5.0 section 4.8.2).
-#[test]
-fn shared_subscription_redispatches_qos_1_when_a_member_dies() {
-    on_each(|broker| {
-        let (unacknowledged, others) = member_dies(broker, 1, 40);
-        let lost = unacknowledged.difference(&others).count();
-        assert_eq!(
-            lost,
-            0,
-            "of {} that died with their member",
-            unacknowledged.len()
-        );
-        assert_eq!(others.len(), 40);
-    });
-}
-
-/// QoS 2 messages whose delivery to a member had begun when its session ended go to nobody else
-/// [MQTT-4.8.2-5]; all others arrive.
-#[test]
-fn shared_subscription_never_redispatches_qos_2() {
-    on_each(|broker| {
-        let (unacknowledged, others) = member_dies(broker, 2, 40);
-        assert_eq!(
-            unacknowledged.intersection(&others).count(),
-            0,
-            "went to two members"
-        );
-        assert_eq!(
-            unacknowledged.len() + others.len(),
-            40,
-            "lost some that had not been sent"
-        );
-    });
-}
-
-// ---- agreement between cores -----------------------------------------------------------------
-
-/// Clients whose sessions are spread over the cores.
-fn spread(broker: &Broker, count: usize) -> Vec<Raw> {
-    (0..count)
-        .map(|_| Raw::v311(broker, &unique("spread")))
-        .collect()
-}
-
-/// A chain of takeovers, each ending a connection with a retained Will: every core sees every Will
-/// live, in order, and has it retained by then.
-#[test]
-fn retained_will_at_takeover_is_seen_by_every_core() {
-    on_each(|broker| {
-        let topic = unique("chain");
-        let id = unique("chain");
-        let mut watchers = spread(broker, 8);
-        for watcher in &mut watchers {
-            watcher.subscribe(&[(&topic, 1)]);
-        }
-        let connect = |round: u32| {
-            let will = Will::new(&topic, format!("{round}")).qos(1).retain();
-            Raw::connect(broker, &Connect::v311(&id).will(will))
-        };
-        let mut current = connect(0);
-        for round in 0..20 {
-            let next = connect(round + 1);
-            current.expect_closed();
-            current = next;
-            for watcher in &mut watchers {
-                let live = watcher.take_publish();
-                assert_eq!((live.text(), live.retain), (round.to_string(), false));
-                watcher.subscribe(&[(&topic, 1)]);
-                let kept = watcher.take_publish();
-                assert_eq!((kept.text(), kept.retain), (round.to_string(), true));
-            }
-        }
-        current.disconnect();
-        for watcher in &mut watchers {
-            watcher.expect_nothing_before_barrier();
-        }
-    });
-}
-
-/// Clients of several cores set one retained message at the same time; all cores end with the same
-/// one, and after it is cleared, with none.
-#[test]
-fn cores_agree_on_a_contested_retained_message() {
-    on_each(|broker| {
-        let topic = unique("race");
-        thread::scope(|scope| {
-            for who in 0..4 {
-                let topic = &topic;
-                scope.spawn(move || {
-                    let messages: Vec<Publish> = (0..100)
-                        .map(|n| Publish::v311(topic, format!("{who}-{n}")).retain())
-                        .collect();
-                    Raw::v311(broker, &unique("racep")).publish_all(&messages, 1, 10);
-                });
-            }
-        });
-        let last = agreed(broker, &topic);
-        let last = last.expect("the last one of some publisher is retained");
-        assert!(last.ends_with("-99"), "{last} is nobody's last message");
-        let mut publisher = Raw::v311(broker, &unique("racep"));
-        publisher.retain(&topic, 1, "after the race");
-        assert_eq!(agreed(broker, &topic).as_deref(), Some("after the race"));
-        publisher.retain(&topic, 1, "");
-        assert_eq!(agreed(broker, &topic), None);
-    });
-}
-
-/// The retained message that new subscribers on all cores get, once they all get the same.
-fn agreed(broker: &Broker, topic: &str) -> Option<String> {
-    let end = Instant::now() + ARRIVES;
-    loop {
-        let mut values = BTreeSet::new();
-        for mut client in spread(broker, 8) {
-            client.subscribe(&[(topic, 1)]);
-            let value = client.packet_within(ABSENT / 4);
-            values.insert(
-                value
-                    .ok()
-                    .flatten()
-                    .map(|packet| packet.publish(Version::V311).text()),
-            );
-        }
-        if values.len() == 1 {
-            return values.pop_first().flatten();
-        }
-        assert!(
-            Instant::now() < end,
-            "new subscribers get different retained messages: {values:?}"
-        );
-    }
-}
-
-/// A client subscribes and another publishes at once after its SUBACK, over and over: SUBACK is a
-/// promise that holds on every core.
-#[test]
-fn suback_is_a_promise_on_every_core() {
-    on_each(|broker| {
-        let mut publishers = spread(broker, 4);
-        let mut subscribers = spread(broker, 4);
-        for round in 0..100 {
-            let topic = unique("promise");
-            // Filters that the cores know in different ways: exact, and before a wildcard.
-            let filter =
-                [topic.clone(), format!("{topic}/#"), format!("{topic}/+")][round % 3].clone();
-            let name = if round % 3 == 2 {
-                format!("{topic}/x")
-            } else {
-                topic
-            };
-            let subscriber = &mut subscribers[round % 4];
-            subscriber.subscribe(&[(&filter, 0)]);
-            for publisher in &mut publishers {
-                publisher.send(&Publish::v311(&name, "now").encode());
-            }
-            for _ in 0..4 {
-                assert_eq!(subscriber.take_publish().topic, name);
-            }
-            subscriber.unsubscribe(&[&filter]);
-        }
     });
 }

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Time for the TCP connection, and again for CONNACK.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that wait for the next write, at most.
+const UNSENT_MAX: usize = 64 << 10;
 /// Packets read ahead of the one being handled.
 const EVENTS_AHEAD: usize = 64;
 
@@ -28,8 +30,8 @@ pub(super) enum Event {
     Closed(Option<io::Error>),
     /// What came is no MQTT.
     Malformed(String),
-    /// A line of stdin without its end; none at the end of stdin.
-    Line(Option<Vec<u8>>),
+    /// Lines of stdin without their ends; none at the end of stdin.
+    Lines(Vec<Vec<u8>>),
     /// The user wants to stop.
     Stop,
 }
@@ -49,6 +51,7 @@ pub(super) struct Connection {
     server: String,
     version: Version,
     debug: bool,
+    unsent: Vec<u8>,
     keep_alive: Option<Duration>,
     last_sent: Instant,
     ping_sent: Option<Instant>,
@@ -77,6 +80,7 @@ impl Connection {
             server,
             version: plan.version,
             debug: plan.debug,
+            unsent: Vec::new(),
             keep_alive: None,
             last_sent: now,
             ping_sent: None,
@@ -110,14 +114,35 @@ impl Connection {
         self.sender.clone()
     }
 
-    /// Sends whole packets.
+    /// Sends whole packets, after all that were queued.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.queue(bytes)?;
+        self.flush()
+    }
+
+    /// Sends a whole packet with others, at the latest when something is waited for.
+    pub(super) fn queue(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if self.debug {
             let type_name = PacketType::from_u8(bytes[0] >> 4).map_or("?", PacketType::name);
             eprintln!("-> {type_name} ({} bytes)", bytes.len());
         }
+        self.unsent.extend_from_slice(bytes);
+        if self.unsent.len() > UNSENT_MAX {
+            self.flush()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Failure> {
+        if self.unsent.is_empty() {
+            return Ok(());
+        }
         self.last_sent = Instant::now();
-        if let Err(error) = self.stream.write_all(bytes) {
+        let written = self.stream.write_all(&self.unsent);
+        self.unsent.clear();
+        self.unsent.shrink_to(2 * UNSENT_MAX);
+        if let Err(error) = written {
             // The server may have said why before it closed.
             let deadline = Instant::now() + Duration::from_millis(500);
             while let Ok(event) = self
@@ -139,8 +164,12 @@ impl Connection {
     ///
     /// Errors: the connection ended.
     pub(super) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Event>, Failure> {
+        self.flush()?;
         loop {
             let now = Instant::now();
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                return Ok(None);
+            }
             let wake = [deadline, self.ping_due(now)?].into_iter().flatten().min();
             let event = match wake {
                 Some(wake) => match self
@@ -148,12 +177,7 @@ impl Connection {
                     .recv_timeout(wake.saturating_duration_since(now))
                 {
                     Ok(event) => event,
-                    Err(RecvTimeoutError::Timeout) => {
-                        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                            return Ok(None);
-                        }
-                        continue;
-                    }
+                    Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => unreachable!("self.sender is alive"),
                 },
                 None => self.events.recv().expect("self.sender is alive"),
@@ -178,6 +202,8 @@ impl Connection {
     }
 
     /// Says DISCONNECT and closes.
+    ///
+    /// Errors: the server had something against what was sent last.
     pub(super) fn close(mut self, plan: &ConnectPlan) -> Result<(), Failure> {
         let user = user_raw(&plan.properties.disconnect);
         let disconnect = Disconnect {
@@ -194,15 +220,21 @@ impl Connection {
         let _ = self.stream.shutdown(Shutdown::Write);
         // Leaving bytes unread would reset the connection, and with it what was sent last.
         let deadline = Instant::now() + Duration::from_millis(500);
-        while let Ok(event) = self
-            .events
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            if matches!(event, Event::Closed(_)) {
-                break;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok(Event::Packet(packet))
+                    if packet.header.packet_type == PacketType::Disconnect =>
+                {
+                    return Err(self.disconnected(&packet));
+                }
+                Ok(Event::Closed(Some(error))) => {
+                    return Err(self.failure(format!("the connection broke: {error}")));
+                }
+                Ok(Event::Closed(None)) | Err(_) => return Ok(()),
+                Ok(_) => {}
             }
         }
-        Ok(())
     }
 
     /// A failure of this connection.
@@ -264,7 +296,7 @@ impl Connection {
             Event::Malformed(what) => {
                 Err(self.failure(format!("no MQTT came from the server: {what}")))
             }
-            event @ (Event::Line(_) | Event::Stop) => Ok(Some(event)),
+            event @ (Event::Lines(_) | Event::Stop) => Ok(Some(event)),
         }
     }
 

@@ -166,8 +166,9 @@ fn take_number(
 impl Layout {
     fn apply(self, letter: char, text: &str) -> String {
         let cut = match self.precision {
-            Some(precision) if "CIRt".contains(letter) => {
-                &text[..text.floor_char_boundary(precision)]
+            Some(precision) if precision < text.len() && "CIRt".contains(letter) => {
+                let end = (0..=precision).rev().find(|at| text.is_char_boundary(*at));
+                &text[..end.unwrap_or(0)]
             }
             _ => text,
         };

@@ -9,13 +9,14 @@ use crate::protocol::{
 };
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
 
-/// Messages unacknowledged at a time, where the server allows it.
-const WINDOW: u16 = 100;
+/// Messages unacknowledged at a time, where the server does not say less. Before MQTT 5 it cannot say, and
+/// mosquitto ends the connection of a client that has more.
+const WINDOW: u16 = 20;
 
 /// What an unacknowledged message waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ struct Publisher {
     forward: Vec<u8>,
     unacknowledged: HashMap<PacketId, Waiting>,
     last_id: u16,
-    /// A line of stdin that came while something else was waited for.
-    line: Option<Option<Vec<u8>>>,
+    /// Lines of stdin that came while something else was waited for.
+    lines: Option<Vec<Vec<u8>>>,
     refused: Option<Failure>,
 }
 
@@ -49,7 +50,7 @@ pub(super) fn run(plan: PubPlan) -> Result<(), Failure> {
         forward,
         unacknowledged: HashMap::new(),
         last_id: 0,
-        line: None,
+        lines: None,
         refused: None,
     };
     match (&publisher.plan.source, payload) {
@@ -86,6 +87,30 @@ fn read_payload(payload: &Payload) -> Result<Vec<u8>, Failure> {
             .map_err(|error| Failure::new(EXIT_FAILED, format!("cannot read stdin: {error}")))?,
     };
     Ok(bytes)
+}
+
+/// The next line, and those behind it that are there already, without their ends; none at the end.
+///
+/// A read that fails is the end too: there is nothing more to publish.
+fn read_lines(input: &mut BufReader<impl Read>) -> Vec<Vec<u8>> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        if !input
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|count| count > 0)
+        {
+            return lines;
+        }
+        if line.last() == Some(&b'\n') {
+            line.pop();
+        }
+        lines.push(line);
+        // Only a line that is whole already is read without waiting.
+        if !input.buffer().contains(&b'\n') {
+            return lines;
+        }
+    }
 }
 
 impl Publisher {
@@ -134,7 +159,7 @@ impl Publisher {
             };
             self.unacknowledged.insert(id, waiting);
         }
-        self.connection.send(&bytes)?;
+        self.connection.queue(&bytes)?;
         self.take_what_is_there()
     }
 
@@ -142,17 +167,12 @@ impl Publisher {
         let (want, wanted) = sync_channel::<()>(1);
         let events = self.connection.event_sender();
         thread::spawn(move || {
-            let mut stdin = io::stdin().lock();
-            // One line is read ahead at most, so a slow server slows the reading down.
+            let mut stdin = BufReader::with_capacity(64 << 10, io::stdin().lock());
+            // What is not asked for is not read, so a slow server slows the reading down.
             while wanted.recv().is_ok() {
-                let mut line = Vec::new();
-                let more = stdin
-                    .read_until(b'\n', &mut line)
-                    .is_ok_and(|count| count > 0);
-                if line.last() == Some(&b'\n') {
-                    line.pop();
-                }
-                if events.send(Event::Line(more.then_some(line))).is_err() || !more {
+                let lines = read_lines(&mut stdin);
+                let ended = lines.is_empty();
+                if events.send(Event::Lines(lines)).is_err() || ended {
                     return;
                 }
             }
@@ -160,16 +180,17 @@ impl Publisher {
         loop {
             want.send(())
                 .map_err(|_| self.connection.failure("stdin cannot be read"))?;
-            let line = loop {
-                if let Some(line) = self.line.take() {
-                    break line;
+            let lines = loop {
+                if let Some(lines) = self.lines.take() {
+                    break lines;
                 }
                 self.wait(None)?;
             };
-            match line {
-                Some(line) if line.is_empty() => {}
-                Some(line) => self.publish(&line)?,
-                None => return Ok(()),
+            if lines.is_empty() {
+                return Ok(());
+            }
+            for line in lines.iter().filter(|line| !line.is_empty()) {
+                self.publish(line)?;
             }
         }
     }
@@ -205,8 +226,8 @@ impl Publisher {
     fn take(&mut self, event: Event) -> Result<(), Failure> {
         match event {
             Event::Packet(packet) => self.take_packet(&packet),
-            Event::Line(line) => {
-                self.line = Some(line);
+            Event::Lines(lines) => {
+                self.lines = Some(lines);
                 Ok(())
             }
             Event::Closed(_) | Event::Malformed(_) | Event::Stop => Ok(()),
@@ -272,5 +293,26 @@ impl Publisher {
                 return Ok(id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_in_batches_of_what_is_there() {
+        let mut input = BufReader::with_capacity(8, &b"a\nbc\n\nlong line\nrest"[..]);
+        let mut batches = Vec::new();
+        loop {
+            let lines = read_lines(&mut input);
+            if lines.is_empty() {
+                break;
+            }
+            batches.push(lines);
+        }
+        let all: Vec<Vec<u8>> = batches.concat();
+        assert_eq!(all, [&b"a"[..], b"bc", b"", b"long line", b"rest"]);
+        assert_eq!(batches[0].len(), 3);
     }
 }

@@ -20,6 +20,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Time for the last steps of QoS 2 deliveries before leaving.
 const LINGER: Duration = Duration::from_secs(2);
+/// Packets after which what they brought is printed, even if more is there.
+const BATCH_PACKETS: u32 = 256;
+/// Text after which it is printed.
+const PAGE_BYTES: usize = 1 << 20;
 const SUBSCRIBE_ID: u16 = 1;
 const UNSUBSCRIBE_ID: u16 = 2;
 
@@ -30,9 +34,20 @@ enum Flow {
     Done,
 }
 
+/// Why nothing more is received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    TimedOut,
+}
+
 struct Subscriber {
     connection: Connection,
     plan: SubPlan,
+    /// Text to be printed.
+    page: Vec<u8>,
+    /// Acknowledgements of what is on the page.
+    acks: Vec<u8>,
     /// Messages of QoS 2 that were printed and whose PUBREL has not come.
     unreleased: HashSet<PacketId>,
     aliases: HashMap<NonZeroU16, String>,
@@ -46,32 +61,18 @@ pub(super) fn run(plan: SubPlan) -> Result<(), Failure> {
     let mut subscriber = Subscriber {
         connection,
         plan,
+        page: Vec::new(),
+        acks: Vec::new(),
         unreleased: HashSet::new(),
         aliases: HashMap::new(),
         printed: 0,
     };
     subscriber.send_subscribe()?;
-    let mut timed_out = false;
-    loop {
-        match subscriber.connection.next(deadline)? {
-            Some(Event::Packet(packet)) => {
-                if subscriber.take(&packet)? == Flow::Done {
-                    break;
-                }
-            }
-            Some(Event::Stop) => break,
-            Some(_) => {}
-            None => {
-                timed_out = true;
-                break;
-            }
-        }
-    }
+    let end = subscriber.receive(deadline)?;
     subscriber.finish()?;
-    if timed_out {
-        Err(Failure::new(EXIT_TIMEOUT, ""))
-    } else {
-        Ok(())
+    match end {
+        End::TimedOut => Err(Failure::new(EXIT_TIMEOUT, "")),
+        End::Done => Ok(()),
     }
 }
 
@@ -126,6 +127,60 @@ impl Subscriber {
             );
         }
         self.connection.send(&bytes)
+    }
+
+    /// Prints and acknowledges what comes, in batches of what is there.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<End, Failure> {
+        let mut batch = 0;
+        loop {
+            let there = if batch < BATCH_PACKETS && self.page.len() < PAGE_BYTES {
+                self.connection.try_next()?
+            } else {
+                None
+            };
+            let event = if there.is_some() {
+                batch += 1;
+                there
+            } else {
+                batch = 0;
+                if self.settle()? == Flow::Done {
+                    return Ok(End::Done);
+                }
+                self.connection.next(deadline)?
+            };
+            match event {
+                Some(Event::Packet(packet)) => {
+                    if self.take(&packet)? == Flow::Done {
+                        self.settle()?;
+                        return Ok(End::Done);
+                    }
+                }
+                Some(Event::Stop) => {
+                    self.settle()?;
+                    return Ok(End::Done);
+                }
+                Some(_) => {}
+                None => return Ok(End::TimedOut),
+            }
+        }
+    }
+
+    /// Prints the page, and then acknowledges what was on it, so that a kept session loses nothing.
+    fn settle(&mut self) -> Result<Flow, Failure> {
+        let mut out = io::stdout().lock();
+        match out.write_all(&self.page).and_then(|()| out.flush()) {
+            Ok(()) => {}
+            // The reader of a pipe has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Flow::Done),
+            Err(error) => return Err(Failure::new(EXIT_FAILED, format!("cannot print: {error}"))),
+        }
+        self.page.clear();
+        self.page.shrink_to(2 * PAGE_BYTES);
+        if !self.acks.is_empty() {
+            self.connection.send(&self.acks)?;
+            self.acks.clear();
+        }
+        Ok(Flow::More)
     }
 
     fn take(&mut self, packet: &Packet) -> Result<Flow, Failure> {
@@ -189,27 +244,24 @@ impl Subscriber {
             Some(topic) => topic.clone(),
             None => publish.topic.to_owned(),
         };
+        if self.plan.retained == Retained::Only && !publish.retain {
+            return Ok(Flow::Done);
+        }
         let is_new = match (publish.qos, publish.packet_id) {
             (QoS::ExactlyOnce, Some(id)) => self.unreleased.insert(id),
             _ => true,
         };
         let mut flow = Flow::More;
-        if is_new {
-            if self.plan.retained == Retained::Only && !publish.retain {
-                return Ok(Flow::Done);
-            }
-            let stale = self.plan.retained == Retained::LeaveOut && publish.retain;
-            if !stale
-                && !self
-                    .plan
-                    .filter_out
-                    .iter()
-                    .any(|filter| matches(filter, &topic))
-            {
-                flow = self.print(&publish, &topic)?;
-            }
+        let stale = self.plan.retained == Retained::LeaveOut && publish.retain;
+        let filtered_out = || {
+            self.plan
+                .filter_out
+                .iter()
+                .any(|filter| matches(filter, &topic))
+        };
+        if is_new && !stale && !filtered_out() {
+            flow = self.put_on_page(&publish, &topic);
         }
-        // Acknowledged once it is printed, so that a kept session loses nothing.
         let answer = match publish.qos {
             QoS::AtMostOnce => return Ok(flow),
             QoS::AtLeastOnce => PacketType::Puback,
@@ -218,9 +270,7 @@ impl Subscriber {
         let id = publish
             .packet_id
             .expect("QoS 1 and 2 have a Packet Identifier");
-        let mut bytes = Vec::new();
-        put_ack(&mut bytes, version, answer, id, ReasonCode::Success);
-        self.connection.send(&bytes)?;
+        put_ack(&mut self.acks, version, answer, id, ReasonCode::Success);
         Ok(flow)
     }
 
@@ -231,18 +281,17 @@ impl Subscriber {
                 .failure(format!("a malformed PUBREL: {}", error.what))
         })?;
         self.unreleased.remove(&ack.packet_id);
-        let mut bytes = Vec::new();
         put_ack(
-            &mut bytes,
+            &mut self.acks,
             version,
             PacketType::Pubcomp,
             ack.packet_id,
             ReasonCode::Success,
         );
-        self.connection.send(&bytes)
+        Ok(())
     }
 
-    fn print(&mut self, publish: &Publish<'_>, topic: &str) -> Result<Flow, Failure> {
+    fn put_on_page(&mut self, publish: &Publish<'_>, topic: &str) -> Flow {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -250,24 +299,16 @@ impl Subscriber {
             seconds: now.as_secs(),
             nanos: now.subsec_nanos(),
         };
-        let mut line = Vec::with_capacity(publish.payload.len() + 1);
-        self.plan
-            .format
-            .write(&mut line, publish, topic, at)
+        let format = &self.plan.format;
+        format
+            .write(&mut self.page, publish, topic, at)
             .expect("a Vec takes everything");
         if self.plan.line_feed {
-            line.push(b'\n');
-        }
-        let mut out = io::stdout().lock();
-        match out.write_all(&line).and_then(|()| out.flush()) {
-            Ok(()) => {}
-            // The reader of a pipe has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Flow::Done),
-            Err(error) => return Err(Failure::new(EXIT_FAILED, format!("cannot print: {error}"))),
+            self.page.push(b'\n');
         }
         self.printed += 1;
         let enough = self.plan.count.is_some_and(|count| self.printed >= count);
-        Ok(if enough { Flow::Done } else { Flow::More })
+        if enough { Flow::Done } else { Flow::More }
     }
 
     /// Leaves, once the QoS 2 deliveries under way are complete or the linger time is over.
@@ -277,13 +318,16 @@ impl Subscriber {
             match self.connection.next(Some(deadline))? {
                 Some(Event::Packet(packet)) if packet.header.packet_type == PacketType::Pubrel => {
                     self.take_pubrel(&packet)?;
+                    self.settle()?;
                 }
                 // What comes now is not acknowledged, so a kept session delivers it again.
                 Some(_) => {}
                 None => break,
             }
         }
-        self.connection.close(&self.plan.connect)
+        // What was asked for is printed; how the server takes the farewell changes nothing.
+        let _ = self.connection.close(&self.plan.connect);
+        Ok(())
     }
 
     fn warn(&self, failure: &Failure) {

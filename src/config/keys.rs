@@ -260,7 +260,9 @@ fn set_limit(limits: &mut Limits, name: &str, text: &str) -> Result<(), String> 
 fn set_listener(config: &mut Config, rest: &str, text: &str) -> Result<(), String> {
     let Some((listener_name, "bind")) = rest.rsplit_once('.') else {
         let name = format!("listener.{rest}");
-        return Err(format!("unknown key `{name}`; a listener has one key, `listener.NAME.bind`"));
+        return Err(format!(
+            "unknown key `{name}`; a listener has one key, `listener.NAME.bind`"
+        ));
     };
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if listener_name.is_empty() || !listener_name.chars().all(is_word) {

@@ -116,7 +116,8 @@ pub enum Origin {
 
 impl Origin {
     fn file(path: &Path, text: &str, offset: usize) -> Self {
-        let before = &text[..text.floor_char_boundary(offset)];
+        // An offset within a character would be the parser's mistake, and no reason to panic.
+        let before = text.get(..offset).unwrap_or(text);
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
         Self::File {
@@ -264,13 +265,14 @@ impl Loaded {
         text
     }
 
-    /// The limits that differ from their defaults, as `name=value`.
-    pub fn changed_limits(&self) -> Vec<String> {
+    /// The limits a newcomer meets first and those that differ from their defaults, as `name=value`.
+    pub fn banner_limits(&self) -> Vec<String> {
+        let first = ["packet-bytes-max", "queue-messages-max", "sessions-max"];
         let defaults = limit_lines(&Limits::default());
         limit_lines(&self.config.limits)
             .into_iter()
             .zip(defaults)
-            .filter(|((_, value, _), (_, default, _))| value != default)
+            .filter(|((name, value, _), (_, default, _))| value != default || first.contains(name))
             .map(|((name, value, _), _)| format!("{name}={}", value.trim_matches('"')))
             .collect()
     }
@@ -470,7 +472,14 @@ mod tests {
                 "{line} in\n{shown}"
             );
         }
-        assert_eq!(loaded.changed_limits(), ["sessions-max=20"]);
+        assert_eq!(
+            loaded.banner_limits(),
+            [
+                "packet-bytes-max=8MiB",
+                "queue-messages-max=10000",
+                "sessions-max=20"
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A link: the one way from a shard to another, first in, first out.
 //!
-//! A link is a bounded queue ([`spsc`](super::spsc)) and, on the sender's side, an outbox for what the queue
+//! A link is a bounded queue (`super::spsc`) and, on the sender's side, an outbox for what the queue
 //! has no place for. Sending never fails, never waits and never reorders: what does not fit waits in the
 //! outbox and goes first next time. What keeps the outbox small is [`Pressure`]: above the soft limit the
 //! sender's shard stops reading the publishers that feed the link, above the hard limit it reads no socket.
@@ -328,6 +328,7 @@ impl LinkReceiver {
 fn message_bytes(message: &LinkMessage) -> u64 {
     let kept = match message {
         LinkMessage::Shard(MeshMessage::Publish(message)) => message.bytes(),
+        LinkMessage::Shard(MeshMessage::Batch(batch)) => batch.bytes(),
         LinkMessage::Shard(MeshMessage::SharedPublish { message, .. }) => message.bytes(),
         LinkMessage::Shard(MeshMessage::Group(group)) => group.text.len(),
         LinkMessage::Shard(MeshMessage::Interest { .. } | MeshMessage::AnnouncementAck { .. }) => 0,

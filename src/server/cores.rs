@@ -5,7 +5,7 @@
 //! waits. A core that ends without having been asked to takes the process with it: its sessions and its share
 //! of the connections would be gone, and the others could not tell.
 //!
-//! One more thread, the ticker, wakes the network task of every core each [`TICK`] through a waker it keeps. glommio
+//! One more thread, the ticker, wakes the network task of every core each `TICK` through a waker it keeps. glommio
 //! 0.9 goes to sleep with a runnable task when its preemption timer expires between two checks of its main loop; a
 //! wake from another thread always gets it out of that, a timer of its own does not. Nothing else depends on the
 //! ticker.

@@ -43,12 +43,18 @@ pub(super) fn start(level: LogLevel) {
         Some(_) => Stamp::Priority,
         None => Stamp::Time,
     };
-    assert!(LOG.set(Log { level, stamp }).is_ok(), "the log is started once");
+    assert!(
+        LOG.set(Log { level, stamp }).is_ok(),
+        "the log is started once"
+    );
 }
 
 /// Writes a line about the broker itself.
 pub(super) fn line(level: LogLevel, text: impl fmt::Display) {
-    let log = LOG.get().copied().unwrap_or(Log { level: LogLevel::Info, stamp: Stamp::Time });
+    let log = LOG.get().copied().unwrap_or(Log {
+        level: LogLevel::Info,
+        stamp: Stamp::Time,
+    });
     if level <= log.level {
         log.write(level, &text.to_string());
     }
@@ -56,11 +62,16 @@ pub(super) fn line(level: LogLevel, text: impl fmt::Display) {
 
 /// Writes the records of the cores until all of their sinks are gone.
 pub(super) fn spawn_writer(records: Receiver<LogRecord>) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name("log".into()).spawn(move || write_records(&records))
+    thread::Builder::new()
+        .name("log".into())
+        .spawn(move || write_records(&records))
 }
 
 fn write_records(records: &Receiver<LogRecord>) {
-    let log = LOG.get().copied().expect("the log is started before its writer");
+    let log = LOG
+        .get()
+        .copied()
+        .expect("the log is started before its writer");
     let mut limiters = [Limiter::default(); KINDS.len()];
     loop {
         let record = records.recv_timeout(Duration::from_millis(WINDOW_MS));
@@ -68,7 +79,10 @@ fn write_records(records: &Receiver<LogRecord>) {
         for (kind, limiter) in limiters.iter_mut().enumerate() {
             if let Some(count) = limiter.due(now_ms) {
                 let kind = KINDS[kind];
-                log.write(LogLevel::Info, &format!("{count} more lines about clients {kind} were left out."));
+                log.write(
+                    LogLevel::Info,
+                    &format!("{count} more lines about clients {kind} were left out."),
+                );
             }
         }
         match record {
@@ -108,7 +122,10 @@ impl Limiter {
     /// Whether one more line may be written.
     fn admits(&mut self, now_ms: u64) -> bool {
         if self.is_over(now_ms) {
-            *self = Self { window_start_ms: now_ms, ..Self::default() };
+            *self = Self {
+                window_start_ms: now_ms,
+                ..Self::default()
+            };
         }
         if self.written < KIND_RECORDS_MAX {
             self.written += 1;
@@ -156,7 +173,9 @@ fn render(stamp: Stamp, now_ms: u64, level: LogLevel, text: &str) -> String {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -169,7 +188,10 @@ impl fmt::Display for Utc {
         let (year, month, day) = crate::civil::from_days(seconds / 86_400);
         let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
         let millis = self.0 % 1000;
-        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+        )
     }
 }
 
@@ -180,7 +202,9 @@ mod tests {
     #[test]
     fn a_flood_is_cut_and_counted() {
         let mut limiter = Limiter::default();
-        let admitted = (0..KIND_RECORDS_MAX + 30).filter(|_| limiter.admits(50_000)).count();
+        let admitted = (0..KIND_RECORDS_MAX + 30)
+            .filter(|_| limiter.admits(50_000))
+            .count();
         assert_eq!(admitted, KIND_RECORDS_MAX as usize);
         assert_eq!(limiter.due(50_000), None);
         assert_eq!(limiter.due(50_000 + WINDOW_MS), Some(30));
@@ -198,6 +222,9 @@ mod tests {
             assert_eq!(Utc(ms).to_string(), text);
         }
         assert_eq!(render(Stamp::Priority, 0, LogLevel::Warn, "x"), "<4>x\n");
-        assert_eq!(render(Stamp::Time, 0, LogLevel::Warn, "x"), "1970-01-01T00:00:00.000Z warn  x\n");
+        assert_eq!(
+            render(Stamp::Time, 0, LogLevel::Warn, "x"),
+            "1970-01-01T00:00:00.000Z warn  x\n"
+        );
     }
 }

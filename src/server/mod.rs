@@ -8,7 +8,7 @@ mod log;
 mod probe;
 mod signals;
 
-use crate::config::{Config, CoreCount, Loaded, LogLevel};
+use crate::config::{CoreCount, Loaded, LogLevel};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
 use crate::shard::input::ShardId;
@@ -63,13 +63,20 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
 
     let seeds = data_dir::random_key().map_err(|error| failed("no random bytes", &error))?;
     let (hash_seed, random_seed) = seeds.split_at(seeds.len() / 2);
-    let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("half of the key is eight bytes"));
+    let number = |bytes: &[u8]| {
+        u64::from_le_bytes(bytes.try_into().expect("half of the key is eight bytes"))
+    };
     let (sink, records) = LogSink::new(LOG_RECORDS_MAX);
-    let writer = log::spawn_writer(records).map_err(|error| failed("cannot start a thread", &error))?;
+    let writer =
+        log::spawn_writer(records).map_err(|error| failed("cannot start a thread", &error))?;
     let core_config = CoreConfig {
         shard_count,
         pin: config.pin,
-        binds: config.listeners.iter().map(|listener| listener.bind).collect(),
+        binds: config
+            .listeners
+            .iter()
+            .map(|listener| listener.bind)
+            .collect(),
         limits: Arc::new(config.limits.clone()),
         placement_key: installation.placement_key,
         hash_seed: number(hash_seed),
@@ -84,23 +91,40 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
 
     let stopper = cores.stopper();
     signals::listen(move |signal| {
-        log::line(LogLevel::Info, format_args!("{signal}: stopping; a second signal stops at once."));
+        log::line(
+            LogLevel::Info,
+            format_args!("{signal}: stopping; a second signal stops at once."),
+        );
         stopper.request(DRAIN);
     })
     .map_err(|error| failed("cannot listen for signals", &error))?;
 
-    log::line(LogLevel::Info, banner(loaded, &installation, shard_count, nofile, &cores));
+    log::line(
+        LogLevel::Info,
+        banner(loaded, &installation, shard_count, nofile, &cores),
+    );
     if !loaded.is_local_only() {
         log::line(
             LogLevel::Warn,
             "allow-anonymous: anyone who reaches a listener can read and publish everything.",
         );
     }
+    if config.pin && shard_count > cpus::available() {
+        log::line(
+            LogLevel::Warn,
+            format_args!(
+                "pin has no effect: {shard_count} shards are more than the CPUs this process may use."
+            ),
+        );
+    }
     announce(&cores).map_err(|error| failed("cannot write to stdout", &error))?;
 
     cores.wait();
     if sink.dropped() > 0 {
-        log::line(LogLevel::Warn, format_args!("{} lines about clients were lost.", sink.dropped()));
+        log::line(
+            LogLevel::Warn,
+            format_args!("{} lines about clients were lost.", sink.dropped()),
+        );
     }
     drop(sink);
     // It fails only by a panic, which it has told of itself.
@@ -133,7 +157,6 @@ fn banner(
     nofile: u64,
     cores: &Cores,
 ) -> String {
-    let Config { limits, .. } = &loaded.config;
     let mut parts = vec![format!("ringmq {}", env!("CARGO_PKG_VERSION"))];
     if loaded.is_local_only() {
         parts.push(
@@ -148,21 +171,19 @@ fn banner(
         1 => "1 shard".into(),
         count => format!("{count} shards"),
     });
-    let addresses: Vec<String> = cores.addresses().iter().map(|address| format!("mqtt://{address}")).collect();
+    let addresses: Vec<String> = cores
+        .addresses()
+        .iter()
+        .map(|address| format!("mqtt://{address}"))
+        .collect();
     parts.push(addresses.join(" "));
     parts.push(match &installation.dir {
         Some(dir) => format!("data directory {}", dir.display()),
         None => "no data directory, so the key that spreads sessions is new".into(),
     });
-    let mut in_force = vec![format!("nofile={nofile}")];
-    in_force.push(format!("packet-bytes-max={}", limits.packet_bytes_max));
-    in_force.push(format!("queue-messages-max={}", limits.queue_messages_max));
-    in_force.push(format!("sessions-max={}", limits.sessions_max));
-    for changed in loaded.changed_limits() {
-        let name = changed.split('=').next().unwrap_or_default().to_owned();
-        in_force.retain(|have| !have.starts_with(&name));
-        in_force.push(changed);
-    }
-    parts.push(format!("limits {}", in_force.join(" ")));
+    parts.push(format!(
+        "limits {} nofile={nofile}",
+        loaded.banner_limits().join(" ")
+    ));
     parts.join("; ")
 }

@@ -200,9 +200,7 @@ fn explain_setup(
             )
         }
         (Some(libc::EPERM | libc::EACCES), _) => {
-            let state = disabled.map_or("not known to this kernel".into(), |value| {
-                format!("{value}")
-            });
+            let state = disabled.unwrap_or("not known to this kernel");
             writeln!(
                 f,
                 "  kernel.io_uring_disabled is {state}, so it is not the kernel: the seccomp filter of a"

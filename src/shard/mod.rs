@@ -126,6 +126,8 @@ pub struct Shard {
     pending_subacks: VecDeque<PendingSuback>,
     /// Per shard: the pressure on the link to it.
     pressure: Vec<Pressure>,
+    /// When a link last kept this shard from reading anything; 0 if none did.
+    read_nothing_until_ms: u64,
     /// Publishers not read because of a link.
     link_paused: Vec<ConnKey>,
     /// Connections to end once the present input is handled.
@@ -142,8 +144,16 @@ pub struct Shard {
 impl Shard {
     /// A shard without clients.
     pub fn new(setup: ShardSetup) -> Self {
-        let ShardSetup { id, shard_count, limits, placement, hash_seed, random_seed, events, now } =
-            setup;
+        let ShardSetup {
+            id,
+            shard_count,
+            limits,
+            placement,
+            hash_seed,
+            random_seed,
+            events,
+            now,
+        } = setup;
         assert!(shard_count <= ShardId::COUNT_MAX);
         assert!(id.index() < shard_count);
         let mut acknowledged = vec![0; shard_count];
@@ -172,6 +182,7 @@ impl Shard {
             acknowledged,
             pending_subacks: VecDeque::new(),
             pressure: vec![Pressure::Low; shard_count],
+            read_nothing_until_ms: 0,
             link_paused: Vec::new(),
             to_end: Vec::new(),
             wheel: Wheel::new(now.mono_ms),
@@ -201,7 +212,9 @@ impl Shard {
                     CloseCause::PeerClosed => "the client closed the connection",
                     CloseCause::Reset => "the connection was reset",
                     CloseCause::Asked => "closed by the broker",
-                    CloseCause::LingerExpired => "closed by the broker; its last bytes were not read",
+                    CloseCause::LingerExpired => {
+                        "closed by the broker; its last bytes were not read"
+                    }
                 };
                 self.closed(conn, what, outbox);
             }

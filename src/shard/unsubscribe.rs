@@ -45,26 +45,35 @@ impl Shard {
         filter: &TopicFilter<'_>,
         outbox: &mut Outbox,
     ) -> bool {
-        let gone = if filter.share_name().is_some() {
-            match self.groups.find(filter) {
-                Some(group) if self.groups.member(group, session_key.0).is_some() => {
-                    SubscriptionRef::Group(group)
-                }
-                _ => return false,
-            }
-        } else {
-            match self.index.find(filter.filter()) {
-                Some(id) if self.index.get(id, session_key.0).is_some() => {
-                    SubscriptionRef::Filter(id)
-                }
-                _ => return false,
-            }
+        let Some(gone) = self.find_subscription(session_key, filter) else {
+            return false;
         };
         if !self.end_subscription(session_key, gone, outbox) {
             return false;
         }
-        self.sessions[session_key.0 as usize].subscriptions.remove(gone);
+        self.sessions[session_key.0 as usize]
+            .subscriptions
+            .remove(gone);
         true
+    }
+
+    /// The subscription that a session has for a filter.
+    pub(super) fn find_subscription(
+        &self,
+        session_key: SessionKey,
+        filter: &TopicFilter<'_>,
+    ) -> Option<SubscriptionRef> {
+        if filter.share_name().is_some() {
+            let group = self.groups.find(filter)?;
+            self.groups
+                .member(group, session_key.0)
+                .map(|_| SubscriptionRef::Group(group))
+        } else {
+            let id = self.index.find(filter.filter())?;
+            self.index
+                .get(id, session_key.0)
+                .map(|_| SubscriptionRef::Filter(id))
+        }
     }
 
     /// Takes a subscription out of the topic room and, when it was the last of its kind here, tells the other shards; false

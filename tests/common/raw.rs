@@ -7,6 +7,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, Socket, Type};
+
 use super::broker::Broker;
 use super::packet::{
     Ack, CONNACK, Connack, Connect, Disconnect, PINGRESP, PUBACK, PUBCOMP, PUBLISH, PUBREC, PUBREL,
@@ -53,7 +55,26 @@ impl Raw {
     /// Opens a connection to `addr` and sends nothing.
     #[track_caller]
     pub(crate) fn open_at(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&addr, ARRIVES).expect("the broker accepts");
+        Self::over(TcpStream::connect_timeout(&addr, ARRIVES).expect("the broker accepts"))
+    }
+
+    /// Opens a connection whose receive buffer in the kernel is small, for a reader that stalls.
+    ///
+    /// The size is set before connecting: a window that shrinks later makes TCP itself stall.
+    #[track_caller]
+    pub(crate) fn open_with_small_buffer(broker: &Broker) -> Self {
+        let socket =
+            Socket::new(Domain::for_address(broker.addr), Type::STREAM, None).expect("a socket");
+        socket
+            .set_recv_buffer_size(64 * 1_024)
+            .expect("a TCP socket has a receive buffer");
+        socket
+            .connect_timeout(&broker.addr.into(), ARRIVES)
+            .expect("the broker accepts");
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Self {
         stream
             .set_nodelay(true)
             .expect("a TCP socket has TCP_NODELAY");
@@ -118,13 +139,19 @@ impl Raw {
     }
 
     /// Closes the connection as a crash of the client would: without DISCONNECT.
+    ///
+    /// The broker may learn of a next connection before it reads what was sent last on this one;
+    /// if that matters, as for an acknowledgement, call [`Raw::barrier`] first.
     pub(crate) fn vanish(self) {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
-    /// The socket, for what this type does not offer.
-    pub(crate) fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// Closes the sending half, as a client does that has sent its last byte and just ends.
+    #[track_caller]
+    pub(crate) fn finish_sending(&self) {
+        self.stream
+            .shutdown(Shutdown::Write)
+            .expect("the connection is open");
     }
 
     // ---- bytes -------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ fn mqtt_3_1_2_4_session_is_resumed() {
             publisher.publish(&topic, 1, [round]);
             assert_eq!(client.take_publish().payload, [round]);
             if round == 1 {
+                client.barrier();
                 client.vanish();
             } else {
                 client.disconnect();

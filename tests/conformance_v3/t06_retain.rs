@@ -9,7 +9,9 @@ fn mqtt_3_3_1_5_retained_message_is_stored_with_its_qos() {
     on_each(|broker| {
         for qos in 0..3 {
             let topic = unique("ret");
-            Raw::v311(broker, &unique("ret")).retain(&topic, qos, "kept");
+            let mut publisher = Raw::v311(broker, &unique("ret"));
+            publisher.retain(&topic, qos, "kept");
+            publisher.barrier();
             let message = retained(broker, &topic, &topic).expect("a retained message");
             assert_eq!((message.text().as_str(), message.qos), ("kept", qos));
         }

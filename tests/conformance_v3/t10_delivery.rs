@@ -96,6 +96,7 @@ fn mqtt_4_3_3_1_qos_2_sender() {
         client.expect(&ack(PUBREL, first.id));
         client.send(&ack(PUBCOMP, first.id));
         nothing_else(&mut client, &mut publisher, &topic, 2);
+        client.barrier();
         client.vanish();
         let mut client = Raw::connect(broker, &connect);
         nothing_else(&mut client, &mut publisher, &topic, 2);

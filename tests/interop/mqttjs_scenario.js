@@ -9,7 +9,7 @@ const mqtt = require('mqtt')
 const [host, port, version, prefix, largeMib] = process.argv.slice(2)
 const protocolVersion = { 31: 3, 311: 4, 5: 5 }[version]
 const v5 = protocolVersion === 5
-const ARRIVES_MS = 30000
+const ARRIVES_MS = 60000
 const ABSENT_MS = 500
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))

@@ -28,9 +28,17 @@ impl Outside {
         let node_path = installed.join("node_modules");
         let python = [installed.join("venv/bin/python"), "python3".into()];
         let (programs, probe, file) = match name {
-            "paho" => (&python[..], ["-c", "import paho.mqtt.client as m; m.CallbackAPIVersion"], "paho_scenario.py"),
+            "paho" => (
+                &python[..],
+                ["-c", "import paho.mqtt.client as m; m.CallbackAPIVersion"],
+                "paho_scenario.py",
+            ),
             "gmqtt" => (&python[..], ["-c", "import gmqtt"], "gmqtt_scenario.py"),
-            "mqttjs" => (&["node".into()][..], ["-e", "require('mqtt')"], "mqttjs_scenario.js"),
+            "mqttjs" => (
+                &["node".into()][..],
+                ["-e", "require('mqtt')"],
+                "mqttjs_scenario.js",
+            ),
             other => panic!("there is no script for {other}"),
         };
         let works = |program: &&PathBuf| {
@@ -43,8 +51,14 @@ impl Outside {
             missing(name);
             return None;
         };
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(file);
-        Some(Self { program, script, node_path })
+        let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/interop")
+            .join(file);
+        Some(Self {
+            program,
+            script,
+            node_path,
+        })
     }
 
     /// Runs the script; it says itself what went wrong.
@@ -52,7 +66,13 @@ impl Outside {
         let mut command = Command::new(&self.program);
         command
             .arg(&self.script)
-            .args([&addr.ip().to_string(), &addr.port().to_string(), version, prefix, &large_mib.to_string()])
+            .args([
+                &addr.ip().to_string(),
+                &addr.port().to_string(),
+                version,
+                prefix,
+                &large_mib.to_string(),
+            ])
             .env("NODE_PATH", &self.node_path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -61,9 +81,10 @@ impl Outside {
         let pid = child.id();
         let (done, is_done) = std::sync::mpsc::channel::<()>();
         let watchdog = thread::spawn(move || {
-            if is_done.recv_timeout(Duration::from_secs(SCRIPT_S)).is_err_and(|error| {
-                error == std::sync::mpsc::RecvTimeoutError::Timeout
-            }) {
+            if is_done
+                .recv_timeout(Duration::from_secs(SCRIPT_S))
+                .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
                 let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
             }
         });
@@ -96,7 +117,8 @@ impl Mosquitto {
         let free = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let addr = free.local_addr().expect("a bound socket has an address");
         drop(free);
-        let config = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("mosquitto-{}.conf", std::process::id()));
+        let config = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("mosquitto-{}.conf", std::process::id()));
         let text = format!(
             "listener {} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\npersistence false\n",
             addr.port()
@@ -110,10 +132,17 @@ impl Mosquitto {
             .stderr(Stdio::null())
             .spawn()
             .expect("mosquitto can be started");
-        let mosquitto = Self { addr, child, config };
+        let mosquitto = Self {
+            addr,
+            child,
+            config,
+        };
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(addr).is_err() {
-            assert!(Instant::now() < deadline, "mosquitto does not listen on {addr}");
+            assert!(
+                Instant::now() < deadline,
+                "mosquitto does not listen on {addr}"
+            );
             thread::sleep(Duration::from_millis(20));
         }
         Some(mosquitto)
@@ -144,7 +173,10 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 
 fn missing(name: &str) {
     let required = env::var("RINGMQ_TEST_REQUIRE_INTEROP").is_ok_and(|value| value == "1");
-    assert!(!required, "{name} is not installed, and RINGMQ_TEST_REQUIRE_INTEROP is 1; scripts/test installs it");
+    assert!(
+        !required,
+        "{name} is not installed, and RINGMQ_TEST_REQUIRE_INTEROP is 1; scripts/test installs it"
+    );
     let test = thread::current().name().unwrap_or("?").to_owned();
     let line = format!("skipped {test}: {name} is not installed; scripts/test installs it\n");
     // Not through eprintln!, which the test harness swallows when the test passes.
@@ -154,5 +186,7 @@ fn missing(name: &str) {
 /// Where `scripts/test` installs what it gets from Python's and Node's package managers.
 fn installed_dir() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
-    target.expect("cargo's directory for tests lies in the target directory").join("interop")
+    target
+        .expect("cargo's directory for tests lies in the target directory")
+        .join("interop")
 }

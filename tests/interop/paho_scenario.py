@@ -20,7 +20,7 @@ HOST, PORT, VERSION, PREFIX, LARGE_MIB = (
     int(sys.argv[5]),
 )
 V5 = VERSION == mqtt.MQTTv5
-ARRIVES_S = 30
+ARRIVES_S = 60
 ABSENT_S = 0.5
 
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-const ARRIVES: Duration = Duration::from_secs(30);
+const ARRIVES: Duration = Duration::from_secs(60);
 const ABSENT: Duration = Duration::from_millis(500);
 const PACKET_BYTES_MAX: usize = 80 << 20;
 
@@ -57,7 +57,11 @@ pub(crate) struct Client {
 /// large write loses the rest of it.
 macro_rules! pump {
     ($connection:ident, $happened:ident, $timeout:path, $will:expr) => {{
-        let patience = if $will { Duration::from_millis(20) } else { Duration::from_secs(3600) };
+        let patience = if $will {
+            Duration::from_millis(20)
+        } else {
+            Duration::from_secs(3600)
+        };
         let (sender, events): (Sender<Happened>, _) = channel();
         let vanish = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&vanish);
@@ -80,23 +84,35 @@ macro_rules! pump {
 
 /// The client for 3.1.1.
 pub(crate) fn v4(plan: &Plan<'_>) -> Client {
-    let mut options = rumqttc::MqttOptions::new(&plan.id, plan.addr.ip().to_string(), plan.addr.port());
-    options.set_keep_alive(Duration::from_secs(30)).set_clean_session(plan.clean);
+    let mut options =
+        rumqttc::MqttOptions::new(&plan.id, plan.addr.ip().to_string(), plan.addr.port());
+    options
+        .set_keep_alive(Duration::from_secs(30))
+        .set_clean_session(plan.clean);
     options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
     if let Some((topic, payload, qos)) = plan.will {
         let qos = rumqttc::qos(qos).expect("0 to 2");
         options.set_last_will(rumqttc::LastWill::new(topic, payload, qos, false));
     }
     let (client, mut connection) = rumqttc::Client::new(options, 100);
-    let (events, vanish, pump) = pump!(connection, happened_v4, rumqttc::RecvTimeoutError::Timeout, plan.will.is_some());
+    let (events, vanish, pump) = pump!(
+        connection,
+        happened_v4,
+        rumqttc::RecvTimeoutError::Timeout,
+        plan.will.is_some()
+    );
     let (publisher, subscriber) = (client.clone(), client.clone());
     Client {
         publish: Box::new(move |topic, qos, retain, payload| {
             let qos = rumqttc::qos(qos).expect("0 to 2");
-            publisher.publish(topic, qos, retain, payload).expect("the client runs");
+            publisher
+                .publish(topic, qos, retain, payload)
+                .expect("the client runs");
         }),
         subscribe: Box::new(move |filter, qos| {
-            subscriber.subscribe(filter, rumqttc::qos(qos).expect("0 to 2")).expect("the client runs");
+            subscriber
+                .subscribe(filter, rumqttc::qos(qos).expect("0 to 2"))
+                .expect("the client runs");
         }),
         disconnect: Box::new(move || client.disconnect().expect("the client runs")),
         events,
@@ -109,11 +125,15 @@ pub(crate) fn v4(plan: &Plan<'_>) -> Client {
 
 fn happened_v4(event: rumqttc::Event) -> Option<Happened> {
     use rumqttc::Packet;
-    let rumqttc::Event::Incoming(packet) = event else { return None };
+    let rumqttc::Event::Incoming(packet) = event else {
+        return None;
+    };
     match packet {
         Packet::ConnAck(connack) => {
             assert_eq!(connack.code, rumqttc::ConnectReturnCode::Success);
-            Some(Happened::Connected { session_present: connack.session_present })
+            Some(Happened::Connected {
+                session_present: connack.session_present,
+            })
         }
         Packet::SubAck(suback) => {
             let granted = |code: &rumqttc::SubscribeReasonCode| {
@@ -135,8 +155,11 @@ fn happened_v4(event: rumqttc::Event) -> Option<Happened> {
 
 /// The client for 5.
 pub(crate) fn v5(plan: &Plan<'_>) -> Client {
-    let mut options = client_v5::MqttOptions::new(&plan.id, plan.addr.ip().to_string(), plan.addr.port());
-    options.set_keep_alive(Duration::from_secs(30)).set_clean_start(plan.clean);
+    let mut options =
+        client_v5::MqttOptions::new(&plan.id, plan.addr.ip().to_string(), plan.addr.port());
+    options
+        .set_keep_alive(Duration::from_secs(30))
+        .set_clean_start(plan.clean);
     options.set_max_packet_size(Some(u32::try_from(PACKET_BYTES_MAX).expect("80 MiB fit")));
     options.set_session_expiry_interval(Some(if plan.clean { 0 } else { 600 }));
     if let Some((topic, payload, qos)) = plan.will {
@@ -144,14 +167,23 @@ pub(crate) fn v5(plan: &Plan<'_>) -> Client {
         options.set_last_will(will);
     }
     let (client, mut connection) = client_v5::Client::new(options, 100);
-    let (events, vanish, pump) = pump!(connection, happened_v5, client_v5::RecvTimeoutError::Timeout, plan.will.is_some());
+    let (events, vanish, pump) = pump!(
+        connection,
+        happened_v5,
+        client_v5::RecvTimeoutError::Timeout,
+        plan.will.is_some()
+    );
     let (publisher, subscriber) = (client.clone(), client.clone());
     Client {
         publish: Box::new(move |topic, qos, retain, payload| {
-            publisher.publish(topic, qos_v5(qos), retain, payload).expect("the client runs");
+            publisher
+                .publish(topic, qos_v5(qos), retain, payload)
+                .expect("the client runs");
         }),
         subscribe: Box::new(move |filter, qos| {
-            subscriber.subscribe(filter, qos_v5(qos)).expect("the client runs");
+            subscriber
+                .subscribe(filter, qos_v5(qos))
+                .expect("the client runs");
         }),
         disconnect: Box::new(move || client.disconnect().expect("the client runs")),
         events,
@@ -168,11 +200,15 @@ fn qos_v5(qos: u8) -> client_v5::mqttbytes::QoS {
 
 fn happened_v5(event: client_v5::Event) -> Option<Happened> {
     use packets_v5::Packet;
-    let client_v5::Event::Incoming(packet) = event else { return None };
+    let client_v5::Event::Incoming(packet) = event else {
+        return None;
+    };
     match packet {
         Packet::ConnAck(connack) => {
             assert_eq!(connack.code, packets_v5::ConnectReturnCode::Success);
-            Some(Happened::Connected { session_present: connack.session_present })
+            Some(Happened::Connected {
+                session_present: connack.session_present,
+            })
         }
         Packet::SubAck(suback) => {
             let granted = |code: &packets_v5::SubscribeReasonCode| {
@@ -195,14 +231,20 @@ fn happened_v5(event: client_v5::Event) -> Option<Happened> {
 impl Client {
     fn subscribe(&mut self, filter: &str, qos: u8) {
         (self.subscribe)(filter.to_owned(), qos);
-        self.wait(|happened| matches!(happened, Happened::Subscribed), "SUBACK");
+        self.wait(
+            |happened| matches!(happened, Happened::Subscribed),
+            "SUBACK",
+        );
     }
 
     /// Publishes and, for QoS 1 and 2, waits for the acknowledgement.
     fn publish(&mut self, topic: &str, qos: u8, retain: bool, payload: &[u8]) {
         (self.publish)(topic.to_owned(), qos, retain, payload.to_vec());
         if qos > 0 {
-            self.wait(|happened| matches!(happened, Happened::Acknowledged), "the acknowledgement");
+            self.wait(
+                |happened| matches!(happened, Happened::Acknowledged),
+                "the acknowledgement",
+            );
         }
     }
 
@@ -216,8 +258,15 @@ impl Client {
             },
         };
         let length = message.payload.len();
-        assert!(message.payload == payload, "{topic}: {length} bytes came of {}", payload.len());
-        assert_eq!((message.topic.as_str(), message.qos, message.retain), (topic, qos, retain));
+        assert!(
+            message.payload == payload,
+            "{topic}: {length} bytes came of {}",
+            payload.len()
+        );
+        assert_eq!(
+            (message.topic.as_str(), message.qos, message.retain),
+            (topic, qos, retain)
+        );
     }
 
     fn expect_nothing(&mut self) {
@@ -257,10 +306,23 @@ impl Client {
 }
 
 /// Does everything with the client that `connect` makes.
-pub(crate) fn run(connect: fn(&Plan<'_>) -> Client, addr: SocketAddr, prefix: &str, large_mib: usize) {
+pub(crate) fn run(
+    connect: fn(&Plan<'_>) -> Client,
+    addr: SocketAddr,
+    prefix: &str,
+    large_mib: usize,
+) {
     let open = |name: &str, clean: bool, will: Option<(&str, &[u8], u8)>| {
-        let mut client = connect(&Plan { addr, id: format!("{prefix}{name}"), clean, will });
-        client.wait(|happened| matches!(happened, Happened::Connected { .. }), "CONNACK");
+        let mut client = connect(&Plan {
+            addr,
+            id: format!("{prefix}{name}"),
+            clean,
+            will,
+        });
+        client.wait(
+            |happened| matches!(happened, Happened::Connected { .. }),
+            "CONNACK",
+        );
         client
     };
     let topic = |rest: &str| format!("{prefix}/{rest}");

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const ARRIVES: Duration = Duration::from_secs(30);
+const ARRIVES: Duration = Duration::from_secs(60);
 /// How long a message that must not come is waited for, in seconds as `-W` takes them.
 const ABSENT_S: &str = "1";
 /// What both give back when the time of `-W` is over.
@@ -34,20 +34,56 @@ impl Tools {
     /// Those of mosquitto; none, after saying so, when they are not installed.
     pub(crate) fn mosquitto() -> Option<Self> {
         let publish = vec![program("mosquitto_pub")?];
-        Some(Self { publish, subscribe: vec![program("mosquitto_sub")?] })
+        Some(Self {
+            publish,
+            subscribe: vec![program("mosquitto_sub")?],
+        })
     }
 
     /// Ours.
     pub(crate) fn ringmq() -> Self {
         let ringmq = PathBuf::from(env!("CARGO_BIN_EXE_ringmq"));
-        Self { publish: vec![ringmq.clone(), "pub".into()], subscribe: vec![ringmq, "sub".into()] }
+        Self {
+            publish: vec![ringmq.clone(), "pub".into()],
+            subscribe: vec![ringmq, "sub".into()],
+        }
+    }
+
+    /// Publishes with MQTT 5.
+    pub(crate) fn publish_5(&self, addr: SocketAddr, args: &[&str]) {
+        Session {
+            tools: self,
+            addr,
+            version: "5",
+            prefix: "",
+        }
+        .publish(args);
+    }
+
+    /// Prints the retained message of `topic` in a format, received with MQTT 5.
+    pub(crate) fn print_5(&self, addr: SocketAddr, topic: &str, format: &str) -> String {
+        let session = Session {
+            tools: self,
+            addr,
+            version: "5",
+            prefix: "",
+        };
+        let args = ["-t", topic, "-q", "1", "-C", "1", "-W", "60", "-F", format];
+        let output = session.subscribe(&args);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Does everything against the broker at `addr`; topics and client identifiers begin with `prefix`.
     pub(crate) fn run(&self, addr: SocketAddr, version: &str, prefix: &str, large_mib: usize) {
         // MQTT 3.1 has client identifiers of at most 23 bytes.
         let prefix = &format!("{prefix}v{version}");
-        let session = Session { tools: self, addr, version, prefix };
+        let session = Session {
+            tools: self,
+            addr,
+            version,
+            prefix,
+        };
         session.every_qos();
         session.retained();
         session.will();
@@ -72,18 +108,31 @@ impl Session<'_> {
     fn retained(&self) {
         let topic = self.topic("kept");
         self.publish(&["-t", &topic, "-q", "1", "-r", "-m", "kept"]);
-        let kept = self.subscribe(&["-t", &topic, "-C", "1", "-W", "30", "-F", "%r %p"]);
+        let kept = self.subscribe(&["-t", &topic, "-C", "1", "-W", "60", "-F", "%r %p"]);
         assert_eq!(lines(&kept), ["1 kept"]);
         self.publish(&["-t", &topic, "-q", "1", "-r", "-n"]);
         let gone = self.subscribe(&["-t", &topic, "-W", ABSENT_S]);
-        assert_eq!((gone.status.code(), lines(&gone).len()), (Some(TIMED_OUT), 0));
+        assert_eq!(
+            (gone.status.code(), lines(&gone).len()),
+            (Some(TIMED_OUT), 0)
+        );
     }
 
     fn will(&self) {
         let mut watcher = self.live("w", &["-q", "1"]);
         let will = self.topic("w/will");
         // Once its own live message came, the client with the will is connected for sure.
-        let mut victim = self.live("v", &["--will-topic", &will, "--will-payload", "last words", "--will-qos", "1"]);
+        let mut victim = self.live(
+            "v",
+            &[
+                "--will-topic",
+                &will,
+                "--will-payload",
+                "last words",
+                "--will-qos",
+                "1",
+            ],
+        );
         victim.child.kill().expect("the client runs");
         assert_eq!(watcher.line(), "last words");
     }
@@ -103,12 +152,22 @@ impl Session<'_> {
             let mut publisher = self.command(&self.tools.publish, &["-t", &topic, "-q", qos, "-l"]);
             publisher.stdin(Stdio::piped());
             let mut publisher = publisher.spawn().expect("the client can be started");
-            let mut stdin = publisher.stdin.take().expect("stdin was asked to be a pipe");
-            stdin.write_all((sent.join("\n") + "\n").as_bytes()).expect("the client reads");
+            let mut stdin = publisher
+                .stdin
+                .take()
+                .expect("stdin was asked to be a pipe");
+            stdin
+                .write_all((sent.join("\n") + "\n").as_bytes())
+                .expect("the client reads");
             drop(stdin);
-            assert!(publisher.wait().expect("a child can be waited for").success());
+            assert!(
+                publisher
+                    .wait()
+                    .expect("a child can be waited for")
+                    .success()
+            );
         }
-        let came = self.subscribe(&[&keep[..], &["-C", "80", "-W", "30", "-F", "%q %p"]].concat());
+        let came = self.subscribe(&[&keep[..], &["-C", "80", "-W", "60", "-F", "%q %p"]].concat());
         assert!(came.status.success(), "{came:?}");
         for qos in ["1", "2"] {
             let of_qos: Vec<String> = lines(&came)
@@ -118,9 +177,17 @@ impl Session<'_> {
             assert_eq!(of_qos, sent, "QoS {qos}");
         }
         let rest = self.subscribe(&[&keep[..], &["-W", ABSENT_S]].concat());
-        assert_eq!((rest.status.code(), lines(&rest).len()), (Some(TIMED_OUT), 0), "delivered twice");
+        assert_eq!(
+            (rest.status.code(), lines(&rest).len()),
+            (Some(TIMED_OUT), 0),
+            "delivered twice"
+        );
         // Leaves nothing behind.
-        assert!(self.subscribe(&["-i", &id, "-t", &filter, "-E"]).status.success());
+        assert!(
+            self.subscribe(&["-i", &id, "-t", &filter, "-E"])
+                .status
+                .success()
+        );
     }
 
     fn payload(&self, mib: usize) {
@@ -130,13 +197,25 @@ impl Session<'_> {
         let id = format!("{}p", self.prefix);
         let topic = self.topic("payload");
         let keep = ["-c", "-i", &id, "-q", "1", "-t", &topic];
-        assert!(self.subscribe(&[&keep[..], &["-E"]].concat()).status.success());
+        assert!(
+            self.subscribe(&[&keep[..], &["-E"]].concat())
+                .status
+                .success()
+        );
         let path = file.to_str().expect("the path is text");
         self.publish(&["-t", &topic, "-q", "1", "-f", path]);
         let came = self.subscribe(&[&keep[..], &["-C", "1", "-N", "-W", "60"]].concat());
-        assert!(came.stdout == payload, "{mib} MiB were sent, {} bytes came", came.stdout.len());
+        assert!(
+            came.stdout == payload,
+            "{mib} MiB were sent, {} bytes came",
+            came.stdout.len()
+        );
         fs::remove_file(&file).expect("the file was written");
-        assert!(self.subscribe(&["-i", &id, "-t", &topic, "-E"]).status.success());
+        assert!(
+            self.subscribe(&["-i", &id, "-t", &topic, "-E"])
+                .status
+                .success()
+        );
     }
 
     fn topic(&self, rest: &str) -> String {
@@ -144,12 +223,21 @@ impl Session<'_> {
     }
 
     fn publish(&self, args: &[&str]) {
-        let output = self.command(&self.tools.publish, args).output().expect("the client can be started");
-        assert!(output.status.success(), "{args:?} on {:?}: {output:?}", thread::current().name());
+        let output = self
+            .command(&self.tools.publish, args)
+            .output()
+            .expect("the client can be started");
+        assert!(
+            output.status.success(),
+            "{args:?} on {:?}: {output:?}",
+            thread::current().name()
+        );
     }
 
     fn subscribe(&self, args: &[&str]) -> Output {
-        self.command(&self.tools.subscribe, args).output().expect("the client can be started")
+        self.command(&self.tools.subscribe, args)
+            .output()
+            .expect("the client can be started")
     }
 
     /// Starts a subscription to everything below `topic`, and waits until it is in force.
@@ -183,7 +271,14 @@ impl Session<'_> {
         let mut command = Command::new(&program[0]);
         command
             .args(&program[1..])
-            .args(["-h", &self.addr.ip().to_string(), "-p", &self.addr.port().to_string(), "-V", self.version])
+            .args([
+                "-h",
+                &self.addr.ip().to_string(),
+                "-p",
+                &self.addr.port().to_string(),
+                "-V",
+                self.version,
+            ])
             .args(args)
             .stdin(Stdio::null());
         command
@@ -218,5 +313,8 @@ impl Drop for Live {
 }
 
 fn lines(output: &Output) -> Vec<String> {
-    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect()
 }

@@ -10,6 +10,8 @@ use crate::shard::input::{CloseCause, ConnKey, Input, ShardId};
 const WRITES_PER_FLUSH: usize = 4;
 /// Times the outbox is emptied in one flush; what is in it then waits for the next turn.
 const ROUNDS: usize = 8;
+/// Capacity of the outbox for the links that is kept from turn to turn, in messages.
+const MESH_CAPACITY_KEPT: usize = 4_096;
 
 impl<S: StateMachine> Driver<S> {
     /// Sends what the outbox and the sockets that have room again call for.
@@ -41,8 +43,10 @@ impl<S: StateMachine> Driver<S> {
         for (to, message) in mesh.drain(..) {
             self.send(to, LinkMessage::Shard(message));
         }
-        // Back, for its capacity.
-        self.outbox.mesh = mesh;
+        // Back, for its capacity, unless a burst made it large.
+        if mesh.capacity() <= MESH_CAPACITY_KEPT {
+            self.outbox.mesh = mesh;
+        }
         self.flush_links();
     }
 

@@ -11,7 +11,7 @@
 //!
 //! Step 4 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
 //! to many subscribers leaves while it is still in the cache. Fairness between connections comes from the
-//! order of completions: the kernel fills at most a few buffers per connection and turn.
+//! order of completions: the kernel fills at most 32 buffers of one connection before it goes on to the next.
 //!
 //! # Receiving
 //!
@@ -483,6 +483,7 @@ impl<S: StateMachine> Driver<S> {
                         self.fed_bytes += match &message {
                             MeshMessage::Publish(message)
                             | MeshMessage::SharedPublish { message, .. } => message.bytes(),
+                            MeshMessage::Batch(batch) => batch.bytes(),
                             _ => 0,
                         };
                         self.tell(Input::Mesh { from, message });

@@ -1,0 +1,294 @@
+//! The broker's pure core under a seeded scheduler, checked against a naive broker. See `docs/simulation.md`.
+//!
+//! `cargo test --test sim` runs the kept seeds and some new ones; `-- --seed S` runs one.
+
+#![allow(unreachable_pub, reason = "the modules of one test")]
+
+mod auditor;
+mod client;
+mod model;
+mod random;
+mod run;
+mod swarm;
+mod world;
+
+use run::{Run, Summary};
+use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use swarm::{Feature, Overrides, Swarm};
+
+/// Seeds that failed once, each with its options.
+const KEPT: &str = include_str!("seeds.txt");
+/// How long new seeds are tried, unless SIM_SECONDS says otherwise.
+const SECONDS: u64 = 10;
+
+thread_local! {
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+struct Options {
+    seed: Option<u64>,
+    seeds_from: Option<u64>,
+    seeds_max: u64,
+    overrides: Overrides,
+    time: Duration,
+    check_twice: bool,
+    shrink: bool,
+}
+
+/// A run that broke a rule.
+struct Failure {
+    what: String,
+    turn: u64,
+    description: String,
+}
+
+impl Failure {
+    /// Where it was noticed: what stays the same while a run is made smaller.
+    fn place(&self) -> &str {
+        self.what.lines().next().unwrap_or_default()
+    }
+}
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        LAST_PANIC.with(|last| *last.borrow_mut() = info.to_string());
+    }));
+    let seconds = std::env::var("SIM_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let mut options = Options {
+        seed: None,
+        seeds_from: None,
+        seeds_max: u64::MAX,
+        overrides: Overrides::default(),
+        time: Duration::from_secs(seconds.unwrap_or(SECONDS)),
+        check_twice: false,
+        shrink: true,
+    };
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Err(what) = parse(arguments.iter().map(String::as_str), &mut options) {
+        eprintln!("{what}");
+        return ExitCode::FAILURE;
+    }
+    if let Some(seed) = options.seed {
+        return if check(seed, &options.overrides, &options) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    for line in KEPT
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let mut kept = Options {
+            overrides: Overrides::default(),
+            ..options
+        };
+        parse(line.split_whitespace(), &mut kept).expect("seeds.txt holds valid options");
+        let seed = kept.seed.expect("seeds.txt holds seeds");
+        if !check(seed, &kept.overrides, &kept) {
+            return ExitCode::FAILURE;
+        }
+    }
+    let from = options.seeds_from.unwrap_or_else(|| {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970");
+        since.as_nanos() as u64 % 1_000_000_000_000
+    });
+    let start = Instant::now();
+    let (mut seeds, mut turns, mut totals) = (0, 0, [0; 4]);
+    while start.elapsed() < options.time && seeds < options.seeds_max {
+        let seed = from + seeds;
+        match play(seed, &options.overrides) {
+            Ok((summary, played)) => {
+                turns += played;
+                let Summary {
+                    steps,
+                    packets,
+                    deliveries,
+                    drops,
+                    ..
+                } = summary;
+                for (total, count) in totals.iter_mut().zip([steps, packets, deliveries, drops]) {
+                    *total += count;
+                }
+            }
+            Err(failure) => {
+                println!("seed {} of this run", seeds + 1);
+                report(seed, failure, &options.overrides, options.shrink);
+                return ExitCode::FAILURE;
+            }
+        }
+        seeds += 1;
+    }
+    let [steps, packets, deliveries, drops] = totals;
+    println!(
+        "sim: {seeds} seeds from {from}, {turns} turns, {steps} steps, {packets} packets checked, \
+         {deliveries} deliveries explained, {drops} drops counted, {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
+    ExitCode::SUCCESS
+}
+
+fn parse<'a>(
+    mut arguments: impl Iterator<Item = &'a str>,
+    options: &mut Options,
+) -> Result<(), String> {
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        let number = |text: &str| text.parse().map_err(|_| format!("{text} is no number"));
+        match argument {
+            "--seed" => options.seed = Some(number(value()?)?),
+            "--seeds-from" => options.seeds_from = Some(number(value()?)?),
+            "--seeds" => options.seeds_max = number(value()?)?,
+            "--shards" => options.overrides.shards = Some(number(value()?)? as usize),
+            "--clients" => options.overrides.clients = Some(number(value()?)? as usize),
+            "--turns" => options.overrides.turns = Some(number(value()?)?),
+            "--minutes" => options.time = Duration::from_secs(60 * number(value()?)?),
+            "--seconds" => options.time = Duration::from_secs(number(value()?)?),
+            "--without" => {
+                for name in value()?.split(',') {
+                    let found = Feature::ALL.iter().find(|(_, known)| *known == name);
+                    let (feature, _) = found.ok_or(format!("no feature {name}"))?;
+                    options.overrides.without.push(*feature);
+                }
+            }
+            "--check-twice" => options.check_twice = true,
+            "--trace" => {
+                options.overrides.trace = true;
+                options.shrink = false;
+            }
+            "--no-shrink" => options.shrink = false,
+            // What `cargo test` may pass on.
+            "--nocapture" | "--quiet" | "-q" => {}
+            other => return Err(format!("unknown option {other}")),
+        }
+    }
+    Ok(())
+}
+
+fn check(seed: u64, overrides: &Overrides, options: &Options) -> bool {
+    match play(seed, overrides) {
+        Ok((summary, turns)) => {
+            if options.check_twice {
+                let (again, _) = match play(seed, overrides) {
+                    Ok(again) => again,
+                    Err(failure) => {
+                        println!("seed {seed} fails the second time: {}", failure.what);
+                        return false;
+                    }
+                };
+                if again != summary {
+                    println!("seed {seed} is not deterministic: {summary:?}, then {again:?}");
+                    return false;
+                }
+            }
+            println!("sim: seed {seed}, {turns} turns: {summary:x?}");
+            true
+        }
+        Err(failure) => {
+            report(seed, failure, overrides, options.shrink);
+            false
+        }
+    }
+}
+
+fn play(seed: u64, overrides: &Overrides) -> Result<(Summary, u64), Failure> {
+    let mut run = Run::new(seed, Swarm::draw(seed, overrides), overrides.trace);
+    match std::panic::catch_unwind(AssertUnwindSafe(|| run.play())) {
+        Ok(summary) => Ok((summary, run.turn)),
+        Err(_) => Err(Failure {
+            what: LAST_PANIC.with(|last| last.borrow().clone()),
+            turn: run.turn,
+            description: run.describe(),
+        }),
+    }
+}
+
+/// Makes a failing run smaller and prints it.
+fn report(seed: u64, mut failure: Failure, overrides: &Overrides, shrink: bool) {
+    let mut smaller = overrides.clone();
+    if shrink {
+        let attempt = |candidate: Overrides, smaller: &mut Overrides, failure: &mut Failure| {
+            if let Err(found) = play(seed, &candidate)
+                && found.place() == failure.place()
+            {
+                *smaller = candidate;
+                *failure = found;
+            }
+        };
+        for _ in 0..3 {
+            let drawn = Swarm::draw(seed, &smaller);
+            for (feature, _) in drawn.features() {
+                let mut candidate = smaller.clone();
+                candidate.without.push(feature);
+                attempt(candidate, &mut smaller, &mut failure);
+            }
+            for clients in 1..drawn.client_count {
+                let candidate = Overrides {
+                    clients: Some(clients),
+                    ..smaller.clone()
+                };
+                attempt(candidate, &mut smaller, &mut failure);
+            }
+            for shards in 1..drawn.shard_count {
+                let candidate = Overrides {
+                    shards: Some(shards),
+                    ..smaller.clone()
+                };
+                attempt(candidate, &mut smaller, &mut failure);
+            }
+            let mut cut = failure.turn;
+            while cut > 1 {
+                let now = smaller.turns.unwrap_or(drawn.turns);
+                let turns = now.saturating_sub(cut).max(1);
+                let candidate = Overrides {
+                    turns: Some(turns),
+                    ..smaller.clone()
+                };
+                let before = smaller.turns;
+                attempt(candidate, &mut smaller, &mut failure);
+                if smaller.turns == before {
+                    cut /= 2;
+                }
+            }
+        }
+    }
+    let swarm = Swarm::draw(seed, &smaller);
+    let mut options = format!(
+        "--seed {seed} --shards {} --turns {}",
+        swarm.shard_count, swarm.turns
+    );
+    if let Some(clients) = smaller.clients {
+        options += &format!(" --clients {clients}");
+    }
+    if !smaller.without.is_empty() {
+        let names: Vec<&str> = Feature::ALL
+            .iter()
+            .filter(|(feature, _)| smaller.without.contains(feature))
+            .map(|(_, name)| *name)
+            .collect();
+        options += &format!(" --without {}", names.join(","));
+    }
+    println!("FAILED at git commit {}", commit());
+    println!("  cargo test --test sim -- {options}");
+    println!("  {}", failure.description);
+    println!("  {}", failure.what);
+}
+
+fn commit() -> String {
+    let output = std::process::Command::new("git")
+        .args(["rev-parse", "--short=12", "HEAD"])
+        .output();
+    match output {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
+        _ => "unknown".to_owned(),
+    }
+}

@@ -1,0 +1,170 @@
+//! What one seed's run is made of. Each seed draws its own mix, because a run that does everything at once
+//! hides what only happens when something is *not* done.
+
+use crate::random::Random;
+use ringmq::config::limits::{Limits, QueueFullPolicy};
+
+macro_rules! features {
+    ($($feature:ident $name:literal,)*) => {
+        /// Something a run does or does not do.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Feature { $($feature,)* }
+
+        impl Feature {
+            pub const ALL: &[(Self, &'static str)] = &[$((Self::$feature, $name),)*];
+        }
+    };
+}
+
+features! {
+    V31 "v3.1",
+    V311 "v3.1.1",
+    V5 "v5",
+    Qos1 "qos1",
+    Qos2 "qos2",
+    Wildcards "wildcards",
+    Shared "shared",
+    Retained "retained",
+    RetainedClear "retained-clear",
+    Wills "wills",
+    WillDelay "will-delay",
+    MessageExpiry "message-expiry",
+    Sessions "sessions",
+    SessionExpiry "session-expiry",
+    ReceiveMaximum "receive-maximum",
+    PacketMaximum "packet-maximum",
+    Aliases "aliases",
+    SubscriptionIds "subscription-ids",
+    NoLocal "no-local",
+    RetainAsPublished "retain-as-published",
+    RetainHandling "retain-handling",
+    Unsubscribe "unsubscribe",
+    TinyWindow "tiny-window",
+    TinyQueue "tiny-queue",
+    TinyOutbound "tiny-outbound",
+    TinyRetained "tiny-retained",
+    TinySubscriptions "tiny-subscriptions",
+    BigPayloads "big-payloads",
+    Resets "resets",
+    HalfOpen "half-open",
+    Takeover "takeover",
+    Stalls "stalls",
+    ShortReads "short-reads",
+    ShortWrites "short-writes",
+    SlowLinks "slow-links",
+    LinkPressure "link-pressure",
+    KeepAlive "keep-alive",
+    ClockJumps "clock-jumps",
+    WallJumps "wall-jumps",
+    Rude "rude",
+    AckDisorder "ack-disorder",
+    AckRefusal "ack-refusal",
+    EagerClients "eager-clients",
+}
+
+/// One seed's mix.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    on: Vec<bool>,
+    pub shard_count: usize,
+    pub client_count: usize,
+    pub turns: u64,
+    pub limits: Limits,
+    /// Names of topic levels; few, so that filters and topics meet.
+    pub levels: Vec<&'static str>,
+    pub depth_max: usize,
+}
+
+/// What the command line fixes.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    pub shards: Option<usize>,
+    pub clients: Option<usize>,
+    pub turns: Option<u64>,
+    pub without: Vec<Feature>,
+    /// Tell every packet.
+    pub trace: bool,
+}
+
+impl Swarm {
+    pub fn draw(seed: u64, overrides: &Overrides) -> Self {
+        let mut random = Random::stream(seed, "swarm");
+        let busy = random.between(25, 75);
+        let mut on: Vec<bool> = Feature::ALL.iter().map(|_| random.chance(busy)).collect();
+        let shard_count = *random.pick(&[1, 2, 2, 3, 4, 4, 5]);
+        let client_count = random.between(2, 8);
+        let turns = *random.pick(&[500, 1_000, 2_000, 4_000]);
+        for feature in &overrides.without {
+            on[*feature as usize] = false;
+        }
+        let mut limits = Limits {
+            queue_messages_max: 100_000,
+            queue_full: *random.pick(&[
+                QueueFullPolicy::DropOldest,
+                QueueFullPolicy::DropNewest,
+                QueueFullPolicy::Disconnect,
+            ]),
+            connect_timeout_ms: 10_000,
+            ..Limits::default()
+        };
+        let window = (random.between(1, 5) as u16, random.between(1, 5) as u16);
+        let queue = (
+            random.between(1, 6) as u32,
+            random.between(100, 2_000) as u32,
+        );
+        let outbound = random.between(100, 3_000) as u32;
+        let retained = random.between(1, 5) as u32;
+        let subscriptions = random.between(1, 4) as u32;
+        let alias = (random.between(0, 3) as u16, random.between(0, 3) as u16);
+        let expiry_s = random.between(5, 200) as u32;
+        let has = |feature: Feature| on[feature as usize];
+        if has(Feature::TinyWindow) {
+            (limits.inflight_messages_max, limits.receive_maximum) = window;
+        }
+        if has(Feature::TinyQueue) {
+            limits.queue_messages_max = queue.0;
+            if queue.1 % 2 == 0 {
+                limits.queue_bytes_max = queue.1;
+            }
+        }
+        if has(Feature::TinyOutbound) {
+            limits.outbound_bytes_max = outbound;
+        }
+        if has(Feature::TinyRetained) {
+            limits.retained_messages_max = retained;
+        }
+        if has(Feature::TinySubscriptions) {
+            limits.subscriptions_per_session_max = subscriptions;
+        }
+        if has(Feature::Aliases) {
+            (limits.topic_alias_maximum, limits.outbound_topic_alias_max) = alias;
+        }
+        if has(Feature::SessionExpiry) {
+            limits.session_expiry_s_max = expiry_s;
+            limits.session_expiry_v3_s = expiry_s;
+        }
+        let levels = random.between(1, 3);
+        let depth_max = random.between(1, 3);
+        Self {
+            shard_count: overrides.shards.unwrap_or(shard_count),
+            client_count: overrides.clients.unwrap_or(client_count),
+            turns: overrides.turns.unwrap_or(turns),
+            limits,
+            levels: ["a", "", "$b"][..levels].to_vec(),
+            depth_max,
+            on,
+        }
+    }
+
+    pub fn has(&self, feature: Feature) -> bool {
+        self.on[feature as usize]
+    }
+
+    /// The features that are on.
+    pub fn features(&self) -> impl Iterator<Item = (Feature, &'static str)> {
+        Feature::ALL
+            .iter()
+            .copied()
+            .filter(|(feature, _)| self.has(*feature))
+    }
+}

@@ -1,0 +1,502 @@
+//! The world around the shards: links, sockets and a clock, driven one step at a time.
+//!
+//! A link is a FIFO whose head is delivered when the scheduler says so, and it is the only path between two
+//! shards; a connection that is handed over travels on it too. Its length makes the pressure that the driver
+//! would report. A socket is two byte pipes with a bounded kernel buffer towards the client. Nothing here
+//! knows MQTT.
+//!
+//! There is no store yet. When there is one, a crash belongs here: it drops every shard, link and socket at once,
+//! keeps of each disk what a crash may keep, and makes new shards from that.
+
+use ringmq::config::limits::Limits;
+use ringmq::shard::counters::DropCause;
+use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
+use ringmq::shard::mesh_message::MeshMessage;
+use ringmq::shard::outbox::{Event, Outbox};
+use ringmq::shard::placement::Placement;
+use ringmq::shard::{Shard, ShardSetup};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Times are multiples of this, the shards' own grain, so that whoever watches knows when a timer is due.
+pub const GRAIN_MS: u64 = 8;
+/// No link holds a message longer than this: the broker counts on it when it forgets tombstones.
+const LINK_DELAY_MAX_MS: u64 = 20_000;
+/// Bytes that the kernel takes for a client that does not read.
+const SOCKET_BYTES: usize = 2_000;
+
+/// Marks of a link's fullness, in messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Marks {
+    pub low: usize,
+    pub soft: usize,
+    pub hard: usize,
+}
+
+/// A socket by its number; numbers are not reused.
+pub type SocketId = usize;
+
+enum Item {
+    Mesh(MeshMessage),
+    HandOver { socket: SocketId, unread: Vec<u8> },
+}
+
+/// One direction between two shards.
+struct Link {
+    items: VecDeque<(u64, Item)>,
+    pushed: u64,
+    popped: u64,
+    pressure: Pressure,
+}
+
+/// How far a socket has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Live,
+    /// On a link to another shard.
+    Moving,
+    /// The broker asked for the close.
+    Closing,
+    /// The broker has seen the end of it.
+    Gone,
+}
+
+/// One Network Connection.
+pub struct Socket {
+    pub shard: usize,
+    pub key: ConnKey,
+    pub stage: Stage,
+    /// From the client, not read by the broker yet.
+    pub up: VecDeque<u8>,
+    /// To the client, not read by it yet.
+    pub down: VecDeque<u8>,
+    /// The client has closed its end; `up` is still to be read.
+    pub fin: bool,
+    /// The connection was reset; nothing more passes.
+    pub reset: bool,
+    /// The client is gone and nobody tells the broker.
+    pub silent: bool,
+    pub paused: bool,
+    /// Whether the shard has bytes for it, and since when.
+    pub dirty_since_ms: Option<u64>,
+    /// When bytes were last kept from the shard by our own choice.
+    pub kept_unread_ms: u64,
+    /// Bytes that the client has sent.
+    pub sent_up: u64,
+}
+
+/// What a step did, besides what it wrote to sockets.
+#[derive(Default)]
+pub struct Effects {
+    /// Sockets that the broker asked to close.
+    pub closes: Vec<SocketId>,
+    pub handed_over: Vec<SocketId>,
+    pub events: Vec<Event>,
+    pub wills_published: u64,
+    pub dropped: [u64; DropCause::ALL.len()],
+}
+
+/// What a hand-over delivered: these bytes were now read by the new shard.
+pub struct Arrived {
+    pub socket: SocketId,
+    pub unread: Vec<u8>,
+}
+
+pub struct World {
+    pub now: Now,
+    pub shards: Vec<Shard>,
+    pub sockets: Vec<Socket>,
+    pub placement: Placement,
+    links: Vec<Vec<Link>>,
+    marks: Option<Marks>,
+    /// Per shard and slot: the generation and the socket.
+    slots: Vec<Vec<(u32, Option<SocketId>)>>,
+    /// Everything that came out, hashed.
+    pub hash: u64,
+    pub steps: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, shard_count: usize, limits: &Limits, marks: Option<Marks>) -> Self {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&seed.to_le_bytes());
+        let placement = Placement::new(key, shard_count);
+        let limits = Arc::new(limits.clone());
+        let now = Now {
+            mono_ms: 1_000_000,
+            wall_ms: 1_700_000_000_000,
+        };
+        let shards = (0..shard_count)
+            .map(|id| {
+                Shard::new(ShardSetup {
+                    id: ShardId(id as u8),
+                    shard_count,
+                    limits: Arc::clone(&limits),
+                    placement,
+                    hash_seed: seed ^ 77,
+                    random_seed: seed.wrapping_add(id as u64),
+                    events: true,
+                    now,
+                })
+            })
+            .collect();
+        let link = || Link {
+            items: VecDeque::new(),
+            pushed: 0,
+            popped: 0,
+            pressure: Pressure::Low,
+        };
+        Self {
+            now,
+            shards,
+            sockets: Vec::new(),
+            placement,
+            links: (0..shard_count)
+                .map(|_| (0..shard_count).map(|_| link()).collect())
+                .collect(),
+            marks,
+            slots: vec![Vec::new(); shard_count],
+            hash: 0xcbf2_9ce4_8422_2325,
+            steps: 0,
+        }
+    }
+
+    /// A connection that landed on `shard`.
+    pub fn accept(&mut self, shard: usize) -> (SocketId, Effects) {
+        let socket = self.sockets.len();
+        self.sockets.push(Socket {
+            shard,
+            key: ConnKey {
+                index: 0,
+                generation: 0,
+            },
+            stage: Stage::Live,
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+            fin: false,
+            reset: false,
+            silent: false,
+            paused: false,
+            dirty_since_ms: None,
+            kept_unread_ms: 0,
+            sent_up: 0,
+        });
+        let conn = self.seat(shard, socket);
+        let effects = self.handle(shard, Input::Accepted { conn });
+        (socket, effects)
+    }
+
+    fn seat(&mut self, shard: usize, socket: SocketId) -> ConnKey {
+        let slots = &mut self.slots[shard];
+        let index = slots
+            .iter()
+            .position(|(_, holder)| holder.is_none())
+            .unwrap_or_else(|| {
+                slots.push((0, None));
+                slots.len() - 1
+            });
+        slots[index].0 += 1;
+        slots[index].1 = Some(socket);
+        let key = ConnKey {
+            index: index as u32,
+            generation: slots[index].0,
+        };
+        self.sockets[socket].shard = shard;
+        self.sockets[socket].key = key;
+        key
+    }
+
+    pub fn socket_of(&self, shard: usize, key: ConnKey) -> Option<SocketId> {
+        let (generation, holder) = self.slots[shard].get(key.index as usize)?;
+        if *generation == key.generation {
+            *holder
+        } else {
+            None
+        }
+    }
+
+    /// Whether the driver would read this socket now.
+    pub fn may_read(&self, socket: SocketId) -> bool {
+        let it = &self.sockets[socket];
+        it.stage == Stage::Live && !it.paused && !self.is_hard(it.shard)
+    }
+
+    fn is_hard(&self, shard: usize) -> bool {
+        self.links[shard]
+            .iter()
+            .any(|link| link.pressure == Pressure::Hard)
+    }
+
+    /// Moves `count` bytes of a socket into its shard; returns them.
+    pub fn read(&mut self, socket: SocketId, count: usize) -> (Vec<u8>, Effects) {
+        assert!(self.may_read(socket));
+        let it = &mut self.sockets[socket];
+        let bytes: Vec<u8> = it.up.drain(..count).collect();
+        let (shard, conn) = (it.shard, it.key);
+        let effects = self.handle(
+            shard,
+            Input::Received {
+                conn,
+                bytes: &bytes,
+            },
+        );
+        (bytes, effects)
+    }
+
+    /// Room in the kernel's buffer towards the client.
+    pub fn room(&self, socket: SocketId) -> usize {
+        let it = &self.sockets[socket];
+        if it.reset || it.silent && it.down.len() > SOCKET_BYTES / 2 {
+            return 0;
+        }
+        SOCKET_BYTES.saturating_sub(it.down.len())
+    }
+
+    pub fn outbound_len(&self, socket: SocketId) -> usize {
+        let it = &self.sockets[socket];
+        if it.stage == Stage::Moving || it.stage == Stage::Gone {
+            return 0;
+        }
+        self.shards[it.shard]
+            .outbound(it.key)
+            .map(<[u8]>::len)
+            .sum()
+    }
+
+    /// The first `count` bytes that wait for a socket, without taking them.
+    pub fn peek(&self, socket: SocketId, count: usize) -> Vec<u8> {
+        let it = &self.sockets[socket];
+        self.shards[it.shard]
+            .outbound(it.key)
+            .flatten()
+            .copied()
+            .take(count)
+            .collect()
+    }
+
+    /// The socket took these bytes, the first of those that wait.
+    pub fn write(&mut self, socket: SocketId, bytes: &[u8]) -> Effects {
+        let it = &mut self.sockets[socket];
+        it.down.extend(bytes);
+        let (shard, conn) = (it.shard, it.key);
+        self.note(bytes);
+        let effects = self.handle(
+            shard,
+            Input::Written {
+                conn,
+                bytes: bytes.len(),
+            },
+        );
+        if self.outbound_len(socket) == 0 {
+            self.sockets[socket].dirty_since_ms = None;
+        }
+        effects
+    }
+
+    /// Tells the shard that a socket is gone.
+    pub fn close(&mut self, socket: SocketId, cause: CloseCause) -> Effects {
+        let it = &mut self.sockets[socket];
+        assert!(it.stage == Stage::Live || it.stage == Stage::Closing);
+        it.stage = Stage::Gone;
+        it.up.clear();
+        let (shard, conn) = (it.shard, it.key);
+        let effects = self.handle(shard, Input::Closed { conn, cause });
+        self.slots[shard][conn.index as usize].1 = None;
+        effects
+    }
+
+    /// Delivers the head of a link; `None` when it is empty.
+    pub fn deliver(&mut self, from: usize, to: usize) -> Option<(Option<Arrived>, Effects)> {
+        let link = &mut self.links[from][to];
+        let (_, item) = link.items.pop_front()?;
+        link.popped += 1;
+        let (arrived, effects) = match item {
+            Item::Mesh(message) => {
+                let from = ShardId(from as u8);
+                (None, self.handle(to, Input::Mesh { from, message }))
+            }
+            Item::HandOver { socket, unread } => {
+                let conn = self.seat(to, socket);
+                self.sockets[socket].stage = Stage::Live;
+                let effects = self.handle(
+                    to,
+                    Input::HandedOver {
+                        conn,
+                        unread: &unread,
+                    },
+                );
+                (Some(Arrived { socket, unread }), effects)
+            }
+        };
+        Some((arrived, effects))
+    }
+
+    /// The links that hold something.
+    pub fn busy_links(&self) -> Vec<(usize, usize)> {
+        let count = self.shards.len();
+        (0..count)
+            .flat_map(|from| (0..count).map(move |to| (from, to)))
+            .filter(|(from, to)| !self.links[*from][*to].items.is_empty())
+            .collect()
+    }
+
+    /// Whether the head of some link has waited as long as it may.
+    pub fn overdue_link(&self, passing_ms: u64) -> Option<(usize, usize)> {
+        self.busy_links().into_iter().find(|(from, to)| {
+            let (pushed_ms, _) = &self.links[*from][*to].items[0];
+            self.now.mono_ms + passing_ms > pushed_ms + LINK_DELAY_MAX_MS
+        })
+    }
+
+    /// How much each link of a shard has carried so far, what waits included.
+    pub fn marks_of(&self, shard: usize) -> Vec<u64> {
+        self.links[shard].iter().map(|link| link.pushed).collect()
+    }
+
+    /// Whether everything up to those marks has arrived.
+    pub fn has_passed(&self, shard: usize, marks: &[u64]) -> bool {
+        self.links[shard]
+            .iter()
+            .zip(marks)
+            .all(|(link, mark)| link.popped >= *mark)
+    }
+
+    /// Reports a link whose pressure changed, if there is one; no two at once.
+    pub fn report_pressure(&mut self) -> Option<(usize, Effects)> {
+        let Some(marks) = self.marks else { return None };
+        for from in 0..self.links.len() {
+            for to in 0..self.links.len() {
+                let link = &mut self.links[from][to];
+                let waiting = link.items.len();
+                let was = link.pressure;
+                let is = if waiting >= marks.hard {
+                    Pressure::Hard
+                } else if waiting >= marks.soft {
+                    was.max(Pressure::Soft)
+                } else if waiting >= marks.low {
+                    was.min(Pressure::Soft)
+                } else {
+                    Pressure::Low
+                };
+                if is != was {
+                    link.pressure = is;
+                    let effects = self.handle(
+                        from,
+                        Input::Link {
+                            to: ShardId(to as u8),
+                            pressure: is,
+                        },
+                    );
+                    return Some((from, effects));
+                }
+            }
+        }
+        None
+    }
+
+    /// Time passes; the shards are yet to be told.
+    pub fn pass(&mut self, ms: u64, wall_ms: i64) {
+        assert!(ms.is_multiple_of(GRAIN_MS));
+        self.note_unread();
+        self.now.mono_ms += ms;
+        self.now.wall_ms = self.now.wall_ms.wrapping_add_signed(wall_ms);
+        self.note_unread();
+    }
+
+    fn note_unread(&mut self) {
+        for socket in 0..self.sockets.len() {
+            let it = &self.sockets[socket];
+            let is_kept =
+                it.stage == Stage::Moving || it.stage == Stage::Live && !self.may_read(socket);
+            if is_kept {
+                self.sockets[socket].kept_unread_ms = self.now.mono_ms;
+            }
+        }
+    }
+
+    pub fn tick(&mut self, shard: usize) -> Effects {
+        self.handle(shard, Input::Tick)
+    }
+
+    fn handle(&mut self, shard: usize, input: Input<'_>) -> Effects {
+        self.steps += 1;
+        let before = self.shards[shard].counters().clone();
+        let mut outbox = Outbox::default();
+        self.shards[shard].handle(self.now, input, &mut outbox);
+        let after = self.shards[shard].counters();
+        let mut effects = Effects {
+            wills_published: after.wills_published - before.wills_published,
+            ..Effects::default()
+        };
+        for (at, dropped) in effects.dropped.iter_mut().enumerate() {
+            *dropped = after.dropped[at] - before.dropped[at];
+        }
+        let now_ms = self.now.mono_ms;
+        for (to, message) in outbox.mesh {
+            self.note(format!("{to:?}{message:?}").as_bytes());
+            self.push(shard, to.index(), Item::Mesh(message));
+        }
+        for key in outbox.dirty {
+            let socket = self
+                .socket_of(shard, key)
+                .expect("only live connections become dirty");
+            self.sockets[socket].dirty_since_ms = Some(now_ms);
+        }
+        for handover in outbox.handover {
+            let socket = self
+                .socket_of(shard, handover.conn)
+                .expect("a live connection moves");
+            self.slots[shard][handover.conn.index as usize].1 = None;
+            self.sockets[socket].stage = Stage::Moving;
+            self.sockets[socket].paused = false;
+            effects.handed_over.push(socket);
+            self.push(
+                shard,
+                handover.to.index(),
+                Item::HandOver {
+                    socket,
+                    unread: handover.unread,
+                },
+            );
+        }
+        for key in outbox.pause {
+            self.note(format!("pause {key:?}").as_bytes());
+            if let Some(socket) = self.socket_of(shard, key) {
+                assert!(!self.sockets[socket].paused, "paused twice");
+                self.sockets[socket].paused = true;
+            }
+        }
+        for key in outbox.resume {
+            self.note(format!("resume {key:?}").as_bytes());
+            if let Some(socket) = self.socket_of(shard, key) {
+                assert!(self.sockets[socket].paused, "resumed without a pause");
+                self.sockets[socket].paused = false;
+            }
+        }
+        for key in outbox.close {
+            self.note(format!("close {key:?}").as_bytes());
+            let socket = self
+                .socket_of(shard, key)
+                .expect("only live connections are closed");
+            assert!(self.sockets[socket].stage == Stage::Live, "closed twice");
+            self.sockets[socket].stage = Stage::Closing;
+            effects.closes.push(socket);
+        }
+        self.note(format!("{:?}", outbox.events).as_bytes());
+        effects.events = outbox.events;
+        effects
+    }
+
+    fn push(&mut self, from: usize, to: usize, item: Item) {
+        assert!(from != to, "a shard has no link to itself");
+        let link = &mut self.links[from][to];
+        link.items.push_back((self.now.mono_ms, item));
+        link.pushed += 1;
+    }
+
+    fn note(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
