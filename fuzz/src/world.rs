@@ -9,8 +9,9 @@
 use ringmq::config::limits::Limits;
 use ringmq::protocol::frame::{Cut, PACKET_BYTES_MAX, cut, cut_version};
 use ringmq::protocol::{
-    Ack, Connack, Connect, Disconnect, PacketType, Publish, QoS, ReasonCode, Suback, Subscribe,
-    Unsuback, Unsubscribe, Version, ping,
+    Ack, Connack, Connect, Disconnect, PacketId, PacketType, Publish, PublishProperties, QoS,
+    ReasonCode, Suback, Subscribe, SubscribeOptions, Unsuback, Unsubscribe, UserProperties,
+    Version, ping, put_ack,
 };
 use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
@@ -22,6 +23,12 @@ use std::sync::Arc;
 
 /// Pieces in which one delivery is read, at most.
 const PIECES_MAX: usize = 100;
+
+/// Rounds in which clients that acknowledge one packet each have got everything there can be for them.
+const ROUNDS_MAX: usize = 5_000;
+
+/// The identifier of the probe's packets, which other packets of a client rarely have.
+const PROBE_ID: PacketId = PacketId::MIN;
 
 /// What a client has asked for and not been answered; what it has been sent and not acknowledged.
 #[derive(Debug, Default)]
@@ -72,6 +79,10 @@ struct Peer {
     received: Vec<u8>,
     connack: Option<ReasonCode>,
     disconnected: bool,
+    /// The code of the last SUBACK.
+    granted: u8,
+    /// The topics of the PUBLISH packets read, since a probe began.
+    topics: Vec<String>,
     aliases: BTreeMap<u16, String>,
     exchanges: Exchanges,
 }
@@ -81,6 +92,10 @@ pub struct World {
     /// The time.
     pub now: Now,
     shards: Vec<Shard>,
+    /// Messages to other shards stay in a shard's outbox until its turn ends.
+    outboxes: Vec<Outbox>,
+    /// Whether turns go on over several inputs.
+    pub long_turns: bool,
     links: Vec<Vec<VecDeque<MeshMessage>>>,
     handovers: VecDeque<(usize, usize, Vec<u8>)>,
     peers: Vec<Option<Peer>>,
@@ -116,6 +131,8 @@ impl World {
         Self {
             now,
             shards,
+            outboxes: (0..shard_count).map(|_| Outbox::default()).collect(),
+            long_turns: false,
             links: vec![vec![VecDeque::new(); shard_count]; shard_count],
             handovers: VecDeque::new(),
             peers: (0..peer_count).map(|_| None).collect(),
@@ -148,6 +165,8 @@ impl World {
             received: Vec::new(),
             connack: None,
             disconnected: false,
+            granted: 0x80,
+            topics: Vec::new(),
             aliases: BTreeMap::new(),
             exchanges: Exchanges::default(),
         });
@@ -255,6 +274,7 @@ impl World {
 
     /// Delivers at most `count` messages of the link.
     pub fn flow(&mut self, from: usize, to: usize, count: usize) {
+        self.end_turn(from);
         for _ in 0..count {
             let Some(message) = self.links[from][to].pop_front() else {
                 return;
@@ -285,7 +305,9 @@ impl World {
     }
 
     fn is_quiet(&self) -> bool {
-        self.handovers.is_empty() && self.links.iter().flatten().all(VecDeque::is_empty)
+        self.handovers.is_empty()
+            && self.links.iter().flatten().all(VecDeque::is_empty)
+            && self.outboxes.iter().all(|outbox| outbox.mesh.is_empty())
     }
 
     /// Messages on all links.
@@ -371,6 +393,128 @@ impl World {
         }
     }
 
+    /// Whether the client has a session here, and nothing is half sent.
+    fn is_open(&self, peer: usize) -> bool {
+        self.peers[peer].as_ref().is_some_and(|open| {
+            let is_whole =
+                open.sent.is_empty() && open.received.is_empty() && open.kernel.is_empty();
+            open.at.is_some()
+                && open.version.is_some()
+                && !open.closing
+                && !open.is_broken
+                && is_whole
+        })
+    }
+
+    /// Links flow, sockets take everything, and every client acknowledges what it gets, until nothing moves.
+    fn calm_down(&mut self) {
+        for from in 0..self.shards.len() {
+            for to in 0..self.shards.len() {
+                self.pressure(from, to, Pressure::Low);
+            }
+        }
+        for _ in 0..ROUNDS_MAX {
+            self.flow_all();
+            let mut moved = false;
+            for peer in 0..self.peers.len() {
+                self.read(peer, usize::MAX, false);
+                self.write(peer, usize::MAX);
+                self.settle(peer);
+                moved |= self.peers[peer].as_ref().is_some_and(|open| open.owed);
+                let due = self
+                    .acknowledgement_due(peer, 0)
+                    .filter(|_| self.is_open(peer));
+                if let (Some((packet_type, id)), Some(version)) = (due, self.version(peer)) {
+                    moved = true;
+                    let id = PacketId::new(id).expect("the shard sent it");
+                    let mut bytes = Vec::new();
+                    put_ack(&mut bytes, version, packet_type, id, ReasonCode::Success);
+                    self.send(peer, &bytes, usize::MAX);
+                }
+            }
+            if !moved && self.is_quiet() {
+                return;
+            }
+        }
+        panic!("clients that read and acknowledge everything come to rest");
+    }
+
+    /// Once everything has come to rest, every request is answered, and a message reaches whoever subscribes to it.
+    pub fn probe(&mut self) {
+        self.long_turns = false;
+        self.calm_down();
+        for peer in 0..self.peers.len() {
+            if !self.is_open(peer) {
+                continue;
+            }
+            let open = self.peers[peer].as_mut().expect("it is open");
+            assert!(
+                !open.paused,
+                "a client that has read everything is read from"
+            );
+            let asked = &open.exchanges;
+            assert!(asked.subscribes.is_empty(), "{asked:?}");
+            assert!(asked.unsubscribes.is_empty(), "{asked:?}");
+            assert!(
+                asked.pubacks.is_empty() && asked.pubrecs.is_empty(),
+                "{asked:?}"
+            );
+            assert!(asked.pubcomps.is_empty() && asked.pings == 0, "{asked:?}");
+            if open.packet_bytes_max < 64 {
+                continue;
+            }
+            let topic = format!("probe-{peer}");
+            let version = open.version.expect("it is open");
+            let options = SubscribeOptions {
+                qos: QoS::AtLeastOnce,
+                ..SubscribeOptions::default()
+            };
+            let mut bytes = Vec::new();
+            let user = UserProperties::default();
+            Subscribe::encode(
+                &mut bytes,
+                version,
+                PROBE_ID,
+                None,
+                &user,
+                &[(&topic, options)],
+            );
+            self.send(peer, &bytes, usize::MAX);
+            self.calm_down();
+            let mut published = 0;
+            for publisher in 0..self.peers.len() {
+                if !self.is_open(publisher) {
+                    continue;
+                }
+                let publish = Publish {
+                    dup: false,
+                    qos: QoS::AtLeastOnce,
+                    retain: false,
+                    topic: &topic,
+                    packet_id: Some(PROBE_ID),
+                    properties: PublishProperties::default(),
+                    payload: b"probe",
+                };
+                let mut bytes = Vec::new();
+                publish.encode(self.version(publisher).expect("it is open"), &mut bytes);
+                self.send(publisher, &bytes, usize::MAX);
+                self.calm_down();
+                published += usize::from(self.is_open(publisher));
+            }
+            if !self.is_open(peer) {
+                continue;
+            }
+            let open = self.peers[peer].as_ref().expect("it is open");
+            let received = open.topics.iter().filter(|got| **got == topic).count();
+            if open.granted < 0x80 {
+                assert!(
+                    received >= published,
+                    "{received} of {published} messages arrived"
+                );
+            }
+        }
+    }
+
     /// All clients leave, all links flow, and all sessions expire.
     pub fn end(&mut self, expiry_ms: u64) {
         for from in 0..self.shards.len() {
@@ -411,9 +555,13 @@ impl World {
     }
 
     fn handle(&mut self, shard: usize, input: Input<'_>) {
-        let mut outbox = Outbox::default();
+        let mut outbox = std::mem::take(&mut self.outboxes[shard]);
         self.shards[shard].handle(self.now, input, &mut outbox);
-        self.drain(shard, outbox);
+        self.drain(shard, &mut outbox);
+        self.outboxes[shard] = outbox;
+        if !self.long_turns {
+            self.end_turn(shard);
+        }
         for open in self.peers.iter().flatten() {
             if let Some((shard, conn)) = open.at {
                 let waits = self.shards[shard].outbound(conn).next().is_some();
@@ -425,12 +573,16 @@ impl World {
         }
     }
 
-    fn drain(&mut self, shard: usize, outbox: Outbox) {
-        for (to, message) in outbox.mesh {
+    /// What the shard has for the others goes onto the links.
+    fn end_turn(&mut self, shard: usize) {
+        for (to, message) in self.outboxes[shard].mesh.drain(..) {
             assert_ne!(to.index(), shard);
             self.links[shard][to.index()].push_back(message);
         }
-        for event in outbox.events {
+    }
+
+    fn drain(&mut self, shard: usize, outbox: &mut Outbox) {
+        for event in outbox.events.drain(..) {
             if let Event::ClientConnected { conn, version, .. } = event
                 && let Some(open) = self.peer(shard, conn)
             {
@@ -438,13 +590,13 @@ impl World {
                 assert_eq!(open.spoken, Some(version));
             }
         }
-        for conn in outbox.dirty {
+        for conn in outbox.dirty.drain(..) {
             if let Some(open) = self.peer(shard, conn) {
                 assert!(!open.owed, "a connection is dirty once");
                 open.owed = true;
             }
         }
-        for handover in outbox.handover {
+        for handover in outbox.handover.drain(..) {
             let to = handover.to.index();
             assert_ne!(to, shard);
             let is_it = |peer: &Option<Peer>| {
@@ -462,20 +614,20 @@ impl World {
             self.free_indexes[shard].push(handover.conn.index);
             self.handovers.push_back((peer, to, handover.unread));
         }
-        for conn in outbox.close {
+        for conn in outbox.close.drain(..) {
             let open = self
                 .peer(shard, conn)
                 .expect("a connection is closed alive");
             assert!(!open.closing, "a connection is closed once");
             open.closing = true;
         }
-        for conn in outbox.pause {
+        for conn in outbox.pause.drain(..) {
             if let Some(open) = self.peer(shard, conn) {
                 assert!(!open.paused);
                 open.paused = true;
             }
         }
-        for conn in outbox.resume {
+        for conn in outbox.resume.drain(..) {
             let open = self
                 .peer(shard, conn)
                 .expect("a connection is resumed alive");
@@ -656,6 +808,7 @@ impl Peer {
             }
             PacketType::Suback => {
                 let suback = Suback::decode(version, body).expect("SUBACK");
+                self.granted = suback.codes[0];
                 answer(
                     &mut exchanges.subscribes,
                     (suback.packet_id.get(), suback.codes.len()),
@@ -703,6 +856,14 @@ impl Peer {
                 self.aliases.insert(alias.get(), publish.topic.to_owned());
             }
         }
+        let alias = publish
+            .properties
+            .topic_alias
+            .filter(|_| publish.topic.is_empty());
+        self.topics.push(match alias {
+            Some(alias) => self.aliases[&alias.get()].clone(),
+            None => publish.topic.to_owned(),
+        });
         if version == Version::V5 {
             assert!(
                 publish.properties.message_expiry_s != Some(0),
