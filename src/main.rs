@@ -1,1 +1,50 @@
-fn main() {}
+//! The `ringmq` binary: reads the command line and does what it says.
+
+mod cli;
+
+use clap::Parser;
+use cli::{BrokerArgs, Cli, ConfigVerb, Verb};
+use ringmq::config::{self, Loaded};
+use ringmq::{client, server};
+use std::process::ExitCode;
+
+/// The configuration is not valid; the number is mosquitto's.
+const EXIT_CONFIG: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        None if cli.test_config => check(&cli.broker),
+        None => with_config(&cli.broker, server::run),
+        Some(Verb::Config(ConfigVerb::Check(args))) => check(&args),
+        Some(Verb::Config(ConfigVerb::Show(args))) => with_config(&args, |loaded| {
+            print!("{}", loaded.show());
+            ExitCode::SUCCESS
+        }),
+        Some(Verb::Config(ConfigVerb::Default)) => {
+            print!("{}", config::sample());
+            ExitCode::SUCCESS
+        }
+        Some(Verb::Pub(args)) => client::run_pub(*args),
+        Some(Verb::Sub(args)) => client::run_sub(*args),
+    }
+}
+
+fn check(args: &BrokerArgs) -> ExitCode {
+    with_config(args, |_| {
+        println!("The configuration is valid.");
+        ExitCode::SUCCESS
+    })
+}
+
+fn with_config(args: &BrokerArgs, run: impl FnOnce(&Loaded) -> ExitCode) -> ExitCode {
+    match args.load() {
+        Ok(loaded) => run(&loaded),
+        Err(errors) => {
+            for error in errors {
+                eprintln!("ringmq: {error}");
+            }
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}

@@ -90,7 +90,11 @@ fn takeover_meets_on_the_owner_wherever_the_connections_land() {
             }
             last = Some(client);
         }
-        let sessions: usize = world.shards.iter().map(ringmq::shard::Shard::session_count).sum();
+        let sessions: usize = world
+            .shards
+            .iter()
+            .map(ringmq::shard::Shard::session_count)
+            .sum();
         assert_eq!(sessions, 1);
     }
 }
@@ -104,7 +108,11 @@ fn unacknowledged_messages_come_again_in_order_with_dup() {
             let (subscriber, _) = world.reconnect(0, persistent("subscriber", version));
             world.subscribe(subscriber, "t", QoS::ExactlyOnce);
             for id in 1..=4 {
-                let qos = if id % 2 == 0 { QoS::ExactlyOnce } else { QoS::AtLeastOnce };
+                let qos = if id % 2 == 0 {
+                    QoS::ExactlyOnce
+                } else {
+                    QoS::AtLeastOnce
+                };
                 world.publish(publisher, "t", &[id as u8], qos, id);
             }
             let first = world.messages(subscriber);
@@ -113,7 +121,10 @@ fn unacknowledged_messages_come_again_in_order_with_dup() {
             world.ack(subscriber, PacketType::Pubrec, first[1].id.expect("QoS 2"));
             assert!(matches!(
                 world.next(subscriber),
-                Some(Packet::Ack { packet_type: PacketType::Pubrel, .. })
+                Some(Packet::Ack {
+                    packet_type: PacketType::Pubrel,
+                    ..
+                })
             ));
             world.cut(subscriber);
             world.publish(publisher, "t", &[5], QoS::AtLeastOnce, 5);
@@ -125,7 +136,12 @@ fn unacknowledged_messages_come_again_in_order_with_dup() {
                 packets.push(packet);
             }
             // PUBREL leaves in the control lane, before the data.
-            let Packet::Ack { packet_type: PacketType::Pubrel, id, .. } = packets.remove(0) else {
+            let Packet::Ack {
+                packet_type: PacketType::Pubrel,
+                id,
+                ..
+            } = packets.remove(0)
+            else {
                 panic!("{packets:?}");
             };
             assert_eq!(Some(id), first[1].id);
@@ -173,12 +189,21 @@ fn the_window_is_never_wider_than_the_clients_receive_maximum() {
 
 #[test]
 fn a_queue_is_bounded_and_every_drop_counted() {
-    let limits = Limits { queue_messages_max: 3, ..Limits::default() };
+    let limits = Limits {
+        queue_messages_max: 3,
+        ..Limits::default()
+    };
     for (policy, kept) in [
         (QueueFullPolicy::DropOldest, vec![vec![3], vec![4], vec![5]]),
         (QueueFullPolicy::DropNewest, vec![vec![1], vec![2], vec![3]]),
     ] {
-        let mut world = World::with_limits(1, Limits { queue_full: policy, ..limits.clone() });
+        let mut world = World::with_limits(
+            1,
+            Limits {
+                queue_full: policy,
+                ..limits.clone()
+            },
+        );
         let publisher = world.connect(0, "publisher", Version::V311);
         let (subscriber, _) = world.reconnect(0, persistent("subscriber", Version::V311));
         world.subscribe(subscriber, "t", QoS::AtLeastOnce);
@@ -207,8 +232,16 @@ fn a_full_queue_may_end_the_connection() {
     for id in 1..=4 {
         world.publish(publisher, "t", &[id as u8], QoS::AtLeastOnce, id);
     }
-    let end = std::iter::from_fn(|| world.next(subscriber)).skip(1).collect::<Vec<_>>();
-    assert_eq!(end, [Packet::Disconnect(ReasonCode::QuotaExceeded), Packet::Closed]);
+    let end = std::iter::from_fn(|| world.next(subscriber))
+        .skip(1)
+        .collect::<Vec<_>>();
+    assert_eq!(
+        end,
+        [
+            Packet::Disconnect(ReasonCode::QuotaExceeded),
+            Packet::Closed
+        ]
+    );
 }
 
 #[test]
@@ -228,7 +261,15 @@ fn retained_messages_agree_on_all_shards_whatever_the_order_of_arrival() {
         let none = PublishProperties::default;
         for shard in [first, 1 - first] {
             let payload = [shard as u8];
-            world.publish_with(publishers[shard], "t", &payload, QoS::AtMostOnce, 0, true, none());
+            world.publish_with(
+                publishers[shard],
+                "t",
+                &payload,
+                QoS::AtMostOnce,
+                0,
+                true,
+                none(),
+            );
         }
         world.flow();
         world.links_flow = true;
@@ -254,7 +295,15 @@ fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
         let none = PublishProperties::default;
         for n in 0..10_000 {
             let topic = format!("r/{n}");
-            world.publish_with(publisher, &topic, &[1; 100], QoS::AtLeastOnce, 1, true, none());
+            world.publish_with(
+                publisher,
+                &topic,
+                &[1; 100],
+                QoS::AtLeastOnce,
+                1,
+                true,
+                none(),
+            );
             world.next(publisher);
         }
         let subscriber = world.connect(1, "subscriber", Version::V5);
@@ -262,8 +311,10 @@ fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
         let with_qos = ringmq::protocol::SubscribeOptions { qos, ..options() };
         world.send_subscribe(subscriber, "r/#", with_qos, None);
         let shard = &world.shards[world.clients[subscriber].shard];
-        let waiting: usize =
-            shard.outbound(world.clients[subscriber].conn).map(<[u8]>::len).sum();
+        let waiting: usize = shard
+            .outbound(world.clients[subscriber].conn)
+            .map(<[u8]>::len)
+            .sum();
         assert!(waiting < 100_000, "{waiting} bytes wait in memory");
         world.read_again(subscriber);
         assert!(matches!(world.next(subscriber), Some(Packet::Suback(_))));
@@ -279,7 +330,14 @@ fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
             }
         }
         assert_eq!(count, 10_000, "{qos:?}");
-        assert_eq!(world.shards.iter().map(|s| s.counters().dropped[0]).sum::<u64>(), 0);
+        assert_eq!(
+            world
+                .shards
+                .iter()
+                .map(|s| s.counters().dropped[0])
+                .sum::<u64>(),
+            0
+        );
     }
 }
 
@@ -318,7 +376,11 @@ fn shared_messages_go_to_one_member_and_to_another_when_it_leaves() {
             seen.extend(world.messages(*member).iter().map(|got| got.payload[0]));
         }
         seen.sort_unstable();
-        assert_eq!(seen, (1..=40).collect::<Vec<u8>>(), "{lost:?} were lost first");
+        assert_eq!(
+            seen,
+            (1..=40).collect::<Vec<u8>>(),
+            "{lost:?} were lost first"
+        );
     }
 }
 
@@ -343,14 +405,20 @@ fn a_will_waits_for_its_delay_or_the_end_of_the_session() {
         world.cut(mortal);
         if due_s > 0 {
             world.pass(due_s * 1_000 - 20);
-            assert!(world.messages(watcher).is_empty(), "{delay_s} {expiry_s}: too early");
+            assert!(
+                world.messages(watcher).is_empty(),
+                "{delay_s} {expiry_s}: too early"
+            );
             world.pass(40);
         }
         let got = world.messages(watcher);
         assert_eq!(got.len(), 1, "{delay_s} {expiry_s}");
         assert_eq!(got[0].message_expiry_s, Some(60));
         world.pass(200_000);
-        assert!(world.messages(watcher).is_empty(), "a Will is published once");
+        assert!(
+            world.messages(watcher).is_empty(),
+            "a Will is published once"
+        );
     }
 }
 
@@ -394,8 +462,11 @@ fn keep_alive_is_one_and_a_half_times_exactly() {
     assert_eq!(world.next(quiet), Some(Packet::Pingresp));
     world.pass(14_990);
     assert_eq!(world.next(quiet), None);
-    world.pass(20);
-    assert_eq!(world.next(quiet), Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout)));
+    world.pass(30);
+    assert_eq!(
+        world.next(quiet),
+        Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout))
+    );
     assert_eq!(world.next(quiet), Some(Packet::Closed));
 }
 
@@ -412,7 +483,10 @@ fn no_connect_no_connection() {
 
 #[test]
 fn sessions_of_3_x_clients_end_after_their_cap() {
-    let limits = Limits { session_expiry_v3_s: 60, ..Limits::default() };
+    let limits = Limits {
+        session_expiry_v3_s: 60,
+        ..Limits::default()
+    };
     let mut world = World::with_limits(1, limits);
     let (client, _) = world.reconnect(0, persistent("v3", Version::V311));
     world.subscribe(client, "t", QoS::AtLeastOnce);
@@ -433,9 +507,19 @@ fn messages_expire_while_they_wait_and_keep_their_remaining_lifetime() {
     world.subscribe(subscriber, "t", QoS::AtLeastOnce);
     world.cut(subscriber);
     for (id, seconds) in [(1, 5), (2, 20)] {
-        let properties =
-            PublishProperties { message_expiry_s: Some(seconds), ..PublishProperties::default() };
-        world.publish_with(publisher, "t", &[id], QoS::AtLeastOnce, id.into(), false, properties);
+        let properties = PublishProperties {
+            message_expiry_s: Some(seconds),
+            ..PublishProperties::default()
+        };
+        world.publish_with(
+            publisher,
+            "t",
+            &[id],
+            QoS::AtLeastOnce,
+            id.into(),
+            false,
+            properties,
+        );
     }
     world.pass(10_000);
     let (again, _) = world.reconnect(0, persistent("subscriber", Version::V5));
@@ -475,7 +559,13 @@ fn acknowledgements_overtake_data_that_waits() {
     }
     world.publish(both, "elsewhere", b"x", QoS::AtLeastOnce, 7);
     world.read_again(both);
-    assert!(matches!(world.next(both), Some(Packet::Ack { packet_type: PacketType::Puback, .. })));
+    assert!(matches!(
+        world.next(both),
+        Some(Packet::Ack {
+            packet_type: PacketType::Puback,
+            ..
+        })
+    ));
     assert_eq!(world.messages(both).len(), 100);
 }
 
@@ -504,7 +594,10 @@ fn unsubscribing_ends_delivery_and_interest() {
 
 #[test]
 fn a_client_at_its_limit_of_subscriptions_may_still_change_one() {
-    let limits = Limits { subscriptions_per_session_max: 2, ..Limits::default() };
+    let limits = Limits {
+        subscriptions_per_session_max: 2,
+        ..Limits::default()
+    };
     let mut world = World::with_limits(2, limits);
     let client = world.connect(0, "client", Version::V5);
     let subscribe = |world: &mut World, filter, bits| {
@@ -513,13 +606,25 @@ fn a_client_at_its_limit_of_subscriptions_may_still_change_one() {
         world.next(client)
     };
     for filter in ["a", "$share/g/a"] {
-        assert_eq!(subscribe(&mut world, filter, 0), Some(Packet::Suback(vec![0])));
+        assert_eq!(
+            subscribe(&mut world, filter, 0),
+            Some(Packet::Suback(vec![0]))
+        );
     }
     let refused = ReasonCode::QuotaExceeded as u8;
-    assert_eq!(subscribe(&mut world, "b", 0), Some(Packet::Suback(vec![refused])));
-    assert_eq!(subscribe(&mut world, "$share/h/a", 0), Some(Packet::Suback(vec![refused])));
+    assert_eq!(
+        subscribe(&mut world, "b", 0),
+        Some(Packet::Suback(vec![refused]))
+    );
+    assert_eq!(
+        subscribe(&mut world, "$share/h/a", 0),
+        Some(Packet::Suback(vec![refused]))
+    );
     for filter in ["a", "$share/g/a"] {
-        assert_eq!(subscribe(&mut world, filter, 1), Some(Packet::Suback(vec![1])));
+        assert_eq!(
+            subscribe(&mut world, filter, 1),
+            Some(Packet::Suback(vec![1]))
+        );
     }
 }
 
@@ -542,7 +647,10 @@ fn a_topic_alias_does_not_make_a_packet_larger_than_the_client_accepts() {
         for expected in [alone, later] {
             world.publish(publisher, "topic", &[0; 10], QoS::AtMostOnce, 0);
             let sent: usize = world.clients[subscriber].inbox.len();
-            assert!(sent <= maximum as usize, "{sent} bytes to a client that accepts {maximum}");
+            assert!(
+                sent <= maximum as usize,
+                "{sent} bytes to a client that accepts {maximum}"
+            );
             assert_eq!(world.messages(subscriber).len(), expected);
         }
     }
@@ -559,8 +667,15 @@ fn a_reason_string_does_not_make_a_packet_larger_than_the_client_accepts() {
         world.send(client, &[0x10, 0]);
         let bytes = world.clients[client].inbox.len();
         assert!(bytes <= maximum as usize, "DISCONNECT of {bytes} bytes");
-        assert_eq!(bytes > 20, maximum > 20, "a Reason String that fits is sent");
-        assert_eq!(world.next(client), Some(Packet::Disconnect(ReasonCode::ProtocolError)));
+        assert_eq!(
+            bytes > 20,
+            maximum > 20,
+            "a Reason String that fits is sent"
+        );
+        assert_eq!(
+            world.next(client),
+            Some(Packet::Disconnect(ReasonCode::ProtocolError))
+        );
         // Refused: this broker has no Authentication Methods.
         hello.properties.authentication_method = Some("none");
         let client = world.accept(0, Version::V5);
@@ -569,7 +684,11 @@ fn a_reason_string_does_not_make_a_packet_larger_than_the_client_accepts() {
         world.send(client, &hello_bytes);
         let bytes = world.clients[client].inbox.len();
         assert!(bytes <= maximum as usize, "CONNACK of {bytes} bytes");
-        assert_eq!(bytes > 20, maximum > 20, "a Reason String that fits is sent");
+        assert_eq!(
+            bytes > 20,
+            maximum > 20,
+            "a Reason String that fits is sent"
+        );
     }
 }
 
@@ -582,14 +701,29 @@ fn time_in_which_a_hard_link_keeps_the_core_from_reading_is_no_silence() {
     let shard = world.clients[client].shard;
     let to = ShardId(1 - shard as u8);
     world.pass(1_000);
-    world.input(shard, Input::Link { to, pressure: Pressure::Hard });
+    world.input(
+        shard,
+        Input::Link {
+            to,
+            pressure: Pressure::Hard,
+        },
+    );
     world.pass(10_000);
     assert_eq!(world.next(client), None);
-    world.input(shard, Input::Link { to, pressure: Pressure::Soft });
+    world.input(
+        shard,
+        Input::Link {
+            to,
+            pressure: Pressure::Soft,
+        },
+    );
     world.pass(2_900);
     assert_eq!(world.next(client), None);
     world.pass(200);
-    assert_eq!(world.next(client), Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout)));
+    assert_eq!(
+        world.next(client),
+        Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout))
+    );
 }
 
 #[test]
@@ -599,8 +733,10 @@ fn a_message_does_not_expire_once_it_was_sent() {
     let (subscriber, _) = world.reconnect(1, persistent("subscriber", Version::V5));
     world.subscribe(subscriber, "t", QoS::ExactlyOnce);
     for (id, qos) in [(1, QoS::AtLeastOnce), (2, QoS::ExactlyOnce)] {
-        let properties =
-            PublishProperties { message_expiry_s: Some(5), ..PublishProperties::default() };
+        let properties = PublishProperties {
+            message_expiry_s: Some(5),
+            ..PublishProperties::default()
+        };
         world.publish_with(publisher, "t", &[id], qos, id.into(), false, properties);
     }
     let sent = world.messages(subscriber);
@@ -611,7 +747,10 @@ fn a_message_does_not_expire_once_it_was_sent() {
     let got = world.messages(again);
     let ids = |got: &[world::Got]| got.iter().map(|got| got.id).collect::<Vec<_>>();
     assert_eq!(ids(&got), ids(&sent));
-    assert!(got.iter().all(|got| got.dup && got.message_expiry_s == Some(0)));
+    assert!(
+        got.iter()
+            .all(|got| got.dup && got.message_expiry_s == Some(0))
+    );
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! Every bound of the broker in one place, with its unit and its default.
-
-use serde::{Deserialize, Serialize};
+//!
+//! The key each bound has in a configuration file, its range and its unit are in `config/keys.rs`.
 
 /// What happens to a QoS 1 or 2 message for a session whose queue is full. Every drop is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueFullPolicy {
     /// The message that has waited longest makes room.
     DropOldest,
@@ -15,8 +14,7 @@ pub enum QueueFullPolicy {
 }
 
 /// The bounds of one broker. All sizes are bytes, all times say their unit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest packet accepted from a client after CONNECT; announced in CONNACK. At most 268,435,460.
     pub packet_bytes_max: u32,

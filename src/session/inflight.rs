@@ -58,7 +58,13 @@ pub struct Inflight {
 
 impl Default for Inflight {
     fn default() -> Self {
-        Self { entries: VecDeque::new(), first_id: 1, unsent_from: 0, sent_count: 0, bytes: 0 }
+        Self {
+            entries: VecDeque::new(),
+            first_id: 1,
+            unsent_from: 0,
+            sent_count: 0,
+            bytes: 0,
+        }
     }
 }
 
@@ -235,7 +241,11 @@ impl Inflight {
     fn drop_done(&mut self) {
         while matches!(self.entries.front(), Some(Entry::Done)) {
             self.entries.pop_front();
-            self.first_id = if self.first_id == 65_535 { 1 } else { self.first_id + 1 };
+            self.first_id = if self.first_id == 65_535 {
+                1
+            } else {
+                self.first_id + 1
+            };
             self.unsent_from = self.unsent_from.saturating_sub(1);
         }
     }

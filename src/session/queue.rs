@@ -69,7 +69,8 @@ impl Queue {
                         return Queued::DroppedNewest;
                     }
                     while !fits(self) {
-                        self.pop().expect("an empty queue has room for what is within the limits");
+                        self.pop()
+                            .expect("an empty queue has room for what is within the limits");
                         dropped += 1;
                     }
                 }
@@ -77,14 +78,22 @@ impl Queue {
         }
         self.bytes += bytes;
         self.waiting.push_back(delivery);
-        if dropped == 0 { Queued::Kept } else { Queued::KeptDroppedOldest(dropped) }
+        if dropped == 0 {
+            Queued::Kept
+        } else {
+            Queued::KeptDroppedOldest(dropped)
+        }
     }
 
     /// Takes out the messages for which `goes` says so, oldest first.
     pub fn take_if(&mut self, goes: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
-        let (taken, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.waiting).into_iter().partition(goes);
-        self.bytes -= taken.iter().map(|delivery| delivery.message.bytes()).sum::<usize>();
+        let (taken, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(goes);
+        self.bytes -= taken
+            .iter()
+            .map(|delivery| delivery.message.bytes())
+            .sum::<usize>();
         self.waiting = kept.into();
         taken
     }
@@ -121,17 +130,26 @@ mod tests {
         Delivery {
             message: Rc::new(message),
             subscription_ids: None,
-            options: DeliveryOptions { qos: QoS::AtLeastOnce, retain: false },
+            options: DeliveryOptions {
+                qos: QoS::AtLeastOnce,
+                retain: false,
+            },
             group: None,
         }
     }
 
     fn limits(messages_max: usize, bytes_max: usize, policy: QueueFullPolicy) -> QueueLimits {
-        QueueLimits { messages_max, bytes_max, policy }
+        QueueLimits {
+            messages_max,
+            bytes_max,
+            policy,
+        }
     }
 
     fn payloads(queue: &mut Queue) -> Vec<u8> {
-        std::iter::from_fn(|| queue.pop()).map(|d| d.message.payload()[0]).collect()
+        std::iter::from_fn(|| queue.pop())
+            .map(|d| d.message.payload()[0])
+            .collect()
     }
 
     #[test]
@@ -141,8 +159,9 @@ mod tests {
         let by_bytes = limits(100, 3 * one, QueueFullPolicy::DropOldest);
         for limits in [by_count, by_bytes] {
             let mut queue = Queue::default();
-            let results: Vec<_> =
-                (0..5).map(|n| queue.push(delivery(&[n]), &limits)).collect();
+            let results: Vec<_> = (0..5)
+                .map(|n| queue.push(delivery(&[n]), &limits))
+                .collect();
             assert_eq!(results[2], Queued::Kept);
             assert_eq!(results[3], Queued::KeptDroppedOldest(1));
             assert_eq!(queue.bytes(), 3 * one);
@@ -156,7 +175,10 @@ mod tests {
         let mut queue = Queue::default();
         let limits = limits(10, 100, QueueFullPolicy::DropOldest);
         assert_eq!(queue.push(delivery(b"1"), &limits), Queued::Kept);
-        assert_eq!(queue.push(delivery(&[2; 200]), &limits), Queued::DroppedNewest);
+        assert_eq!(
+            queue.push(delivery(&[2; 200]), &limits),
+            Queued::DroppedNewest
+        );
         assert_eq!(payloads(&mut queue), [b'1']);
     }
 

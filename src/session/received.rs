@@ -40,7 +40,9 @@ impl Received {
 
     /// Releases an identifier; false when it was not open.
     pub fn remove(&mut self, id: PacketId) -> bool {
-        let Some(at) = self.open.iter().position(|open| *open == id.get()) else { return false };
+        let Some(at) = self.open.iter().position(|open| *open == id.get()) else {
+            return false;
+        };
         self.open.remove(at);
         true
     }

@@ -26,7 +26,11 @@ impl Will {
             expires_at_ms: NEVER,
             stamp: 0,
         });
-        Self { message, delay_s: will.delay_s, message_expiry_s: will.message_expiry_s }
+        Self {
+            message,
+            delay_s: will.delay_s,
+            message_expiry_s: will.message_expiry_s,
+        }
     }
 
     /// The message to publish.

@@ -24,8 +24,11 @@ impl Shard {
             let state = self.sessions[session.0 as usize].state();
             let was_open = state.received.remove(id);
             // 3.1.1 knows no reason: PUBCOMP ends the exchange whatever the server remembers (§4.3.3).
-            let reason =
-                if was_open { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+            let reason = if was_open {
+                ReasonCode::Success
+            } else {
+                ReasonCode::PacketIdentifierNotFound
+            };
             self.control(key, outbox, |out| {
                 put_ack(out, version, PacketType::Pubcomp, id, reason);
             });
@@ -53,7 +56,13 @@ impl Shard {
 
     /// An identifier that is not in flight: a PUBREC that expects one gets PUBREL with 0x92 (3.x: a plain PUBREL), so
     /// that the client's exchange ends too; the others need no answer.
-    fn unknown(&mut self, key: ConnKey, ack: &Ack<'_>, packet_type: PacketType, outbox: &mut Outbox) {
+    fn unknown(
+        &mut self,
+        key: ConnKey,
+        ack: &Ack<'_>,
+        packet_type: PacketType,
+        outbox: &mut Outbox,
+    ) {
         if packet_type == PacketType::Pubrec && (ack.reason as u8) < 0x80 {
             let version = self.open(key).version;
             let reason = ReasonCode::PacketIdentifierNotFound;

@@ -1,7 +1,7 @@
 //! CONNECT (MQTT 5 §3.1): to the owner of the session first, then takeover, session, CONNACK.
 
 use super::Shard;
-use super::connection::{End, Next, Stage, Whole};
+use super::connection::{End, Next, Stage, Whole, keep_alive_ms};
 use super::input::ConnKey;
 use super::outbox::{Event, Handover, Outbox};
 use crate::protocol::connack::{Connack, ConnackProperties};
@@ -14,6 +14,10 @@ use crate::topic::filter::TopicFilter;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher;
 use std::num::{NonZeroU16, NonZeroU32};
+
+/// A client that accepts packets of this size accepts every CONNACK: its longest parts are an identifier of 65,535 bytes
+/// in the Response Information, and some fifty bytes of limits.
+const SMALL_PACKET_BYTES_MAX: u32 = 128 << 10;
 
 impl Shard {
     pub(super) fn connect(
@@ -41,7 +45,10 @@ impl Shard {
                 return Ok(self.refuse(key, Some(version), None, end, outbox));
             }
         }
-        let assigned = connect.client_id.is_empty().then(|| self.assign_client_id());
+        let assigned = connect
+            .client_id
+            .is_empty()
+            .then(|| self.assign_client_id());
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let owner = self.placement.owner(client_id);
         if owner != self.id {
@@ -49,19 +56,29 @@ impl Shard {
             let mut unread = Vec::with_capacity(whole.packet.len() + whole.rest.len());
             unread.extend_from_slice(whole.packet);
             unread.extend_from_slice(whole.rest);
-            outbox.handover.push(Handover { conn: key, to: owner, unread });
+            outbox.handover.push(Handover {
+                conn: key,
+                to: owner,
+                unread,
+            });
             self.vacate(key);
             return Ok(Next::Stop);
         }
-        self.conns[key.index as usize].packet_bytes_max =
-            connect.properties.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
-        if let Some(end) = self.reason_to_refuse(&connect, client_id) {
+        self.conns[key.index as usize].packet_bytes_max = connect
+            .properties
+            .packet_bytes_max
+            .map_or(u32::MAX, NonZeroU32::get);
+        if let Some(end) = self.reason_to_refuse(&connect, client_id, assigned.as_deref()) {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
         let (session, session_present) = self.session_for(key, &connect, client_id, outbox);
         self.open_connection(key, &connect, session);
         self.set_online(session, true, outbox);
-        self.send_connack(key, &connect, assigned.as_deref(), session_present, outbox);
+        self.counters.connects += 1;
+        let mut connack = self.pool.take_buffer();
+        self.put_connack(&mut connack, &connect, assigned.as_deref(), session_present);
+        self.control(key, outbox, |out| out.extend_from_slice(&connack));
+        self.pool.give_buffer(connack);
         if self.events {
             outbox.events.push(Event::ClientConnected {
                 conn: key,
@@ -78,7 +95,25 @@ impl Shard {
     }
 
     /// What stands against this client, after its packet was found well-formed.
-    fn reason_to_refuse(&self, connect: &Connect<'_>, client_id: &str) -> Option<End> {
+    fn reason_to_refuse(
+        &self,
+        connect: &Connect<'_>,
+        client_id: &str,
+        assigned: Option<&str>,
+    ) -> Option<End> {
+        if let Some(packet_bytes_max) = connect.properties.packet_bytes_max
+            && packet_bytes_max.get() < SMALL_PACKET_BYTES_MAX
+        {
+            let mut connack = Vec::new();
+            self.put_connack(&mut connack, connect, assigned, false);
+            if connack.len() > packet_bytes_max.get() as usize {
+                return Some(End {
+                    reason: ReasonCode::PacketTooLarge,
+                    what: "the CONNACK with this broker's limits is larger than the client's Maximum Packet Size",
+                    statement: "MQTT-3.1.2-24",
+                });
+            }
+        }
         if connect.properties.authentication_method.is_some() {
             return Some(End {
                 reason: ReasonCode::BadAuthenticationMethod,
@@ -95,7 +130,11 @@ impl Shard {
         }
         let levels = |topic: &str| memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
         let levels_max = usize::from(self.limits.topic_levels_max);
-        if connect.will.as_ref().is_some_and(|will| levels(will.topic) > levels_max) {
+        if connect
+            .will
+            .as_ref()
+            .is_some_and(|will| levels(will.topic) > levels_max)
+        {
             return Some(End::new(
                 ReasonCode::TopicNameInvalid,
                 "the Will Topic has more levels than this broker allows",
@@ -182,7 +221,9 @@ impl Shard {
     pub(super) fn find_session(&self, client_id: &str) -> Option<SessionKey> {
         let hash = self.client_id_hash(client_id);
         self.by_client_id
-            .find(hash, |key| *self.sessions[*key as usize].client_id == *client_id)
+            .find(hash, |key| {
+                *self.sessions[*key as usize].client_id == *client_id
+            })
             .map(|key| SessionKey(*key))
     }
 
@@ -206,28 +247,32 @@ impl Shard {
             .receive_maximum
             .map_or(u16::MAX, NonZeroU16::get)
             .min(limits.inflight_messages_max);
-        conn.topic_alias_maximum =
-            properties.topic_alias_maximum.min(limits.outbound_topic_alias_max);
+        conn.topic_alias_maximum = properties
+            .topic_alias_maximum
+            .min(limits.outbound_topic_alias_max);
         if keep_alive_s > 0 {
-            self.set_conn_timer(key, now_ms + u64::from(keep_alive_s) * 1_500);
+            self.set_conn_timer(key, now_ms + keep_alive_ms(keep_alive_s));
         }
     }
 
-    fn send_connack(
-        &mut self,
-        key: ConnKey,
+    /// Appends the CONNACK that grants a CONNECT.
+    fn put_connack(
+        &self,
+        out: &mut Vec<u8>,
         connect: &Connect<'_>,
         assigned: Option<&str>,
         session_present: bool,
-        outbox: &mut Outbox,
     ) {
-        let limits = std::sync::Arc::clone(&self.limits);
+        let limits = &self.limits;
         let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
-        let keep_alive_s = self.open(key).keep_alive_s;
-        let client_id = assigned.unwrap_or(connect.client_id);
-        let response_topic = format!("response/{client_id}");
-        let is_usable = TopicFilter::parse(&response_topic)
-            .is_ok_and(|filter| !filter.has_wildcard());
+        let keep_alive_s = keep_alive_in_force(connect, limits.keep_alive_s_max);
+        let mut response_topic = None;
+        if connect.properties.request_response_information {
+            let client_id = assigned.unwrap_or(connect.client_id);
+            let topic = format!("response/{client_id}");
+            let is_usable = TopicFilter::parse(&topic).is_ok_and(|filter| !filter.has_wildcard());
+            response_topic = is_usable.then_some(topic);
+        }
         // Everything that differs from MQTT 5's defaults (§3.2.2.3).
         let properties = ConnackProperties {
             session_expiry_s: (asked_expiry_s > limits.session_expiry_s_max)
@@ -237,13 +282,15 @@ impl Shard {
             assigned_client_id: assigned,
             topic_alias_maximum: limits.topic_alias_maximum,
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
-            response_information: (connect.properties.request_response_information && is_usable)
-                .then_some(response_topic.as_str()),
+            response_information: response_topic.as_deref(),
             ..ConnackProperties::default()
         };
-        let connack = Connack { session_present, reason: ReasonCode::Success, properties };
-        self.counters.connects += 1;
-        self.control(key, outbox, |out| connack.encode(connect.version, out));
+        let connack = Connack {
+            session_present,
+            reason: ReasonCode::Success,
+            properties,
+        };
+        connack.encode(connect.version, out);
     }
 
     /// Answers a CONNECT that cannot be granted, in the version it was sent in if that is known, and closes.
@@ -256,18 +303,32 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Next {
         if let Some(version) = answer {
+            // A client of a version that does not exist yet may not know what follows the Reason Code.
+            let is_known = end.reason != ReasonCode::UnsupportedProtocolVersion;
+            let explains = version.is_v5() && is_known;
             let connack = |reason_string| {
-                let properties = ConnackProperties { reason_string, ..ConnackProperties::default() };
-                Connack { session_present: false, reason: end.reason, properties }
+                let properties = ConnackProperties {
+                    reason_string,
+                    ..ConnackProperties::default()
+                };
+                Connack {
+                    session_present: false,
+                    reason: end.reason,
+                    properties,
+                }
             };
             let bytes_max = self.conns[key.index as usize].packet_bytes_max as usize;
             self.control(key, outbox, |out| {
                 let start = out.len();
-                connack(version.is_v5().then_some(end.what)).encode(version, out);
+                connack(explains.then_some(end.what)).encode(version, out);
                 // MQTT 5 [MQTT-3.2.2-19].
                 if out.len() - start > bytes_max {
                     out.truncate(start);
                     connack(None).encode(version, out);
+                }
+                // [MQTT-3.1.2-24]: then nothing can be said.
+                if out.len() - start > bytes_max {
+                    out.truncate(start);
                 }
             });
         }
@@ -301,7 +362,11 @@ fn keep_alive_in_force(connect: &Connect<'_>, keep_alive_s_max: u16) -> u16 {
     if keep_alive_s_max == 0 || !connect.version.is_v5() {
         return asked;
     }
-    if asked == 0 { keep_alive_s_max } else { asked.min(keep_alive_s_max) }
+    if asked == 0 {
+        keep_alive_s_max
+    } else {
+        asked.min(keep_alive_s_max)
+    }
 }
 
 fn client_id_hash(seed: u64, client_id: &str) -> u64 {

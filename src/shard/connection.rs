@@ -4,7 +4,7 @@ use super::Shard;
 use super::input::ConnKey;
 use super::outbound::Outbound;
 use super::outbox::{Event, Outbox};
-use super::timer::{Timer, TimerKind, Wheel};
+use super::timer::{TICK_MS, Timer, TimerKind, Wheel};
 use crate::protocol::frame::{Cut, FixedHeader, cut, cut_version};
 use crate::protocol::{DecodeError, PacketType, ReasonCode, Version, disconnect};
 use crate::session::SessionKey;
@@ -108,13 +108,21 @@ pub(super) struct End {
 
 impl End {
     pub(super) fn new(reason: ReasonCode, what: &'static str) -> Self {
-        Self { reason, what, statement: "" }
+        Self {
+            reason,
+            what,
+            statement: "",
+        }
     }
 }
 
 impl From<DecodeError> for End {
     fn from(error: DecodeError) -> Self {
-        Self { reason: error.reason, what: error.what, statement: error.statement }
+        Self {
+            reason: error.reason,
+            what: error.what,
+            statement: error.statement,
+        }
     }
 }
 
@@ -176,7 +184,9 @@ impl Shard {
     }
 
     pub(super) fn received(&mut self, key: ConnKey, bytes: &[u8], outbox: &mut Outbox) {
-        let Some(conn) = self.conn_mut(key) else { return };
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
         if conn.stage == Stage::Closing {
             return;
         }
@@ -211,7 +221,11 @@ impl Shard {
             };
             let (header, body_at, len) = header_and_len;
             assert!(len == carry.len());
-            let whole = Whole { packet: &carry, body: &carry[body_at..], rest: bytes };
+            let whole = Whole {
+                packet: &carry,
+                body: &carry[body_at..],
+                rest: bytes,
+            };
             if self.packet(key, header, &whole, outbox)? == Next::Stop {
                 return Ok(());
             }
@@ -231,7 +245,11 @@ impl Shard {
                     return Ok(());
                 }
                 Cut::Packet { header, body, len } => {
-                    let whole = Whole { packet: &bytes[..len], body, rest: &bytes[len..] };
+                    let whole = Whole {
+                        packet: &bytes[..len],
+                        body,
+                        rest: &bytes[len..],
+                    };
                     if self.packet(key, header, &whole, outbox)? == Next::Stop {
                         return Ok(());
                     }
@@ -245,7 +263,11 @@ impl Shard {
     fn cut_next<'a>(&self, key: ConnKey, bytes: &'a [u8]) -> Result<Cut<'a>, End> {
         let conn = &self.conns[key.index as usize];
         if conn.stage != Stage::AwaitsConnect {
-            return Ok(cut_version(bytes, self.limits.packet_bytes_max as usize, conn.version)?);
+            return Ok(cut_version(
+                bytes,
+                self.limits.packet_bytes_max as usize,
+                conn.version,
+            )?);
         }
         // MQTT 5 [MQTT-3.1.0-1]: the first byte alone tells, so nothing is buffered for another protocol.
         if bytes[0] >> 4 != PacketType::Connect as u8 {
@@ -298,7 +320,10 @@ impl Shard {
                 });
             }
             PacketType::Auth => {
-                return Err(End::new(ReasonCode::MalformedPacket, "packet type 15 is reserved"));
+                return Err(End::new(
+                    ReasonCode::MalformedPacket,
+                    "packet type 15 is reserved",
+                ));
             }
             PacketType::Connack
             | PacketType::Suback
@@ -337,7 +362,9 @@ impl Shard {
 
     /// The shell wrote bytes: what waits for room may follow.
     pub(super) fn written(&mut self, key: ConnKey, bytes: usize, outbox: &mut Outbox) {
-        let Some(conn) = self.conns.get_mut(key.index as usize) else { return };
+        let Some(conn) = self.conns.get_mut(key.index as usize) else {
+            return;
+        };
         if conn.generation != key.generation || conn.stage == Stage::Vacant {
             return;
         }
@@ -374,7 +401,9 @@ impl Shard {
     }
 
     pub(super) fn resume(&mut self, key: ConnKey, reason: u8, outbox: &mut Outbox) {
-        let Some(conn) = self.conn_mut(key) else { return };
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
         if conn.paused & reason == 0 {
             return;
         }
@@ -441,7 +470,9 @@ impl Shard {
 
     /// The socket is gone.
     pub(super) fn closed(&mut self, key: ConnKey, what: &'static str, outbox: &mut Outbox) {
-        let Some(conn) = self.conn_mut(key) else { return };
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
         let (stage, session) = (conn.stage, conn.session);
         self.vacate(key);
         if stage == Stage::Open {
@@ -454,7 +485,10 @@ impl Shard {
     pub(super) fn vacate(&mut self, key: ConnKey) {
         let conn = &mut self.conns[key.index as usize];
         let generation = conn.generation;
-        *conn = Connection { generation, ..Connection::vacant() };
+        *conn = Connection {
+            generation,
+            ..Connection::vacant()
+        };
     }
 
     /// Makes the timer of a connection fire at `deadline_ms` at the latest.
@@ -475,12 +509,17 @@ impl Shard {
 
     /// The timer of a connection fired: is it time yet?
     pub(super) fn conn_timer(&mut self, timer: Timer, outbox: &mut Outbox) {
-        let key = ConnKey { index: timer.index, generation: timer.generation };
+        let key = ConnKey {
+            index: timer.index,
+            generation: timer.generation,
+        };
         let connect_timeout_ms = u64::from(self.limits.connect_timeout_ms);
         let now_ms = self.now.mono_ms;
         let reads_nothing = self.reads_nothing();
         let read_nothing_until_ms = self.read_nothing_until_ms;
-        let Some(conn) = self.conn_mut(key) else { return };
+        let Some(conn) = self.conn_mut(key) else {
+            return;
+        };
         if conn.timer_tick != timer.tick {
             return;
         }
@@ -489,8 +528,7 @@ impl Shard {
             Stage::Vacant | Stage::Closing => return,
             Stage::AwaitsConnect => connect_timeout_ms,
             Stage::Open if conn.keep_alive_s == 0 => return,
-            // MQTT 5 [MQTT-3.1.2-22]: one and a half times the Keep Alive.
-            Stage::Open => u64::from(conn.keep_alive_s) * 1_500,
+            Stage::Open => keep_alive_ms(conn.keep_alive_s),
         };
         // Time in which we chose not to read is no silence of the client's.
         if conn.paused != 0 || reads_nothing {
@@ -509,13 +547,25 @@ impl Shard {
             return;
         }
         let end = if stage == Stage::AwaitsConnect {
-            End::new(ReasonCode::ProtocolError, "no CONNECT within the time allowed")
+            End::new(
+                ReasonCode::ProtocolError,
+                "no CONNECT within the time allowed",
+            )
         } else {
             self.counters.keep_alive_timeouts += 1;
-            End::new(ReasonCode::KeepAliveTimeout, "nothing received for 1.5 times the Keep Alive")
+            End::new(
+                ReasonCode::KeepAliveTimeout,
+                "nothing received for 1.5 times the Keep Alive",
+            )
         };
         self.end_connection(key, end, outbox);
     }
+}
+
+/// How long a client may be silent: one and a half times its Keep Alive (MQTT 5 [MQTT-3.1.2-22]), and a little, because
+/// a packet is taken to have arrived when the turn began that read it.
+pub(super) fn keep_alive_ms(keep_alive_s: u16) -> u64 {
+    u64::from(keep_alive_s) * 1_500 + TICK_MS
 }
 
 /// A whole packet and its surroundings.

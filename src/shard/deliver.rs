@@ -103,42 +103,45 @@ impl Shard {
         matches.clear();
         images.clear();
         let sessions = &mut self.sessions;
-        self.index.for_each_match(publication.topic, |_, subscription| {
-            matched = true;
-            let options = SubscribeOptions::from_bits(subscription.options)
-                .expect("written from SubscribeOptions");
-            // MQTT 5 [MQTT-3.8.3-3]: No Local.
-            if options.no_local && publisher == Some(SessionKey(subscription.session)) {
-                return;
-            }
-            let session = &mut sessions[subscription.session as usize];
-            let at = session.match_at as usize;
-            match matches.get_mut(at) {
-                // Overlapping subscriptions: one message, with the highest QoS and all identifiers (§3.3.4).
-                Some(earlier) if earlier.session == subscription.session => {
-                    earlier.qos = earlier.qos.max(options.qos);
-                    earlier.retain_as_published |= options.retain_as_published;
-                    if subscription.id != 0 {
-                        if earlier.id == 0 {
-                            earlier.id = subscription.id;
-                        } else {
-                            earlier.has_more_ids = true;
-                            images.more_ids.push((subscription.session, subscription.id));
+        self.index
+            .for_each_match(publication.topic, |_, subscription| {
+                matched = true;
+                let options = SubscribeOptions::from_bits(subscription.options)
+                    .expect("written from SubscribeOptions");
+                // MQTT 5 [MQTT-3.8.3-3]: No Local.
+                if options.no_local && publisher == Some(SessionKey(subscription.session)) {
+                    return;
+                }
+                let session = &mut sessions[subscription.session as usize];
+                let at = session.match_at as usize;
+                match matches.get_mut(at) {
+                    // Overlapping subscriptions: one message, with the highest QoS and all identifiers (§3.3.4).
+                    Some(earlier) if earlier.session == subscription.session => {
+                        earlier.qos = earlier.qos.max(options.qos);
+                        earlier.retain_as_published |= options.retain_as_published;
+                        if subscription.id != 0 {
+                            if earlier.id == 0 {
+                                earlier.id = subscription.id;
+                            } else {
+                                earlier.has_more_ids = true;
+                                images
+                                    .more_ids
+                                    .push((subscription.session, subscription.id));
+                            }
                         }
                     }
+                    _ => {
+                        session.match_at = matches.len() as u32;
+                        matches.push(Match {
+                            session: subscription.session,
+                            id: subscription.id,
+                            qos: options.qos,
+                            retain_as_published: options.retain_as_published,
+                            has_more_ids: false,
+                        });
+                    }
                 }
-                _ => {
-                    session.match_at = matches.len() as u32;
-                    matches.push(Match {
-                        session: subscription.session,
-                        id: subscription.id,
-                        qos: options.qos,
-                        retain_as_published: options.retain_as_published,
-                        has_more_ids: false,
-                    });
-                }
-            }
-        });
+            });
         let cache = matches.len() > 1;
         for found in &matches {
             let options = DeliveryOptions {
@@ -151,10 +154,18 @@ impl Shard {
                 ids.push(found.id);
             }
             if found.has_more_ids {
-                let more = images.more_ids.iter().filter(|(session, _)| *session == found.session);
+                let more = images
+                    .more_ids
+                    .iter()
+                    .filter(|(session, _)| *session == found.session);
                 ids.extend(more.map(|(_, id)| *id));
             }
-            let to = Recipient { session: SessionKey(found.session), options, ids: &ids, group: None };
+            let to = Recipient {
+                session: SessionKey(found.session),
+                options,
+                ids: &ids,
+                group: None,
+            };
             let images_for_all = cache.then_some(&mut images);
             self.deliver(&to, publication, images_for_all, outbox);
             images.ids = ids;
@@ -235,7 +246,10 @@ impl Shard {
         };
         self.counters.drop_one(cause);
         if let Some(id) = packet_id {
-            self.sessions[session.0 as usize].state().inflight.abandon(id);
+            self.sessions[session.0 as usize]
+                .state()
+                .inflight
+                .abandon(id);
         }
     }
 
@@ -246,10 +260,15 @@ impl Shard {
             policy: self.limits.queue_full,
         };
         let session = &mut self.sessions[to.session.0 as usize];
-        match session.state().queue.push(to.delivery(publication), &limits) {
+        match session
+            .state()
+            .queue
+            .push(to.delivery(publication), &limits)
+        {
             Queued::Kept => {}
             Queued::KeptDroppedOldest(count) => {
-                self.counters.drop_many(DropCause::QueueFull, u64::from(count));
+                self.counters
+                    .drop_many(DropCause::QueueFull, u64::from(count));
             }
             Queued::DroppedNewest => self.counters.drop_one(DropCause::QueueFull),
             Queued::Disconnect => {
@@ -264,17 +283,23 @@ impl Shard {
     }
 
     /// Sends what waits for a session, as far as its window and its socket have room: first what was
-    /// unacknowledged when the connection was lost, then retained messages owed and the queue, in turns.
+    /// unacknowledged when the connection was lost, then the queue, then retained messages owed. A retained message is
+    /// read when it is sent, so an older one of its topic must not wait in the queue then ([MQTT-4.6.0-6]).
     pub(super) fn pump(&mut self, key: SessionKey, outbox: &mut Outbox) {
-        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
-        let (Some(conn_key), Some(_)) = (session.conn, session.state.as_ref()) else { return };
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else {
+            return;
+        };
+        let (Some(conn_key), Some(_)) = (session.conn, session.state.as_ref()) else {
+            return;
+        };
         loop {
             if self.resend_one(key, conn_key, outbox) {
                 continue;
             }
-            let replayed = self.replay_slice(key, conn_key, outbox);
-            let dequeued = self.dequeue_one(key, conn_key, outbox);
-            if !replayed && !dequeued {
+            if self.dequeue_one(key, conn_key, outbox) {
+                continue;
+            }
+            if !self.replay_slice(key, conn_key, outbox) {
                 return;
             }
         }
@@ -283,8 +308,13 @@ impl Shard {
     /// Free places in the window, provided that the socket has room too.
     fn window_free(&self, key: SessionKey, conn_key: ConnKey) -> usize {
         let conn = &self.conns[conn_key.index as usize];
-        let data_bytes = conn.outbound.as_ref().map_or(0, |outbound| outbound.data_bytes());
-        let Some(state) = &self.sessions[key.0 as usize].state else { return 0 };
+        let data_bytes = conn
+            .outbound
+            .as_ref()
+            .map_or(0, |outbound| outbound.data_bytes());
+        let Some(state) = &self.sessions[key.0 as usize].state else {
+            return 0;
+        };
         if data_bytes >= self.limits.outbound_bytes_max as usize / 2
             || !state.inflight.has_room()
             || state.inflight.bytes() >= self.limits.queue_bytes_max as usize
@@ -296,10 +326,15 @@ impl Shard {
 
     fn resend_one(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
         let conn = &mut self.conns[conn_key.index as usize];
-        let data_bytes = conn.outbound.as_ref().map_or(0, |outbound| outbound.data_bytes());
+        let data_bytes = conn
+            .outbound
+            .as_ref()
+            .map_or(0, |outbound| outbound.data_bytes());
         let window = usize::from(conn.receive_maximum);
         let version = conn.version;
-        let Some(state) = &mut self.sessions[key.0 as usize].state else { return false };
+        let Some(state) = &mut self.sessions[key.0 as usize].state else {
+            return false;
+        };
         if data_bytes >= self.limits.outbound_bytes_max as usize
             || state.inflight.sent_count() >= window
         {
@@ -338,7 +373,9 @@ impl Shard {
         }
         let now_ms = self.now.mono_ms;
         let state = self.sessions[key.0 as usize].state();
-        let Some(delivery) = state.queue.pop() else { return false };
+        let Some(delivery) = state.queue.pop() else {
+            return false;
+        };
         if delivery.message.expires_at_ms() <= now_ms {
             self.counters.drop_one(DropCause::Expired);
             return true;
@@ -348,7 +385,12 @@ impl Shard {
         let packet_id = Some(state.inflight.push(delivery));
         let mut publication = Publication::from_local(&message);
         let subscription_ids = ids.as_ref().map_or(&[][..], |ids| &ids[..]);
-        let outgoing = Outgoing { options, dup: false, packet_id, subscription_ids };
+        let outgoing = Outgoing {
+            options,
+            dup: false,
+            packet_id,
+            subscription_ids,
+        };
         let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
         self.not_sent(key, packet_id, &sent);
         true
@@ -357,18 +399,25 @@ impl Shard {
     /// Sends some of the retained messages owed to the oldest unfinished replay; whether it got anywhere.
     fn replay_slice(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
         let conn = &self.conns[conn_key.index as usize];
-        let data_bytes = conn.outbound.as_ref().map_or(0, |outbound| outbound.data_bytes());
+        let data_bytes = conn
+            .outbound
+            .as_ref()
+            .map_or(0, |outbound| outbound.data_bytes());
         if data_bytes >= REPLAY_BYTES {
             return false;
         }
         let window_free = self.window_free(key, conn_key);
         let now_ms = self.now.mono_ms;
-        let Some(state) = &mut self.sessions[key.0 as usize].state else { return false };
-        let Some(mut replay) = state.replays.pop_front() else { return false };
-        // Half of the window at most, so that live messages in the queue move too.
+        let Some(state) = &mut self.sessions[key.0 as usize].state else {
+            return false;
+        };
+        let Some(mut replay) = state.replays.pop_front() else {
+            return false;
+        };
         let limit = match replay.qos {
             QoS::AtMostOnce => REPLAY_SLICE,
-            _ => REPLAY_SLICE.min(window_free.div_ceil(2)),
+            _ if !state.queue.is_empty() => 0,
+            _ => REPLAY_SLICE.min(window_free),
         };
         if limit == 0 {
             state.replays.push_front(replay);
@@ -394,14 +443,32 @@ impl Shard {
             }
             let mut publication = Publication::from_message(&message);
             // MQTT 5 [MQTT-3.3.1-8]: RETAIN is set because the message is sent for a new subscription.
-            let options = DeliveryOptions { qos: granted.min(publication.qos), retain: true };
-            let to = Recipient { session: key, options, ids, group: None };
+            let options = DeliveryOptions {
+                qos: granted.min(publication.qos),
+                retain: true,
+            };
+            let to = Recipient {
+                session: key,
+                options,
+                ids,
+                group: None,
+            };
             let mut packet_id = None;
             if options.qos != QoS::AtMostOnce {
                 let delivery = to.delivery(&mut publication);
-                packet_id = Some(self.sessions[key.0 as usize].state().inflight.push(delivery));
+                packet_id = Some(
+                    self.sessions[key.0 as usize]
+                        .state()
+                        .inflight
+                        .push(delivery),
+                );
             }
-            let outgoing = Outgoing { options, dup: false, packet_id, subscription_ids: ids };
+            let outgoing = Outgoing {
+                options,
+                dup: false,
+                packet_id,
+                subscription_ids: ids,
+            };
             let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
             self.not_sent(key, packet_id, &sent);
         }
@@ -481,8 +548,16 @@ impl Writer<'_> {
             packet_id: outgoing.packet_id,
             topic_alias: None,
             message_expiry_s: message_expiry_s.filter(|_| version.is_v5()),
-            subscription_ids: if version.is_v5() { outgoing.subscription_ids } else { &[] },
-            forward: if version.is_v5() { publication.properties } else { &[] },
+            subscription_ids: if version.is_v5() {
+                outgoing.subscription_ids
+            } else {
+                &[]
+            },
+            forward: if version.is_v5() {
+                publication.properties
+            } else {
+                &[]
+            },
             payload_len: publication.payload.len(),
         };
         let by_reference = publication.payload.len() >= PAYLOAD_BY_REFERENCE;
@@ -499,8 +574,12 @@ impl Writer<'_> {
                     image.bytes.extend_from_slice(publication.payload);
                 }
             }
-            let packet_bytes =
-                image.bytes.len() + if by_reference { publication.payload.len() } else { 0 };
+            let packet_bytes = image.bytes.len()
+                + if by_reference {
+                    publication.payload.len()
+                } else {
+                    0
+                };
             if packet_bytes > self.conn.packet_bytes_max as usize {
                 return Sent::TooLarge;
             }
@@ -535,7 +614,10 @@ impl Writer<'_> {
                 return Sent::TooLarge;
             }
             if let (Some(alias), false) = (head.topic_alias, head.topic.is_empty()) {
-                let aliases = self.conn.aliases.get_or_insert_with(Box::<Aliases>::default);
+                let aliases = self
+                    .conn
+                    .aliases
+                    .get_or_insert_with(Box::<Aliases>::default);
                 aliases.outbound.insert(topic.into(), alias);
             }
             let outbound = self.conn.outbound.get_or_insert_with(|| self.pool.take());
@@ -564,11 +646,16 @@ impl Writer<'_> {
     /// The alias under which this client gets the topic, and whether it was told before. The first topics up to the client's
     /// Topic Alias Maximum get one; an alias is never redefined.
     fn alias(&self, topic: &str) -> Option<(NonZeroU16, bool)> {
-        let maximum = self.conn.topic_alias_maximum.min(self.limits.outbound_topic_alias_max);
+        let maximum = self
+            .conn
+            .topic_alias_maximum
+            .min(self.limits.outbound_topic_alias_max);
         if maximum == 0 {
             return None;
         }
-        let Some(aliases) = &self.conn.aliases else { return Some((NonZeroU16::MIN, false)) };
+        let Some(aliases) = &self.conn.aliases else {
+            return Some((NonZeroU16::MIN, false));
+        };
         if let Some(alias) = aliases.outbound.get(topic) {
             return Some((*alias, true));
         }

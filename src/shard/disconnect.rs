@@ -8,12 +8,7 @@ use crate::protocol::ReasonCode;
 use crate::protocol::disconnect::{Disconnect, put_disconnect};
 
 impl Shard {
-    pub(super) fn disconnect(
-        &mut self,
-        key: ConnKey,
-        body: &[u8],
-        outbox: &mut Outbox,
-    ) -> Handled {
+    pub(super) fn disconnect(&mut self, key: ConnKey, body: &[u8], outbox: &mut Outbox) -> Handled {
         let conn = self.open(key);
         let (version, session_key) = (conn.version, conn.session);
         let disconnect = Disconnect::decode(version, body)?;
@@ -33,7 +28,11 @@ impl Shard {
             session.will = None;
         }
         self.close(key, outbox);
-        self.detach(session_key, End::new(disconnect.reason, "DISCONNECT received"), outbox);
+        self.detach(
+            session_key,
+            End::new(disconnect.reason, "DISCONNECT received"),
+            outbox,
+        );
         Ok(())
     }
 
@@ -43,7 +42,10 @@ impl Shard {
         self.stopping = true;
         for index in 0..self.conns.len() {
             let conn = &self.conns[index];
-            let key = ConnKey { index: index as u32, generation: conn.generation };
+            let key = ConnKey {
+                index: index as u32,
+                generation: conn.generation,
+            };
             match conn.stage {
                 Stage::Vacant | Stage::Closing => {}
                 Stage::AwaitsConnect => self.close(key, outbox),

@@ -4,12 +4,12 @@ use super::Shard;
 use super::connection::PAUSED_BY_LINK;
 use super::input::{ConnKey, Pressure, ShardId};
 use super::mesh_message::{GroupAnnouncement, MeshMessage};
-use super::message::Message;
 use super::outbox::Outbox;
 use super::publication::Publication;
 use crate::session::Replay;
 use crate::topic::interest::InterestKey;
 use crate::topic::share::GroupId;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A SUBACK that is not true yet.
@@ -29,14 +29,29 @@ impl Shard {
         assert!(from != self.id);
         assert!(from.index() < self.shard_count);
         match message {
-            MeshMessage::Publish(message) => self.mesh_publish(&message, outbox),
-            MeshMessage::SharedPublish { group, message, hops } => {
+            MeshMessage::Publish(message) => {
+                self.mesh_publish(&mut Publication::from_message(&message), outbox);
+            }
+            MeshMessage::Batch(batch) => {
+                for message in batch.iter() {
+                    self.mesh_publish(&mut Publication::from_view(message), outbox);
+                }
+            }
+            MeshMessage::SharedPublish {
+                group,
+                message,
+                hops,
+            } => {
                 let mut publication = Publication::from_message(&message);
                 if !self.deliver_to_member(group, &mut publication, outbox) {
                     self.dispatch_shared(group, &mut publication, None, hops + 1, outbox);
                 }
             }
-            MeshMessage::Interest { key, wanted, sequence } => {
+            MeshMessage::Interest {
+                key,
+                wanted,
+                sequence,
+            } => {
                 if wanted {
                     self.interest.set(from.0, key);
                 } else {
@@ -64,26 +79,37 @@ impl Shard {
         }
     }
 
-    fn mesh_publish(&mut self, message: &Message, outbox: &mut Outbox) {
-        let mut publication = Publication::from_message(message);
+    fn mesh_publish(&mut self, publication: &mut Publication<'_>, outbox: &mut Outbox) {
         if publication.stamp != 0 {
-            self.retain(&mut publication);
+            self.retain(publication);
         }
-        let matched = self.deliver_local(None, &mut publication, outbox);
+        let matched = self.deliver_local(None, publication, outbox);
         if !matched && publication.stamp == 0 {
             self.counters.mesh_publish_unmatched += 1;
         }
     }
 
     pub(super) fn acknowledged_by_all(&self) -> u64 {
-        self.acknowledged.iter().copied().min().expect("there is at least this shard")
+        self.acknowledged
+            .iter()
+            .copied()
+            .min()
+            .expect("there is at least this shard")
     }
 
     fn release_subacks(&mut self, outbox: &mut Outbox) {
         let up_to = self.acknowledged_by_all();
-        while self.pending_subacks.front().is_some_and(|suback| suback.sequence <= up_to) {
+        while self
+            .pending_subacks
+            .front()
+            .is_some_and(|suback| suback.sequence <= up_to)
+        {
             let suback = self.pending_subacks.pop_front().expect("checked");
             self.release_suback(suback, outbox);
+        }
+        if self.pending_subacks.is_empty() {
+            // A burst of subscriptions must not keep its memory.
+            self.pending_subacks = VecDeque::new();
         }
     }
 
@@ -97,7 +123,14 @@ impl Shard {
         self.announced += 1;
         let sequence = self.announced;
         for to in self.others() {
-            outbox.mesh.push((to, MeshMessage::Interest { key, wanted, sequence }));
+            outbox.send(
+                to,
+                MeshMessage::Interest {
+                    key,
+                    wanted,
+                    sequence,
+                },
+            );
         }
     }
 
@@ -123,9 +156,15 @@ impl Shard {
         self.announced += 1;
         let sequence = self.announced;
         let text = text.into_boxed_str();
-        let announcement = Arc::new(GroupAnnouncement { text, group, online, offline, sequence });
+        let announcement = Arc::new(GroupAnnouncement {
+            text,
+            group,
+            online,
+            offline,
+            sequence,
+        });
         for to in self.others() {
-            outbox.mesh.push((to, MeshMessage::Group(Arc::clone(&announcement))));
+            outbox.send(to, MeshMessage::Group(Arc::clone(&announcement)));
         }
     }
 
@@ -135,7 +174,11 @@ impl Shard {
         if was_hard && !self.reads_nothing() {
             self.read_nothing_until_ms = self.now.mono_ms;
         }
-        if self.pressure.iter().all(|pressure| *pressure == Pressure::Low) {
+        if self
+            .pressure
+            .iter()
+            .all(|pressure| *pressure == Pressure::Low)
+        {
             for conn in std::mem::take(&mut self.link_paused) {
                 self.resume(conn, PAUSED_BY_LINK, outbox);
             }
@@ -149,7 +192,9 @@ impl Shard {
 
     fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
         let this = self.id;
-        (0..self.shard_count as u8).map(ShardId).filter(move |id| *id != this)
+        (0..self.shard_count as u8)
+            .map(ShardId)
+            .filter(move |id| *id != this)
     }
 }
 
@@ -162,5 +207,5 @@ fn acknowledge(to: ShardId, sequence: u64, outbox: &mut Outbox) {
         *up_to = sequence;
         return;
     }
-    outbox.mesh.push((to, MeshMessage::AnnouncementAck { up_to: sequence }));
+    outbox.send(to, MeshMessage::AnnouncementAck { up_to: sequence });
 }

@@ -4,7 +4,7 @@
 //! keeps the order of one publisher's messages (MQTT 5 §4.6), and what makes an acknowledged announcement
 //! mean that every later PUBLISH on the acknowledging shard sees it.
 
-use super::message::Message;
+use super::message::{Message, MessageBatch};
 use crate::topic::interest::InterestKey;
 use crate::topic::share::GroupId;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub enum MeshMessage {
     /// Deliver to every matching subscription of the receiver; with RETAIN, also update its retained index.
     Publish(Message),
+    /// The same for small messages that are not retained, several at once.
+    Batch(MessageBatch),
     /// Deliver to one member of a shared group of the receiver.
     SharedPublish {
         /// The receiver's number for the group.

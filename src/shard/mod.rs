@@ -144,8 +144,16 @@ pub struct Shard {
 impl Shard {
     /// A shard without clients.
     pub fn new(setup: ShardSetup) -> Self {
-        let ShardSetup { id, shard_count, limits, placement, hash_seed, random_seed, events, now } =
-            setup;
+        let ShardSetup {
+            id,
+            shard_count,
+            limits,
+            placement,
+            hash_seed,
+            random_seed,
+            events,
+            now,
+        } = setup;
         assert!(shard_count <= ShardId::COUNT_MAX);
         assert!(id.index() < shard_count);
         let mut acknowledged = vec![0; shard_count];
@@ -204,7 +212,9 @@ impl Shard {
                     CloseCause::PeerClosed => "the client closed the connection",
                     CloseCause::Reset => "the connection was reset",
                     CloseCause::Asked => "closed by the broker",
-                    CloseCause::LingerExpired => "closed by the broker; its last bytes were not read",
+                    CloseCause::LingerExpired => {
+                        "closed by the broker; its last bytes were not read"
+                    }
                 };
                 self.closed(conn, what, outbox);
             }

@@ -15,6 +15,8 @@ use std::rc::Rc;
 const CHUNK_BYTES: usize = 16 << 10;
 /// A payload of at least this size is referenced, not copied.
 pub(super) const PAYLOAD_BY_REFERENCE: usize = 4 << 10;
+/// Capacity of a new buffer, in bytes; the pool keeps none with less.
+const BUFFER_BYTES: usize = 1024;
 /// Capacity a pool keeps in all, in bytes.
 const POOL_BYTES_MAX: usize = 4 << 20;
 /// Boxes a pool keeps.
@@ -29,7 +31,11 @@ struct Chunk {
 
 impl Chunk {
     fn len(&self) -> usize {
-        self.bytes.len() + self.payload.as_ref().map_or(0, |message| message.payload().len())
+        self.bytes.len()
+            + self
+                .payload
+                .as_ref()
+                .map_or(0, |message| message.payload().len())
     }
 
     fn is_open(&self) -> bool {
@@ -87,7 +93,10 @@ impl Outbound {
         let payload_bytes = message.payload().len();
         self.data(pool, write);
         self.data_bytes += payload_bytes;
-        self.data.back_mut().expect("a chunk was written to").payload = Some(message);
+        self.data
+            .back_mut()
+            .expect("a chunk was written to")
+            .payload = Some(message);
     }
 
     /// Drops PUBLISH packets of which nothing has left, before the connection is closed.
@@ -108,7 +117,12 @@ impl Outbound {
         front
             .flat_map(move |chunk| chunk_slices(chunk, self.front_sent))
             .chain(std::iter::once(control))
-            .chain(self.data.iter().skip(rest).flat_map(|chunk| chunk_slices(chunk, 0)))
+            .chain(
+                self.data
+                    .iter()
+                    .skip(rest)
+                    .flat_map(|chunk| chunk_slices(chunk, 0)),
+            )
             .filter(|slice| !slice.is_empty())
     }
 
@@ -134,7 +148,11 @@ impl Outbound {
     }
 
     fn consume_front(&mut self, count: usize, pool: &mut Pool) -> usize {
-        let len = self.data.front().expect("no more was consumed than offered").len();
+        let len = self
+            .data
+            .front()
+            .expect("no more was consumed than offered")
+            .len();
         let taken = count.min(len - self.front_sent);
         self.front_sent += taken;
         self.data_bytes -= taken;
@@ -149,14 +167,20 @@ impl Outbound {
 
     fn open_chunk(&mut self, pool: &mut Pool) -> &mut Chunk {
         if !self.data.back().is_some_and(Chunk::is_open) {
-            self.data.push_back(Chunk { bytes: pool.take_buffer(), payload: None });
+            self.data.push_back(Chunk {
+                bytes: pool.take_buffer(),
+                payload: None,
+            });
         }
         self.data.back_mut().expect("pushed just now")
     }
 }
 
 fn chunk_slices(chunk: &Chunk, sent: usize) -> [&[u8]; 2] {
-    let payload = chunk.payload.as_ref().map_or(&[][..], |message| message.payload());
+    let payload = chunk
+        .payload
+        .as_ref()
+        .map_or(&[][..], |message| message.payload());
     if sent <= chunk.bytes.len() {
         [&chunk.bytes[sent..], payload]
     } else {
@@ -167,7 +191,10 @@ fn chunk_slices(chunk: &Chunk, sent: usize) -> [&[u8]; 2] {
 /// Buffers given back when drained, for the next connection that needs one.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    #[allow(clippy::vec_box, reason = "the boxes are what is pooled: connections hold them")]
+    #[allow(
+        clippy::vec_box,
+        reason = "the boxes are what is pooled: connections hold them"
+    )]
     boxes: Vec<Box<Outbound>>,
     buffers: Vec<Vec<u8>>,
     buffer_bytes: usize,
@@ -195,13 +222,16 @@ impl Pool {
                 self.buffer_bytes -= buffer.capacity();
                 buffer
             }
-            None => Vec::with_capacity(1024),
+            None => Vec::with_capacity(BUFFER_BYTES),
         }
     }
 
+    /// Takes back a buffer, or drops it: one without capacity would be for ever in the way of the others, and would not
+    /// count as bytes.
     pub(super) fn give_buffer(&mut self, mut buffer: Vec<u8>) {
         let capacity = buffer.capacity();
-        if capacity <= 4 * CHUNK_BYTES && self.buffer_bytes + capacity <= POOL_BYTES_MAX {
+        let is_worth_it = (BUFFER_BYTES..=4 * CHUNK_BYTES).contains(&capacity);
+        if is_worth_it && self.buffer_bytes + capacity <= POOL_BYTES_MAX {
             buffer.clear();
             self.buffer_bytes += capacity;
             self.buffers.push(buffer);

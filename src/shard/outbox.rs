@@ -2,6 +2,7 @@
 
 use super::input::{ConnKey, ShardId};
 use super::mesh_message::MeshMessage;
+use super::message::{MessageBatch, MessageParts};
 use crate::protocol::{ReasonCode, Version};
 
 /// A connection that leaves this shard for the owner of its client id.
@@ -19,13 +20,15 @@ pub struct Handover {
 ///
 /// Order: within each list, as emitted. `mesh` keeps the order per receiving shard, which is what makes
 /// the order per publisher hold (MQTT 5 §4.6).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     /// Connections that now have outbound bytes. A key is emitted once; from then on the shell owes it
     /// writes until an `Input::Written` leaves its outbound empty.
     pub dirty: Vec<ConnKey>,
-    /// Messages to other shards.
+    /// Messages to other shards. The shell may take them out at any time; only `send` and `send_small` add.
     pub mesh: Vec<(ShardId, MeshMessage)>,
+    /// Per shard: where in `mesh` the last message to it stands, if that is a batch.
+    open_batch: [Option<u32>; ShardId::COUNT_MAX],
     /// Connections to pass on, socket and all.
     pub handover: Vec<Handover>,
     /// Connections to close once their outbound bytes are written, or the linger time is over. The shell answers with `Input::Closed`.
@@ -38,7 +41,47 @@ pub struct Outbox {
     pub events: Vec<Event>,
 }
 
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            dirty: Vec::new(),
+            mesh: Vec::new(),
+            open_batch: [None; ShardId::COUNT_MAX],
+            handover: Vec::new(),
+            close: Vec::new(),
+            pause: Vec::new(),
+            resume: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+}
+
 impl Outbox {
+    /// Adds a message to another shard.
+    pub fn send(&mut self, to: ShardId, message: MeshMessage) {
+        self.open_batch[to.index()] = None;
+        self.mesh.push((to, message));
+    }
+
+    /// Adds a message of at most `MessageBatch::MESSAGE_BYTES_MAX` bytes to the batch that is the last message to
+    /// that shard, or begins one.
+    pub fn send_small(&mut self, to: ShardId, parts: &MessageParts<'_>) {
+        // A place that the shell has emptied meanwhile holds nothing, or a message to some shard that was added since;
+        // a batch to this shard can only be the one remembered.
+        let open = self.open_batch[to.index()].and_then(|at| self.mesh.get_mut(at as usize));
+        if let Some((open_to, MeshMessage::Batch(batch))) = open
+            && *open_to == to
+            && batch.push(parts)
+        {
+            return;
+        }
+        let mut batch = MessageBatch::default();
+        let fits = batch.push(parts);
+        assert!(fits, "a small message fits an empty batch");
+        self.open_batch[to.index()] = u32::try_from(self.mesh.len()).ok();
+        self.mesh.push((to, MeshMessage::Batch(batch)));
+    }
+
     /// Whether nothing is left to do.
     pub fn is_empty(&self) -> bool {
         self.dirty.is_empty()

@@ -18,7 +18,10 @@ impl Placement {
     pub fn new(key: [u8; 16], shard_count: usize) -> Self {
         assert!(shard_count >= 1);
         assert!(shard_count <= ShardId::COUNT_MAX);
-        Self { key, shard_count: shard_count as u8 }
+        Self {
+            key,
+            shard_count: shard_count as u8,
+        }
     }
 
     /// The owner of the session of `client_id`.

@@ -1,6 +1,6 @@
 //! A message on its way through this shard: parts that are borrowed until somebody has to keep them.
 
-use super::message::{Message, MessageParts, NEVER};
+use super::message::{Message, MessageBatch, MessageParts, MessageView, NEVER};
 use crate::protocol::QoS;
 use std::rc::Rc;
 
@@ -40,23 +40,8 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// From a message that is shared already.
-    pub(super) fn from_message(message: &'a Message) -> Self {
-        Self {
-            topic: message.topic(),
-            properties: message.properties(),
-            payload: message.payload(),
-            qos: message.qos(),
-            retain: message.retain(),
-            expires_at_ms: message.expires_at_ms(),
-            stamp: message.stamp(),
-            shared: Some(message.clone()),
-            local: None,
-        }
-    }
-
-    /// From a message that this shard keeps already.
-    pub(super) fn from_local(message: &'a Rc<Message>) -> Self {
+    /// From an encoded message that nobody shares.
+    pub(super) fn from_view(message: MessageView<'a>) -> Self {
         Self {
             topic: message.topic(),
             properties: message.properties(),
@@ -66,8 +51,42 @@ impl<'a> Publication<'a> {
             expires_at_ms: message.expires_at_ms(),
             stamp: message.stamp(),
             shared: None,
-            local: Some(Rc::clone(message)),
+            local: None,
         }
+    }
+
+    /// From a message that is shared already.
+    pub(super) fn from_message(message: &'a Message) -> Self {
+        Self {
+            shared: Some(message.clone()),
+            ..Self::from_view(message.view())
+        }
+    }
+
+    /// From a message that this shard keeps already.
+    pub(super) fn from_local(message: &'a Rc<Message>) -> Self {
+        Self {
+            local: Some(Rc::clone(message)),
+            ..Self::from_view(message.view())
+        }
+    }
+
+    /// Calls `f` with the parts.
+    pub(super) fn with_parts<R>(&self, f: impl FnOnce(&MessageParts<'_>) -> R) -> R {
+        f(&MessageParts {
+            topic: self.topic,
+            properties: &[self.properties],
+            payload: self.payload,
+            qos: self.qos,
+            retain: self.retain,
+            expires_at_ms: self.expires_at_ms,
+            stamp: self.stamp,
+        })
+    }
+
+    /// Whether a copy for another shard is cheaper than a reference.
+    pub(super) fn is_small(&self) -> bool {
+        self.with_parts(|parts| parts.encoded_len()) <= MessageBatch::MESSAGE_BYTES_MAX
     }
 
     /// A handle for another shard or the retained index.
@@ -77,15 +96,7 @@ impl<'a> Publication<'a> {
         }
         let message = match &self.local {
             Some(local) => Message::clone(local),
-            None => Message::new(&MessageParts {
-                topic: self.topic,
-                properties: &[self.properties],
-                payload: self.payload,
-                qos: self.qos,
-                retain: self.retain,
-                expires_at_ms: self.expires_at_ms,
-                stamp: self.stamp,
-            }),
+            None => self.with_parts(Message::new),
         };
         self.shared = Some(message.clone());
         message

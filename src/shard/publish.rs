@@ -74,8 +74,16 @@ impl Shard {
             }
             joined.extend_from_slice(more);
         }
-        let properties = [if joined.is_empty() { first } else { &joined[..] }];
-        let stamp = if publish.retain { self.retain_stamp(topic, publish.payload) } else { 0 };
+        let properties = [if joined.is_empty() {
+            first
+        } else {
+            &joined[..]
+        }];
+        let stamp = if publish.retain {
+            self.retain_stamp(topic, publish.payload)
+        } else {
+            0
+        };
         let mut publication = Publication::new(&MessageParts {
             topic,
             properties: &properties,
@@ -102,11 +110,19 @@ impl Shard {
         outbox: &mut Outbox,
     ) {
         // MQTT 5 §3.4.2.1: 0x10 tells the publisher that nobody subscribes.
-        let reason =
-            if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
-        let packet_type =
-            if qos == QoS::AtLeastOnce { PacketType::Puback } else { PacketType::Pubrec };
-        self.control(key, outbox, |out| ack::put_ack(out, version, packet_type, id, reason));
+        let reason = if matched {
+            ReasonCode::Success
+        } else {
+            ReasonCode::NoMatchingSubscribers
+        };
+        let packet_type = if qos == QoS::AtLeastOnce {
+            PacketType::Puback
+        } else {
+            PacketType::Pubrec
+        };
+        self.control(key, outbox, |out| {
+            ack::put_ack(out, version, packet_type, id, reason)
+        });
     }
 
     /// Opens an inbound QoS 2 identifier; false when it is open already.
@@ -117,7 +133,11 @@ impl Shard {
         id: PacketId,
     ) -> Result<bool, End> {
         let is_v5 = self.open(key).version.is_v5();
-        let maximum = if is_v5 { self.limits.receive_maximum } else { u16::MAX };
+        let maximum = if is_v5 {
+            self.limits.receive_maximum
+        } else {
+            u16::MAX
+        };
         let received = &mut self.sessions[session.0 as usize].state().received;
         if received.contains(id) {
             return Ok(false);
@@ -158,7 +178,10 @@ impl Shard {
             return Ok(topic.into());
         }
         aliases.get(at).cloned().flatten().ok_or_else(|| {
-            End::new(ReasonCode::ProtocolError, "a Topic Alias that was never defined")
+            End::new(
+                ReasonCode::ProtocolError,
+                "a Topic Alias that was never defined",
+            )
         })
     }
 
@@ -202,7 +225,8 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> bool {
         let mut groups = Vec::new();
-        self.groups.for_each_match(publication.topic, |group| groups.push(group));
+        self.groups
+            .for_each_match(publication.topic, |group| groups.push(group));
         for group in &groups {
             self.dispatch_shared(*group, publication, publisher_conn, 0, outbox);
         }
@@ -252,7 +276,9 @@ impl Shard {
         let queue_max = self.limits.queue_messages_max as usize;
         let has_space = |member: &super::Subscription| {
             let state = &sessions[member.session as usize].state;
-            state.as_ref().is_none_or(|state| state.queue.len() < queue_max)
+            state
+                .as_ref()
+                .is_none_or(|state| state.queue.len() < queue_max)
         };
         let member = match self.groups.pick_member(group, has_space) {
             Some(member) => member,
@@ -262,9 +288,13 @@ impl Shard {
                 None => return false,
             },
         };
-        let options = SubscribeOptions::from_bits(member.options)
-            .expect("written from SubscribeOptions");
-        let ids = if member.id == 0 { &[][..] } else { std::slice::from_ref(&member.id) };
+        let options =
+            SubscribeOptions::from_bits(member.options).expect("written from SubscribeOptions");
+        let ids = if member.id == 0 {
+            &[][..]
+        } else {
+            std::slice::from_ref(&member.id)
+        };
         let to = Recipient {
             session: SessionKey(member.session),
             options: DeliveryOptions {
@@ -303,17 +333,32 @@ impl Shard {
             }
         }
         self.counters.mesh_publish_sent += 1;
-        let message = publication.shared();
-        let message = match shared {
-            None => MeshMessage::Publish(message),
-            Some((group, hops)) => MeshMessage::SharedPublish { group, message, hops },
-        };
-        outbox.mesh.push((to, message));
+        match shared {
+            None if publication.stamp == 0 && publication.is_small() => {
+                publication.with_parts(|parts| outbox.send_small(to, parts));
+            }
+            None => outbox.send(to, MeshMessage::Publish(publication.shared())),
+            Some((group, hops)) => {
+                let message = publication.shared();
+                outbox.send(
+                    to,
+                    MeshMessage::SharedPublish {
+                        group,
+                        message,
+                        hops,
+                    },
+                );
+            }
+        }
     }
 
     /// The mask of all shards but this one.
     pub(super) fn all_others(&self) -> CoreMask {
-        let all = if self.shard_count == 64 { u64::MAX } else { (1 << self.shard_count) - 1 };
+        let all = if self.shard_count == 64 {
+            u64::MAX
+        } else {
+            (1 << self.shard_count) - 1
+        };
         all & !(1 << self.id.0)
     }
 }

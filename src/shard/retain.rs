@@ -60,7 +60,8 @@ impl Shard {
         let stamp = Stamp(publication.stamp);
         self.stamps.observe(stamp);
         if publication.payload.is_empty() {
-            self.retained.clear(publication.topic, stamp, self.now.mono_ms);
+            self.retained
+                .clear(publication.topic, stamp, self.now.mono_ms);
             self.set_upkeep_timer(UPKEEP_MS);
         } else {
             self.retained.set(stamp, publication.shared());
@@ -82,13 +83,14 @@ impl Shard {
             let mut found_later = self.upkeep.found_later;
             let cursor = &mut self.upkeep.cursor;
             let outcome =
-                self.retained.scan("#", cursor, UPKEEP_VISITS, UPKEEP_VISITS, |message| {
-                    if message.expires_at_ms() <= now_ms {
-                        expired.push(message.clone());
-                    } else {
-                        found_later |= message.expires_at_ms() != NEVER;
-                    }
-                });
+                self.retained
+                    .scan("#", cursor, UPKEEP_VISITS, UPKEEP_VISITS, |message| {
+                        if message.expires_at_ms() <= now_ms {
+                            expired.push(message.clone());
+                        } else {
+                            found_later |= message.expires_at_ms() != NEVER;
+                        }
+                    });
             for message in expired {
                 self.retained.expire(message.topic(), Stamp(message.stamp()), now_ms);
             }
@@ -109,7 +111,12 @@ impl Shard {
         if !self.upkeep.timer_is_set {
             self.upkeep.timer_is_set = true;
             let tick = self.wheel.tick_for(self.now.mono_ms + after_ms);
-            self.wheel.insert(Timer { tick, index: 0, generation: 0, kind: TimerKind::Retained });
+            self.wheel.insert(Timer {
+                tick,
+                index: 0,
+                generation: 0,
+                kind: TimerKind::Retained,
+            });
         }
     }
 }

@@ -7,9 +7,9 @@ use super::message::{Message, MessageParts, NEVER};
 use super::outbox::{Event, Outbox};
 use super::publication::Publication;
 use super::timer::{Timer, TimerKind, Wheel};
+use crate::protocol::QoS;
 use crate::session::will::Will;
 use crate::session::{Delivery, SessionKey, SubscriptionRef};
-use crate::protocol::QoS;
 
 /// A Session Expiry Interval that never ends (§3.1.2.11.2).
 const NEVER_EXPIRES: u32 = u32::MAX;
@@ -19,7 +19,9 @@ impl Shard {
     pub(super) fn detach(&mut self, key: SessionKey, end: End, outbox: &mut Outbox) {
         let now_ms = self.now.mono_ms;
         let session = &mut self.sessions[key.0 as usize];
-        let Some(conn) = session.conn.take() else { return };
+        let Some(conn) = session.conn.take() else {
+            return;
+        };
         session.disconnected_at_ms = now_ms;
         if self.events {
             outbox.events.push(Event::ClientDisconnected {
@@ -92,7 +94,9 @@ impl Shard {
         let session = self.sessions.remove(key.0 as usize);
         let hash = self.client_id_hash(&session.client_id);
         let entry = self.by_client_id.find_entry(hash, |other| *other == key.0);
-        entry.expect("every session is found by its Client Identifier").remove();
+        entry
+            .expect("every session is found by its Client Identifier")
+            .remove();
     }
 
     /// Gives a message that came through a shared group to another member; any other message ends with its session.
@@ -109,14 +113,15 @@ impl Shard {
     /// A member that keeps its session has left: what it had from a shared group and not acknowledged goes to a
     /// member that is here, if any. QoS 2 messages under way wait for it ([MQTT-4.8.2-4]).
     fn redispatch_when_offline(&mut self, key: SessionKey, outbox: &mut Outbox) {
-        let Some(state) = &mut self.sessions[key.0 as usize].state else { return };
-        let groups = &self.groups;
-        let goes = |delivery: &Delivery| {
-            delivery.group.is_some_and(|group| groups.has_online(group))
+        let Some(state) = &mut self.sessions[key.0 as usize].state else {
+            return;
         };
-        let mut taken = state.inflight.take_if(|delivery| {
-            delivery.options.qos == QoS::AtLeastOnce && goes(delivery)
-        });
+        let groups = &self.groups;
+        let goes =
+            |delivery: &Delivery| delivery.group.is_some_and(|group| groups.has_online(group));
+        let mut taken = state
+            .inflight
+            .take_if(|delivery| delivery.options.qos == QoS::AtLeastOnce && goes(delivery));
         taken.extend(state.queue.take_if(goes));
         for delivery in taken {
             self.redispatch(&delivery, outbox);
@@ -125,7 +130,9 @@ impl Shard {
 
     /// Publishes the session's Will, if it still has one; it has none afterwards.
     pub(super) fn publish_will(&mut self, key: SessionKey, outbox: &mut Outbox) {
-        let Some(will) = self.sessions[key.0 as usize].will.take() else { return };
+        let Some(will) = self.sessions[key.0 as usize].will.take() else {
+            return;
+        };
         self.counters.wills_published += 1;
         let message = self.will_message(&will);
         let mut publication = Publication::from_message(&message);
@@ -134,9 +141,9 @@ impl Shard {
 
     fn will_message(&mut self, will: &Will) -> Message {
         let message = will.message();
-        let expires_at_ms = will
-            .message_expiry_s
-            .map_or(NEVER, |seconds| self.now.mono_ms + u64::from(seconds) * 1_000);
+        let expires_at_ms = will.message_expiry_s.map_or(NEVER, |seconds| {
+            self.now.mono_ms + u64::from(seconds) * 1_000
+        });
         let stamp = if message.retain() {
             self.retain_stamp(message.topic(), message.payload())
         } else {
@@ -163,20 +170,29 @@ impl Shard {
 
     fn set_session_timer(&mut self, key: SessionKey) {
         let (will, end) = self.session_deadlines(key);
-        let Some(deadline_ms) = [will, end].into_iter().flatten().min() else { return };
+        let Some(deadline_ms) = [will, end].into_iter().flatten().min() else {
+            return;
+        };
         let tick = self.wheel.tick_for(deadline_ms);
         let session = &mut self.sessions[key.0 as usize];
         if session.timer_tick != 0 && !Wheel::is_sooner(tick, session.timer_tick) {
             return;
         }
         session.timer_tick = tick;
-        self.wheel.insert(Timer { tick, index: key.0, generation: 0, kind: TimerKind::Session });
+        self.wheel.insert(Timer {
+            tick,
+            index: key.0,
+            generation: 0,
+            kind: TimerKind::Session,
+        });
     }
 
     /// The timer of a session fired: is anything due yet?
     pub(super) fn session_timer(&mut self, timer: Timer, outbox: &mut Outbox) {
         let key = SessionKey(timer.index);
-        let Some(session) = self.sessions.get_mut(key.0 as usize) else { return };
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else {
+            return;
+        };
         if session.timer_tick != timer.tick {
             return;
         }

@@ -8,8 +8,8 @@ use super::input::ConnKey;
 use super::mesh::PendingSuback;
 use super::outbox::Outbox;
 use super::{Shard, Subscription};
-use crate::protocol::subscribe::{RetainHandling, Subscribe, SubscribeOptions};
 use crate::protocol::suback::put_suback;
+use crate::protocol::subscribe::{RetainHandling, Subscribe, SubscribeOptions};
 use crate::protocol::{ReasonCode, Version};
 use crate::session::{Replay, SessionKey, SubscriptionRef};
 use crate::topic::filter::TopicFilter;
@@ -21,12 +21,7 @@ use std::num::NonZeroU32;
 const FAILURE_V3: u8 = 0x80;
 
 impl Shard {
-    pub(super) fn subscribe(
-        &mut self,
-        key: ConnKey,
-        body: &[u8],
-        outbox: &mut Outbox,
-    ) -> Handled {
+    pub(super) fn subscribe(&mut self, key: ConnKey, body: &[u8], outbox: &mut Outbox) -> Handled {
         let (version, session) = {
             let conn = self.open(key);
             (conn.version, conn.session)
@@ -55,7 +50,10 @@ impl Shard {
                 Err(reason) if version.is_v5() => reason as u8,
                 // 3.1 has no code for a refusal, so the connection is the only place to say it.
                 Err(_) if version == Version::V31 => {
-                    return Err(End::new(ReasonCode::TopicFilterInvalid, "a filter was refused"));
+                    return Err(End::new(
+                        ReasonCode::TopicFilterInvalid,
+                        "a filter was refused",
+                    ));
                 }
                 Err(_) => FAILURE_V3,
             };
@@ -63,12 +61,19 @@ impl Shard {
         }
         let mut packet = Vec::new();
         put_suback(&mut packet, version, subscribe.packet_id, &codes);
-        let suback = PendingSuback { sequence, conn: key, packet, replays };
+        let suback = PendingSuback {
+            sequence,
+            conn: key,
+            packet,
+            replays,
+        };
         if sequence <= self.acknowledged_by_all() {
             self.release_suback(suback, outbox);
         } else {
             // Announcement numbers ascend, but this SUBACK may wait for an earlier one than the last in line.
-            let at = self.pending_subacks.partition_point(|waiting| waiting.sequence <= sequence);
+            let at = self
+                .pending_subacks
+                .partition_point(|waiting| waiting.sequence <= sequence);
             self.pending_subacks.insert(at, suback);
         }
         Ok(())
@@ -105,18 +110,25 @@ impl Shard {
             let joined = self.groups.join(&filter, entry, true);
             if joined.replaced.is_none() {
                 let session = &mut self.sessions[session_key.0 as usize];
-                session.subscriptions.add(SubscriptionRef::Group(joined.group));
+                session
+                    .subscriptions
+                    .add(SubscriptionRef::Group(joined.group));
                 self.announce_group(joined.group, outbox);
             }
             let sequence = self.announced;
             // MQTT 5 §4.8.2: no retained messages for a shared subscription.
-            return Ok(SubscribedOne { sequence, replay: None });
+            return Ok(SubscribedOne {
+                sequence,
+                replay: None,
+            });
         }
         let subscribed = self.index.subscribe(filter.filter(), entry);
         let is_new = subscribed.replaced.is_none();
         if is_new {
             let session = &mut self.sessions[session_key.0 as usize];
-            session.subscriptions.add(SubscriptionRef::Filter(subscribed.filter_id));
+            session
+                .subscriptions
+                .add(SubscriptionRef::Filter(subscribed.filter_id));
         }
         let sequence = self.announce_filter(filter.filter(), subscribed.first, outbox);
         // MQTT 5 §3.8.3.1: Retain Handling.
@@ -150,11 +162,16 @@ impl Shard {
     /// Sends a SUBACK whose promise holds, and starts to replay what is retained.
     pub(super) fn release_suback(&mut self, suback: PendingSuback, outbox: &mut Outbox) {
         let key = suback.conn;
-        let Some(conn) = self.conn(key).filter(|conn| conn.stage == Stage::Open) else { return };
+        let Some(conn) = self.conn(key).filter(|conn| conn.stage == Stage::Open) else {
+            return;
+        };
         let session = conn.session;
         self.control(key, outbox, |out| out.extend_from_slice(&suback.packet));
         if !suback.replays.is_empty() {
-            self.sessions[session.0 as usize].state().replays.extend(suback.replays);
+            self.sessions[session.0 as usize]
+                .state()
+                .replays
+                .extend(suback.replays);
             self.pump(session, outbox);
         }
     }

@@ -66,7 +66,9 @@ impl Wheel {
 
     /// The tick, modulo 2^32, at which something due at `deadline_ms` fires: never early within `REACH`.
     pub(super) fn tick_for(&self, deadline_ms: u64) -> u32 {
-        let tick = deadline_ms.div_ceil(TICK_MS).clamp(self.current, self.current + REACH);
+        let tick = deadline_ms
+            .div_ceil(TICK_MS)
+            .clamp(self.current, self.current + REACH);
         tick as u32
     }
 
@@ -140,12 +142,12 @@ impl Wheel {
             self.level_0[(tick % SLOTS_0) as usize].push(timer);
             return;
         }
-        for level in 0..LEVELS_ABOVE {
+        for (slots, span) in self.above.iter_mut().zip(SPAN) {
             // A level holds what falls into its next 63 slots; the present slot was sorted down already.
-            let slots_ahead = tick / SPAN[level] - self.current / SPAN[level];
+            let slots_ahead = tick / span - self.current / span;
             if slots_ahead < SLOTS_N {
                 debug_assert!(slots_ahead > 0);
-                self.above[level][(tick / SPAN[level] % SLOTS_N) as usize].push(timer);
+                slots[(tick / span % SLOTS_N) as usize].push(timer);
                 return;
             }
         }
@@ -161,7 +163,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn timer(tick: u32, index: u32) -> Timer {
-        Timer { tick, index, generation: 0, kind: TimerKind::Session }
+        Timer {
+            tick,
+            index,
+            generation: 0,
+            kind: TimerKind::Session,
+        }
     }
 
     /// The tick nearest to `now_ms` that is `tick` modulo 2^32.
@@ -199,8 +206,10 @@ mod tests {
                 };
                 let mut fired = Vec::new();
                 wheel.advance(now_ms, &mut fired);
-                let mut fired: Vec<_> =
-                    fired.iter().map(|t| (widen(t.tick, now_ms), t.index)).collect();
+                let mut fired: Vec<_> = fired
+                    .iter()
+                    .map(|t| (widen(t.tick, now_ms), t.index))
+                    .collect();
                 fired.sort_unstable();
                 let due: Vec<_> = model
                     .keys()

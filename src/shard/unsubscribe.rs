@@ -45,11 +45,15 @@ impl Shard {
         filter: &TopicFilter<'_>,
         outbox: &mut Outbox,
     ) -> bool {
-        let Some(gone) = self.find_subscription(session_key, filter) else { return false };
+        let Some(gone) = self.find_subscription(session_key, filter) else {
+            return false;
+        };
         if !self.end_subscription(session_key, gone, outbox) {
             return false;
         }
-        self.sessions[session_key.0 as usize].subscriptions.remove(gone);
+        self.sessions[session_key.0 as usize]
+            .subscriptions
+            .remove(gone);
         true
     }
 
@@ -61,10 +65,14 @@ impl Shard {
     ) -> Option<SubscriptionRef> {
         if filter.share_name().is_some() {
             let group = self.groups.find(filter)?;
-            self.groups.member(group, session_key.0).map(|_| SubscriptionRef::Group(group))
+            self.groups
+                .member(group, session_key.0)
+                .map(|_| SubscriptionRef::Group(group))
         } else {
             let id = self.index.find(filter.filter())?;
-            self.index.get(id, session_key.0).map(|_| SubscriptionRef::Filter(id))
+            self.index
+                .get(id, session_key.0)
+                .map(|_| SubscriptionRef::Filter(id))
         }
     }
 

@@ -2,7 +2,8 @@
 //! writes, which the model must allow.
 
 use crate::model::{
-    Delivered, Flight, MessageId, Model, Payload, Replay, SessionId, Subscription, Will, id_of, split_share,
+    Delivered, Flight, MessageId, Model, Payload, Replay, SessionId, Subscription, Will, id_of,
+    split_share,
 };
 use crate::world::{Effects, SocketId, Stage, World};
 use ringmq::config::limits::{Limits, QueueFullPolicy};
@@ -227,7 +228,10 @@ impl Auditor {
         }
         assert!(world.sockets[socket].stage == Stage::Gone);
         if self.trace {
-            println!("{:>6} socket {socket} of client {} is gone", self.model.tick, conn.client as isize);
+            println!(
+                "{:>6} socket {socket} of client {} is gone",
+                self.model.tick, conn.client as isize
+            );
         }
         self.detach(socket);
     }
@@ -594,10 +598,7 @@ impl Auditor {
         };
         println!(
             "{:>6} {} ms  client {} socket {socket} shard {} {arrow} {packet_type:?} {what}",
-            self.model.tick,
-            self.model.now_ms,
-            conn.client as isize,
-            world.sockets[socket].shard,
+            self.model.tick, self.model.now_ms, conn.client as isize, world.sockets[socket].shard,
         );
     }
 

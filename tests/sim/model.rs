@@ -224,7 +224,9 @@ impl Causes {
             }
             let holders = self.used.get(&cause).cloned().unwrap_or_default();
             let is_free = holders.len() < capacity(&cause)
-                || holders.into_iter().any(|holder| self.assign(holder, capacity, visited));
+                || holders
+                    .into_iter()
+                    .any(|holder| self.assign(holder, capacity, visited));
             if is_free {
                 if let Some(old) = self.deliveries[delivery].1.replace(cause.clone()) {
                     let holders = self.used.get_mut(&old).expect("it was used");
@@ -374,9 +376,8 @@ impl Model {
                 let message = &self.messages[flight.message];
                 if message.payload.is_empty() {
                     // It may be any of them.
-                    let alike = |other: &Message| {
-                        other.payload.is_empty() && other.topic == message.topic
-                    };
+                    let alike =
+                        |other: &Message| other.payload.is_empty() && other.topic == message.topic;
                     let all = 0..self.messages.len();
                     freed.extend(all.filter(|id| alike(&self.messages[*id])));
                 }
@@ -406,10 +407,13 @@ impl Model {
         let it = &self.sessions[session];
         let message = &self.messages[flight.message];
         let is_shared = || {
-            it.history.iter().flat_map(|(_, all)| all).any(|subscription| {
-                let (share, filter) = split_share(&subscription.text);
-                share.is_some() && matches(filter, &message.topic)
-            })
+            it.history
+                .iter()
+                .flat_map(|(_, all)| all)
+                .any(|subscription| {
+                    let (share, filter) = split_share(&subscription.text);
+                    share.is_some() && matches(filter, &message.topic)
+                })
         };
         let was_lost = flight.maybe_free && flight.qos == QoS::AtLeastOnce;
         size_at_most(message) > it.packet_bytes_max || !flight.counted || was_lost && is_shared()
@@ -624,12 +628,19 @@ impl Model {
             Cause::Live(..) | Cause::Replay(..) => 1,
             Cause::Group(message, text) => {
                 self.messages[*message].routings.len()
-                    + self.lost.get(&(*message, text.clone())).copied().unwrap_or(0)
+                    + self
+                        .lost
+                        .get(&(*message, text.clone()))
+                        .copied()
+                        .unwrap_or(0)
             }
         };
         let has_cause = all.add(causes.clone(), &capacity);
         self.causes.insert(it.topic.clone(), all);
-        let messages: Vec<_> = candidates.iter().map(|id| (id, &self.messages[*id])).collect();
+        let messages: Vec<_> = candidates
+            .iter()
+            .map(|id| (id, &self.messages[*id]))
+            .collect();
         assert!(
             has_cause,
             "(1) client {client} got {it:?}; possible causes, all used up: {causes:?}; \
@@ -639,7 +650,12 @@ impl Model {
         let id = candidates[0];
         let message = &self.messages[id];
         if is_live && !message.is_will && !message.payload.is_empty() {
-            let key = (message.publisher, message.topic.clone(), message.qos, it.qos);
+            let key = (
+                message.publisher,
+                message.topic.clone(),
+                message.qos,
+                it.qos,
+            );
             let last = self.sessions[session].order.entry(key).or_default();
             let next = live.iter().find(|tick| **tick > *last);
             *last = *next.unwrap_or_else(|| {
@@ -676,7 +692,12 @@ impl Model {
                     .is_some_and(|outcome| it.is(&outcome))
             })
         };
-        message.routings.iter().filter(may_be).map(|routing| routing.tick).collect()
+        message
+            .routings
+            .iter()
+            .filter(may_be)
+            .map(|routing| routing.tick)
+            .collect()
     }
 
     /// The retained messages and the shared groups that may be its cause.
@@ -688,7 +709,9 @@ impl Model {
             if it.retain
                 && matches(&replay.text, &message.topic)
                 && it.is(&(replay.qos.min(message.qos), true, ids))
-                && self.retained_between(&message.topic, session, replay.tick).contains(&Some(id))
+                && self
+                    .retained_between(&message.topic, session, replay.tick)
+                    .contains(&Some(id))
             {
                 causes.push(Cause::Replay(session, at));
             }
@@ -869,7 +892,8 @@ impl Model {
         if qos == QoS::AtMostOnce {
             let connections = span(&it.sockets, routing.tick, u64::MAX);
             let same = connections.iter().all(|(_, socket)| *socket == it.socket);
-            if same && qos_max == qos && it.socket.is_some() && got.is_none_or(|got| got.fresh == 0) {
+            if same && qos_max == qos && it.socket.is_some() && got.is_none_or(|got| got.fresh == 0)
+            {
                 missing.qos_0 += 1;
                 words.push(format!(
                     "client {} has not got QoS 0 message {id}",
@@ -952,11 +976,21 @@ impl Model {
                     }
                 }
             }
-            for cause in self.causes.get(topic).unwrap_or(&none).without_delivery(&owed) {
-                let Cause::Replay(session, number) = cause else { unreachable!("only these") };
+            for cause in self
+                .causes
+                .get(topic)
+                .unwrap_or(&none)
+                .without_delivery(&owed)
+            {
+                let Cause::Replay(session, number) = cause else {
+                    unreachable!("only these")
+                };
                 let session = &self.sessions[session];
                 let replay = &session.replays[number];
-                words.push(format!("client {}, topic {topic}: {replay:?}", session.client));
+                words.push(format!(
+                    "client {}, topic {topic}: {replay:?}",
+                    session.client
+                ));
             }
         }
         words

@@ -225,7 +225,8 @@ impl Run {
             .expect("what has outbound bytes was called dirty");
         let bytes = self.world.peek(socket, count);
         assert_eq!(bytes.len(), count);
-        self.auditor.wrote(&self.world, socket, &bytes, dirty_since_ms);
+        self.auditor
+            .wrote(&self.world, socket, &bytes, dirty_since_ms);
         let effects = self.world.write(socket, &bytes);
         self.end_step(shard, &effects);
     }
@@ -687,7 +688,8 @@ impl Run {
                 let publish = Publish::decode_from_server(Version::V5, header.flags, body)
                     .expect("a valid PUBLISH");
                 assert!(publish.retain && publish.qos == QoS::AtMostOnce);
-                let before = retained.insert(publish.topic.to_owned(), Payload(publish.payload.to_vec()));
+                let before =
+                    retained.insert(publish.topic.to_owned(), Payload(publish.payload.to_vec()));
                 assert!(before.is_none(), "(7) two messages retained on one topic");
             }
             at += len;

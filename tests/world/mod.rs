@@ -33,9 +33,16 @@ pub struct Got {
 /// A packet as a client received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
-    Connack { session_present: bool, reason: ReasonCode },
+    Connack {
+        session_present: bool,
+        reason: ReasonCode,
+    },
     Publish(Got),
-    Ack { packet_type: PacketType, id: u16, reason: ReasonCode },
+    Ack {
+        packet_type: PacketType,
+        id: u16,
+        reason: ReasonCode,
+    },
     Suback(Vec<u8>),
     Unsuback,
     Pingresp,
@@ -78,7 +85,10 @@ impl World {
     pub fn with_limits(shard_count: usize, limits: Limits) -> Self {
         let placement = Placement::new([3; 16], shard_count);
         let limits = Arc::new(limits);
-        let now = Now { mono_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
+        let now = Now {
+            mono_ms: 1_000_000,
+            wall_ms: 1_700_000_000_000,
+        };
         let shards = (0..shard_count)
             .map(|id| {
                 Shard::new(ShardSetup {
@@ -124,7 +134,10 @@ impl World {
 
     fn new_key(&mut self, shard: usize) -> ConnKey {
         self.next_index[shard] += 1;
-        ConnKey { index: self.next_index[shard] - 1, generation: 1 }
+        ConnKey {
+            index: self.next_index[shard] - 1,
+            generation: 1,
+        }
     }
 
     /// Connects with Clean Start and no properties.
@@ -138,7 +151,10 @@ impl World {
         connect.encode(&mut bytes);
         self.send(client, &bytes);
         match self.next(client) {
-            Some(Packet::Connack { reason: ReasonCode::Success, .. }) => client,
+            Some(Packet::Connack {
+                reason: ReasonCode::Success,
+                ..
+            }) => client,
             other => panic!("no CONNACK but {other:?}"),
         }
     }
@@ -150,9 +166,10 @@ impl World {
         connect.encode(&mut bytes);
         self.send(client, &bytes);
         match self.next(client) {
-            Some(Packet::Connack { reason: ReasonCode::Success, session_present }) => {
-                (client, session_present)
-            }
+            Some(Packet::Connack {
+                reason: ReasonCode::Success,
+                session_present,
+            }) => (client, session_present),
             other => panic!("no CONNACK but {other:?}"),
         }
     }
@@ -166,7 +183,15 @@ impl World {
     }
 
     pub fn publish(&mut self, client: usize, topic: &str, payload: &[u8], qos: QoS, id: u16) {
-        self.publish_with(client, topic, payload, qos, id, false, PublishProperties::default());
+        self.publish_with(
+            client,
+            topic,
+            payload,
+            qos,
+            id,
+            false,
+            PublishProperties::default(),
+        );
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is one field of the packet")]
@@ -246,7 +271,13 @@ impl World {
             return;
         }
         let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
-        self.input(shard, Input::Closed { conn, cause: CloseCause::Reset });
+        self.input(
+            shard,
+            Input::Closed {
+                conn,
+                cause: CloseCause::Reset,
+            },
+        );
     }
 
     pub fn disconnect(&mut self, client: usize) {
@@ -257,7 +288,12 @@ impl World {
     pub fn pass(&mut self, ms: u64) {
         let end = self.now.mono_ms + ms;
         while self.now.mono_ms < end {
-            let next = self.shards.iter().filter_map(Shard::next_deadline).min().unwrap_or(end);
+            let next = self
+                .shards
+                .iter()
+                .filter_map(Shard::next_deadline)
+                .min()
+                .unwrap_or(end);
             let to = next.clamp(self.now.mono_ms + 1, end);
             self.now.wall_ms += to - self.now.mono_ms;
             self.now.mono_ms = to;
@@ -286,8 +322,16 @@ impl World {
 
     /// Delivers one message of one link; false when there is none.
     pub fn deliver_one(&mut self, from: usize, to: usize) -> bool {
-        let Some(message) = self.links[from][to].pop_front() else { return false };
-        self.handle(to, Input::Mesh { from: ShardId(from as u8), message });
+        let Some(message) = self.links[from][to].pop_front() else {
+            return false;
+        };
+        self.handle(
+            to,
+            Input::Mesh {
+                from: ShardId(from as u8),
+                message,
+            },
+        );
         true
     }
 
@@ -317,14 +361,26 @@ impl World {
             let client = self.client_of(shard, handover.conn);
             self.clients[client].shard = to;
             self.clients[client].conn = conn;
-            self.handle(to, Input::HandedOver { conn, unread: &handover.unread });
+            self.handle(
+                to,
+                Input::HandedOver {
+                    conn,
+                    unread: &handover.unread,
+                },
+            );
         }
         for conn in outbox.close.drain(..) {
             let client = self.client_of(shard, conn);
             self.write(shard, conn);
             self.clients[client].closed = true;
             self.clients[client].packets.push_back(Packet::Closed);
-            self.handle(shard, Input::Closed { conn, cause: CloseCause::Asked });
+            self.handle(
+                shard,
+                Input::Closed {
+                    conn,
+                    cause: CloseCause::Asked,
+                },
+            );
         }
     }
 
@@ -343,8 +399,10 @@ impl World {
             return;
         }
         loop {
-            let bytes: Vec<u8> =
-                self.shards[shard].outbound(conn).flat_map(|slice| slice.iter().copied()).collect();
+            let bytes: Vec<u8> = self.shards[shard]
+                .outbound(conn)
+                .flat_map(|slice| slice.iter().copied())
+                .collect();
             if bytes.is_empty() {
                 return;
             }
@@ -382,7 +440,10 @@ impl World {
     }
 
     pub fn payloads(&mut self, client: usize) -> Vec<Vec<u8>> {
-        self.messages(client).into_iter().map(|got| got.payload).collect()
+        self.messages(client)
+            .into_iter()
+            .map(|got| got.payload)
+            .collect()
     }
 
     fn parse(&mut self, client: usize) {
@@ -390,7 +451,10 @@ impl World {
         let inbox = std::mem::take(&mut client.inbox);
         let mut bytes = &inbox[..];
         let mut closed = client.packets.pop_back();
-        if closed.as_ref().is_some_and(|packet| *packet != Packet::Closed) {
+        if closed
+            .as_ref()
+            .is_some_and(|packet| *packet != Packet::Closed)
+        {
             client.packets.push_back(closed.take().expect("checked"));
         }
         loop {
@@ -414,7 +478,10 @@ fn parse_packet(client: &mut Client, packet_type: PacketType, flags: u8, body: &
         PacketType::Connack => {
             let connack = Connack::decode(version, body).expect("CONNACK");
             let (session_present, reason) = (connack.session_present, connack.reason);
-            Packet::Connack { session_present, reason }
+            Packet::Connack {
+                session_present,
+                reason,
+            }
         }
         PacketType::Publish => {
             let publish = Publish::decode_from_server(version, flags, body).expect("PUBLISH");
@@ -445,16 +512,25 @@ fn parse_packet(client: &mut Client, packet_type: PacketType, flags: u8, body: &
         }
         PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
             let ack = Ack::decode(version, packet_type, body).expect("an acknowledgement");
-            Packet::Ack { packet_type, id: ack.packet_id.get(), reason: ack.reason }
+            Packet::Ack {
+                packet_type,
+                id: ack.packet_id.get(),
+                reason: ack.reason,
+            }
         }
-        PacketType::Suback => {
-            Packet::Suback(Suback::decode(version, body).expect("SUBACK").codes.to_vec())
-        }
+        PacketType::Suback => Packet::Suback(
+            Suback::decode(version, body)
+                .expect("SUBACK")
+                .codes
+                .to_vec(),
+        ),
         PacketType::Unsuback => Packet::Unsuback,
         PacketType::Pingresp => Packet::Pingresp,
-        PacketType::Disconnect => {
-            Packet::Disconnect(Disconnect::decode(version, body).expect("DISCONNECT").reason)
-        }
+        PacketType::Disconnect => Packet::Disconnect(
+            Disconnect::decode(version, body)
+                .expect("DISCONNECT")
+                .reason,
+        ),
         other => panic!("a server does not send {other:?}"),
     }
 }

@@ -1,0 +1,27 @@
+//! The parts of `loadgen`, a load generator for MQTT brokers.
+//!
+//! `run` leads: it makes a `plan` of clients, gives each core its part (`worker`), keeps the times and samples
+//! the broker (`procfs`). The cores and the leading thread talk through `shared`. `pace` and `window` decide
+//! when a message is sent, `payload` and `track` whether it arrived as it should, `report` says so.
+
+pub mod assertion;
+pub mod churn;
+pub mod cli;
+pub mod clock;
+pub mod crowd;
+pub mod links;
+pub mod pace;
+pub mod payload;
+pub mod plan;
+pub mod procfs;
+pub mod relay;
+pub mod report;
+pub mod run;
+pub mod shared;
+pub mod steps;
+pub mod sys;
+pub mod timeline;
+pub mod track;
+pub mod window;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,200 @@
+//! What another process (the broker), or this one, has used: read from `/proc`.
+
+use std::fs;
+use std::io;
+
+/// CPU time and memory of a process and its descendants, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time of all living threads, in nanoseconds.
+    pub cpu_ns: u64,
+    /// The user part of the CPU time in clock ticks, which are coarse; only its share is of use.
+    pub user_ticks: u64,
+    /// The system part, likewise.
+    pub system_ticks: u64,
+    /// Resident memory in bytes; kernel memory, such as that of sockets, is not in it.
+    pub rss_bytes: u64,
+    /// Voluntary and involuntary context switches.
+    pub context_switches: u64,
+}
+
+impl Usage {
+    /// The use of process `pid` and its descendants. Of threads that ended, nothing is known any more.
+    ///
+    /// Errors: there is no such process, or it may not be looked at.
+    pub fn of_tree(pid: u32) -> io::Result<Self> {
+        let mut usage = Self::of_process(pid)?;
+        for child in descendants(pid)? {
+            // A child may end while we look.
+            if let Ok(more) = Self::of_process(child) {
+                usage.add(&more);
+            }
+        }
+        Ok(usage)
+    }
+
+    /// The use of this process alone.
+    pub fn of_self() -> io::Result<Self> {
+        Self::of_process(std::process::id())
+    }
+
+    /// The user part of the CPU time between this moment and a later one, in percent.
+    pub fn user_percent_until(&self, later: &Self) -> f64 {
+        let user = later.user_ticks.saturating_sub(self.user_ticks);
+        let system = later.system_ticks.saturating_sub(self.system_ticks);
+        100.0 * user as f64 / (user + system).max(1) as f64
+    }
+
+    fn of_process(pid: u32) -> io::Result<Self> {
+        let mut usage = Self {
+            rss_bytes: rss_bytes(pid)?,
+            ..Self::default()
+        };
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let path = task?.path();
+            let Ok(schedstat) = fs::read_to_string(path.join("schedstat")) else {
+                continue;
+            };
+            usage.cpu_ns += first_number(&schedstat);
+            if let Ok(stat) = fs::read_to_string(path.join("stat")) {
+                let fields = after_name(&stat);
+                usage.user_ticks += fields.get(11).map_or(0, |field| first_number(field));
+                usage.system_ticks += fields.get(12).map_or(0, |field| first_number(field));
+            }
+            if let Ok(status) = fs::read_to_string(path.join("status")) {
+                usage.context_switches += status
+                    .lines()
+                    .filter(|line| line.contains("voluntary_ctxt_switches"))
+                    .map(|line| {
+                        line.split_once(':')
+                            .map_or(0, |(_, count)| first_number(count))
+                    })
+                    .sum::<u64>();
+            }
+        }
+        Ok(usage)
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.cpu_ns += more.cpu_ns;
+        self.user_ticks += more.user_ticks;
+        self.system_ticks += more.system_ticks;
+        self.rss_bytes += more.rss_bytes;
+        self.context_switches += more.context_switches;
+    }
+}
+
+/// The CPU time of all processes on the machine together, in nanoseconds, to the tick (10 ms).
+pub fn machine_cpu_ns() -> io::Result<u64> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).map(first_number).collect();
+    // user nice system idle iowait irq softirq; guest time is in user already.
+    let busy: u64 = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum();
+    Ok(busy * 10_000_000)
+}
+
+fn rss_bytes(pid: u32) -> io::Result<u64> {
+    // The rollup is exact; the counters in `status` may lag by some pages per core.
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .or_else(|_| fs::read_to_string(format!("/proc/{pid}/status")))?;
+    let line = text.lines().find_map(|line| {
+        line.strip_prefix("Rss:")
+            .or_else(|| line.strip_prefix("VmRSS:"))
+    });
+    Ok(line.map_or(0, first_number) * 1024)
+}
+
+fn descendants(pid: u32) -> io::Result<Vec<u32>> {
+    let mut parents = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(child) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        if let Ok(stat) = fs::read_to_string(format!("/proc/{child}/stat")) {
+            let parent = after_name(&stat)
+                .get(1)
+                .map_or(0, |field| first_number(field));
+            parents.push((child, parent));
+        }
+    }
+    let mut found = vec![u64::from(pid)];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        found.extend(children.map(|(child, _)| u64::from(*child)));
+        at += 1;
+    }
+    Ok(found
+        .into_iter()
+        .skip(1)
+        .filter_map(|pid| u32::try_from(pid).ok())
+        .collect())
+}
+
+/// The fields of a `stat` line from the state on: the name before it may hold spaces and brackets.
+fn after_name(stat: &str) -> Vec<&str> {
+    stat.rsplit_once(')').map_or(Vec::new(), |(_, fields)| {
+        fields.split_whitespace().collect()
+    })
+}
+
+fn first_number(text: &str) -> u64 {
+    text.split_whitespace()
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn work_shows_as_cpu_time_and_memory() {
+        let before = Usage::of_self().unwrap();
+        let start = Instant::now();
+        let mut bytes = vec![1_u8; 32 << 20];
+        while start.elapsed() < Duration::from_millis(50) {
+            bytes
+                .iter_mut()
+                .for_each(|byte| *byte = byte.wrapping_mul(3));
+        }
+        // A running thread's time is booked at the latest when it gives up the core.
+        std::thread::sleep(Duration::from_millis(1));
+        let after = Usage::of_self().unwrap();
+        assert!(std::hint::black_box(bytes)[0] != 0);
+        assert!(
+            after.cpu_ns - before.cpu_ns > 1_000_000,
+            "{before:?} {after:?}"
+        );
+        assert!(before.rss_bytes > 1 << 16);
+        assert!(after.context_switches > before.context_switches);
+    }
+
+    #[test]
+    fn children_are_counted_and_strangers_are_an_error() {
+        let mut child = Command::new("sleep")
+            .arg("30")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let found = descendants(std::process::id()).unwrap();
+        assert!(found.contains(&child.id()), "{found:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(Usage::of_tree(u32::MAX).is_err());
+    }
+
+    #[test]
+    fn names_with_brackets_do_not_shift_the_fields() {
+        assert_eq!(after_name("12 (a) b (c)) S 7 12"), ["S", "7", "12"]);
+    }
+}

@@ -1,0 +1,496 @@
+//! The summary of a run, for people and as JSON.
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// Percentiles of a set of times, in microseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names are the percentiles")]
+pub struct Percentiles {
+    /// How many times were recorded.
+    pub count: u64,
+    pub min: f64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p99_9: f64,
+    pub p99_99: f64,
+    pub max: f64,
+}
+
+impl Percentiles {
+    /// Those of a histogram of nanoseconds; `None` when it is empty.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let at = |quantile| us(histogram.value_at_quantile(quantile));
+        (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            min: us(histogram.min()),
+            mean: (histogram.mean() / 10.0).round() / 100.0,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p99_9: at(0.999),
+            p99_99: at(0.9999),
+            max: us(histogram.max()),
+        })
+    }
+
+    /// One line for people.
+    pub fn line(&self) -> String {
+        format!(
+            "p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  p99.99 {:.1}  max {:.1} us  ({} samples)",
+            self.p50, self.p90, self.p99, self.p99_9, self.p99_99, self.max, self.count
+        )
+    }
+}
+
+/// What the broker used.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Broker {
+    /// CPU time in the measured interval (`conn`: while connecting), in ns.
+    pub cpu_ns: u64,
+    /// The interval's length, in ns.
+    pub interval_ns: u64,
+    /// Cores busy on average.
+    pub cores_busy: f64,
+    /// CPU time per delivered message, in ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ns_per_message: Option<f64>,
+    /// CPU time per connection that was made, in ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ns_per_connect: Option<f64>,
+    /// The user part of the CPU time, in percent.
+    pub user_percent: f64,
+    /// Context switches per 1,000 delivered messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub switches_per_1000: Option<f64>,
+    /// Resident bytes before the first connection.
+    pub rss_before_bytes: u64,
+    /// Resident bytes at the end of the measured interval (`conn`: when all had settled).
+    pub rss_after_bytes: u64,
+    /// Growth of the resident bytes by connection; kernel memory is not in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss_bytes_per_connection: Option<f64>,
+}
+
+/// How the generator itself did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Generator {
+    /// Cores busy on average in the measured interval, waiting awake not counted.
+    pub cores_busy: f64,
+    /// Its threads that carry load.
+    pub cores: usize,
+    /// Time between the due time and the writing of messages, where nothing but the generator was in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_lag_us: Option<Percentiles>,
+    /// Cores that processes other than the broker and the generator kept busy.
+    pub foreign_cores_busy: f64,
+}
+
+/// One step of a load that is a row of steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Step {
+    /// What was done.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// How many times it was done.
+    pub count: u64,
+    /// How many times a second.
+    pub per_s: f64,
+    /// The broker's CPU time for each, in ns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_ns_each: Option<f64>,
+    /// Growth of the broker's resident bytes for each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss_bytes_each: Option<f64>,
+}
+
+/// All that is known of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// The verb.
+    pub verb: String,
+    /// The broker's address.
+    pub broker_address: String,
+    /// `open`, `closed` or `idle`.
+    pub load: String,
+    /// Asked messages per second in an open loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    /// The window in a closed loop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
+    /// MQTT version: 3, 4 or 5.
+    pub mqtt_version: u8,
+    /// QoS of publications and subscriptions.
+    pub qos: u8,
+    /// Bytes of a payload.
+    pub payload_bytes: u32,
+    /// Connections.
+    pub connections: u64,
+    /// Publishers among them.
+    pub publishers: u64,
+    /// Connections per second while connecting.
+    pub connects_per_s: f64,
+    /// From the start of connecting to CONNACK.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_us: Option<Percentiles>,
+    /// From the start of connecting to the established TCP connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_connect_us: Option<Percentiles>,
+    /// Seconds measured.
+    pub measured_s: f64,
+    /// Messages published per second in the measured interval.
+    pub published_per_s: f64,
+    /// Messages delivered per second in the measured interval.
+    pub delivered_per_s: f64,
+    /// Messages published in the whole run.
+    pub published: u64,
+    /// Deliveries those had to lead to.
+    pub expected: u64,
+    /// Deliveries there were.
+    pub delivered: u64,
+    /// Deliveries there were not.
+    pub lost: u64,
+    /// Deliveries that repeated another.
+    pub duplicates: u64,
+    /// Deliveries after a later one of the same publisher.
+    pub reordered: u64,
+    /// Whether MQTT promises the order: not across the members of a shared subscription.
+    pub order_promised: bool,
+    /// Deliveries that were not as they were sent.
+    pub corrupt: u64,
+    /// Publications whose handshake was not finished.
+    pub unacknowledged: u64,
+    /// Publications the broker refused.
+    pub refused: u64,
+    /// Windows given up after two seconds without a delivery.
+    pub window_stalls: u64,
+    /// Messages that were late because the broker took no more.
+    pub held_back: u64,
+    /// Messages that were due and that the broker did not take to the end.
+    pub unsent: u64,
+    /// Of messages that were due or sent in the measured interval: from then to the last acknowledgement, QoS 1
+    /// and 2 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged_us: Option<Percentiles>,
+    /// Deliveries that subscribers lost which did not read while it was measured; they are not in `lost`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_by_slow: Option<u64>,
+    /// `response time` in an open loop, `service time` in a closed one.
+    pub latency_kind: String,
+    /// From the intended (open loop) or actual (closed loop) time of sending to the receiving.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<Percentiles>,
+    /// Sessions that were to be there still and were not.
+    pub sessions_missing: u64,
+    /// The steps, where the load is a row of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
+    /// What the broker used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker: Option<Broker>,
+    /// How the generator did.
+    pub generator: Generator,
+    /// Whether the figures are the broker's; if not, `invalid_because` says what else they show.
+    pub valid: bool,
+    /// Why the figures are not the broker's alone.
+    pub invalid_because: Vec<String>,
+    /// What `--verify` and `--assert` object to.
+    pub violations: Vec<String>,
+}
+
+impl Summary {
+    /// The summary for people.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let mut line = |text: String| {
+            let _ = writeln!(out, "{text}");
+        };
+        line(format!(
+            "{} at {}: MQTT {}, {} connections in {}",
+            self.verb,
+            self.broker_address,
+            ["", "", "", "3.1", "3.1.1", "5.0"][usize::from(self.mqtt_version.min(5))],
+            self.connections,
+            match (self.rate, self.window) {
+                (Some(rate), _) => format!("an open loop of {rate} msg/s"),
+                (None, Some(window)) => format!("a closed loop, window {window}"),
+                (None, None) if self.steps.is_empty() => "idleness".into(),
+                (None, None) => "steps".into(),
+            },
+        ));
+        if self.expected > 0 || self.publishers > 0 || self.verb == "sub" {
+            line(format!(
+                "QoS {}, {} B, {} publishers, {:.2} s measured",
+                self.qos, self.payload_bytes, self.publishers, self.measured_s
+            ));
+            if self.steps.is_empty() {
+                line(format!(
+                    "published  {:.0} msg/s   delivered  {:.0} msg/s",
+                    self.published_per_s, self.delivered_per_s
+                ));
+            }
+        }
+        for step in &self.steps {
+            line(step.line());
+        }
+        if let Some(latency) = &self.latency_us {
+            line(format!("{}  {}", self.latency_kind, latency.line()));
+        }
+        if let Some(connect) = &self.connect_us {
+            line(format!(
+                "connects  {:.0}/s   to CONNACK  {}",
+                self.connects_per_s,
+                connect.line()
+            ));
+        }
+        if self.publishers > 0 {
+            line(format!(
+                "of {} deliveries: {} lost, {} duplicated, {} reordered, {} corrupt; {} unacknowledged, {} refused",
+                self.expected,
+                self.lost,
+                self.duplicates,
+                self.reordered,
+                self.corrupt,
+                self.unacknowledged,
+                self.refused
+            ));
+        }
+        if let Some(acknowledged) = &self.acknowledged_us {
+            line(format!(
+                "to the last acknowledgement  {}",
+                acknowledged.line()
+            ));
+        }
+        if let Some(lost) = self.lost_by_slow {
+            line(format!("subscribers that did not read lost {lost}"));
+        }
+        if self.window_stalls > 0 {
+            line(format!(
+                "{} windows stalled for 2 s and were given up",
+                self.window_stalls
+            ));
+        }
+        if self.held_back > 0 {
+            line(format!(
+                "{} messages were late because the broker took no more",
+                self.held_back
+            ));
+        }
+        if self.unsent > 0 {
+            line(format!(
+                "{} messages were due and could not be sent",
+                self.unsent
+            ));
+        }
+        if let Some(broker) = &self.broker {
+            line(broker.line());
+        }
+        line(format!(
+            "generator  {:.0} % of {} core(s); others {:.2} cores",
+            100.0 * self.generator.cores_busy / self.generator.cores.max(1) as f64,
+            self.generator.cores,
+            self.generator.foreign_cores_busy
+        ));
+        if let Some(lag) = &self.generator.send_lag_us {
+            line(format!("send lag  {}", lag.line()));
+        }
+        for why in &self.invalid_because {
+            line(format!("INVALID: {why}"));
+        }
+        for violation in &self.violations {
+            line(format!("FAILED: {violation}"));
+        }
+        out
+    }
+
+    /// Tells what of the figures is the generator's own doing.
+    pub fn judge(&mut self) {
+        let generator = &self.generator;
+        let busy = generator.cores_busy / generator.cores.max(1) as f64;
+        if busy > 0.9 {
+            self.invalid_because.push(format!(
+                "the generator was {:.0} % busy: it limits the broker; give it more --cores",
+                100.0 * busy
+            ));
+        }
+        if let (Some(lag), Some(latency)) = (&generator.send_lag_us, &self.latency_us)
+            && lag.p99 > 0.2 * latency.p99
+            && lag.p99 > 20.0
+        {
+            self.invalid_because.push(format!(
+                "the generator itself was late: the send lag's p99 is {:.0} us, the latency's {:.0} us",
+                lag.p99, latency.p99
+            ));
+        }
+        self.valid = self.invalid_because.is_empty();
+    }
+
+    /// What is wrong with the messages, by the promises of their QoS.
+    pub fn verify(&self) -> Vec<String> {
+        let mut violations = Vec::new();
+        let mut check = |count: u64, what: &str| {
+            if count > 0 {
+                violations.push(format!("{count} {what}"));
+            }
+        };
+        check(self.sessions_missing, "sessions were gone");
+        check(self.unsent, "messages could not be sent");
+        check(self.corrupt, "deliveries were corrupt");
+        if self.order_promised {
+            check(self.reordered, "deliveries were reordered");
+        }
+        if self.qos >= 1 {
+            check(self.lost, "deliveries were lost");
+            check(self.refused, "publications were refused");
+            check(self.unacknowledged, "publications were not acknowledged");
+        }
+        // MQTT lets a broker repeat QoS 1 messages, but only on a new connection, and there was none.
+        check(self.duplicates, "deliveries were duplicated");
+        violations
+    }
+}
+
+impl Step {
+    fn line(&self) -> String {
+        let mut line = format!(
+            "{}  {} in {:.3} s, {:.0}/s",
+            self.name, self.count, self.seconds, self.per_s
+        );
+        if let Some(ns) = self.cpu_ns_each {
+            let _ = write!(line, ", {ns:.0} ns of broker CPU each");
+        }
+        if let Some(bytes) = self.rss_bytes_each {
+            let _ = write!(line, ", {bytes:.0} B of broker memory each");
+        }
+        line
+    }
+}
+
+impl Broker {
+    fn line(&self) -> String {
+        let mut line = format!("broker  {:.2} cores", self.cores_busy);
+        if let Some(ns) = self.cpu_ns_per_message {
+            let _ = write!(line, ", {ns:.0} ns of CPU per delivered message");
+        }
+        if let Some(ns) = self.cpu_ns_per_connect {
+            let _ = write!(line, ", {:.1} us of CPU per connection", ns / 1e3);
+        }
+        if let Some(switches) = self.switches_per_1000 {
+            let _ = write!(line, ", {switches:.1} context switches per 1,000");
+        }
+        let _ = write!(
+            line,
+            " ({:.0} % user); RSS {:.1} -> {:.1} MB",
+            self.user_percent,
+            self.rss_before_bytes as f64 / 1e6,
+            self.rss_after_bytes as f64 / 1e6
+        );
+        if let Some(bytes) = self.rss_bytes_per_connection {
+            let _ = write!(line, ", {bytes:.0} B per connection");
+        }
+        line
+    }
+}
+
+fn us(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::histogram;
+
+    #[test]
+    fn percentiles_of_merged_histograms_are_those_of_all_values() {
+        let mut all = histogram();
+        let mut merged = histogram();
+        for core in 0..4_u64 {
+            let mut part = histogram();
+            for value in 0..1_000 {
+                let ns = (value * 4 + core) * 1_000 + 1_000;
+                part.record(ns).unwrap();
+                all.record(ns).unwrap();
+            }
+            merged.add(&part).unwrap();
+        }
+        let merged = Percentiles::of(&merged).unwrap();
+        assert_eq!(Some(&merged), Percentiles::of(&all).as_ref());
+        assert_eq!(merged.count, 4_000);
+        assert!((merged.p50 - 2_000.0).abs() <= 2.0 && (merged.p99 - 3_960.0).abs() <= 4.0);
+        assert!((merged.max - 4_000.0).abs() <= 4.0 && (merged.mean - 2_000.5).abs() <= 2.0);
+        assert_eq!(Percentiles::of(&histogram()), None);
+    }
+
+    #[test]
+    fn a_late_or_busy_generator_makes_a_run_invalid() {
+        let times = |p99| {
+            Some(Percentiles {
+                p99,
+                ..Percentiles::default()
+            })
+        };
+        let run = |lag, latency, cores_busy| {
+            let mut summary = Summary {
+                latency_us: times(latency),
+                generator: Generator {
+                    cores_busy,
+                    cores: 2,
+                    send_lag_us: times(lag),
+                    ..Generator::default()
+                },
+                ..Summary::default()
+            };
+            summary.judge();
+            summary.valid
+        };
+        assert!(run(15.0, 100.0, 1.0));
+        assert!(run(19.0, 20.0, 1.0), "what little there is does not matter");
+        assert!(!run(30.0, 100.0, 1.0));
+        assert!(!run(1.0, 100.0, 1.9));
+    }
+
+    #[test]
+    fn verification_knows_what_a_qos_promises() {
+        let lossy = Summary {
+            lost: 3,
+            ..Summary::default()
+        };
+        assert!(lossy.verify().is_empty(), "QoS 0 may lose");
+        assert_eq!(
+            Summary {
+                qos: 1,
+                ..lossy.clone()
+            }
+            .verify(),
+            ["3 deliveries were lost"]
+        );
+        for damaged in [
+            Summary {
+                corrupt: 1,
+                ..Summary::default()
+            },
+            Summary {
+                reordered: 1,
+                order_promised: true,
+                ..Summary::default()
+            },
+            Summary {
+                duplicates: 1,
+                ..Summary::default()
+            },
+            Summary {
+                qos: 2,
+                unacknowledged: 1,
+                ..Summary::default()
+            },
+        ] {
+            assert_eq!(damaged.verify().len(), 1, "{damaged:?}");
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Loads that are a row of steps instead of a stream: `churn`, `durable`, `retained`.
+
+use crate::churn::{self, Churn};
+use crate::cli::{Churn as ChurnArgs, Durable, Retained, Target};
+use crate::clock::{Clock, nanoseconds};
+use crate::crowd::{Campaign, Crowd};
+use crate::procfs::Usage;
+use crate::report::{Broker, Generator, Percentiles, Step, Summary};
+use crate::run::{Sample, broker_usage, judge, prefix, resolve_route};
+use crate::wire::{Credentials, SessionKind};
+use crate::worker::Times;
+use ringmq::protocol::QoS;
+
+/// From the beginning to the first cycle.
+const START_DELAY_NS: u64 = 50_000_000;
+
+/// Clients come and go.
+///
+/// Errors: in plain words, why there is no result.
+pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
+    let target = &args.target;
+    let clock = Clock::start();
+    let before = broker_usage(target)?;
+    let start_ns = clock.now_ns() + START_DELAY_NS;
+    let measure_ns = start_ns + nanoseconds(args.warmup);
+    let times = Times {
+        start_ns,
+        measure_ns,
+        stop_ns: measure_ns + nanoseconds(args.duration),
+    };
+    let load = Churn {
+        route: resolve_route(target)?,
+        credentials: credentials(target),
+        clients: args.count,
+        prefix: prefix(target),
+        session: if args.keep_sessions {
+            SessionKind::Kept
+        } else {
+            SessionKind::Clean
+        },
+        rate: args.rate,
+        payload_bytes: args.size as usize,
+    };
+    let mut samples = Vec::new();
+    let outcome = churn::run(&load, clock, times, || {
+        samples.push(Sample::take(target, clock)?);
+        Ok(())
+    })?;
+    let [first, last] = samples[..] else {
+        return Err("the run was cut short".into());
+    };
+    let measured_s = (times.stop_ns - times.measure_ns) as f64 / 1e9;
+    let cycles = outcome.cycles.max(1) as f64;
+    let cpu_ns = last.broker.cpu_ns.saturating_sub(first.broker.cpu_ns);
+    let interval_ns = (last.at_ns - first.at_ns).max(1);
+    let mut summary = Summary {
+        qos: 1,
+        payload_bytes: args.size,
+        load: if args.rate.is_some() {
+            "open"
+        } else {
+            "closed"
+        }
+        .into(),
+        rate: args.rate,
+        connections: outcome.total,
+        connect_us: Percentiles::of(&outcome.connect),
+        measured_s,
+        connects_per_s: outcome.cycles as f64 / measured_s.max(1e-9),
+        latency_kind: "cycle".into(),
+        latency_us: Percentiles::of(&outcome.cycle),
+        corrupt: outcome.corrupt,
+        unsent: outcome.not_begun,
+        steps: vec![Step {
+            name: "cycle".into(),
+            seconds: measured_s,
+            count: outcome.cycles,
+            per_s: outcome.cycles as f64 / measured_s.max(1e-9),
+            cpu_ns_each: target.broker_pid.map(|_| cpu_ns as f64 / cycles),
+            rss_bytes_each: None,
+        }],
+        broker: target.broker_pid.map(|_| Broker {
+            cpu_ns,
+            interval_ns,
+            cores_busy: cpu_ns as f64 / interval_ns as f64,
+            cpu_ns_per_connect: Some(cpu_ns as f64 / cycles),
+            rss_before_bytes: before.rss_bytes,
+            rss_after_bytes: last.broker.rss_bytes,
+            user_percent: first.broker.user_percent_until(&last.broker),
+            ..Broker::default()
+        }),
+        generator: generator(&first, &last),
+        ..summary("churn", target)?
+    };
+    judge(&mut summary, args.verify, &target.assertions);
+    Ok(summary)
+}
+
+/// Messages are queued for sessions that are away, which then come for them.
+///
+/// Errors: in plain words, why there is no result.
+pub fn durable(args: &Durable) -> Result<Summary, String> {
+    let target = &args.target;
+    let clock = Clock::start();
+    let qos = QoS::from_bits(args.qos).ok_or("the QoS is 1 or 2")?;
+    let prefix = prefix(target);
+    let count = args.messages;
+    let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
+    let (subscribers, publisher) = (0..args.count, args.count);
+    let filter = format!("{prefix}/queue");
+    crowd.connect(subscribers.clone(), SessionKind::Kept, Some(&filter))?;
+    crowd.leave(subscribers.clone())?;
+    crowd.connect(publisher..publisher + 1, SessionKind::Clean, None)?;
+
+    let start = Sample::take(target, clock)?;
+    let acknowledged = crowd.publish(Campaign {
+        publisher,
+        count,
+        qos,
+        retain: false,
+        topic: filter.clone(),
+        numbered: false,
+        has_payload: true,
+        in_flight_max: args.inflight.into(),
+    })?;
+    let queued = Sample::take(target, clock)?;
+    let refused = crowd.tally().refused;
+    let expected = count * u64::from(args.count);
+    crowd.connect(subscribers.clone(), SessionKind::Kept, None)?;
+    let all_came = crowd.receive(expected)?;
+    let mut drained = Sample::take(target, clock)?;
+    let tally = crowd.tally();
+    if !all_came {
+        // The wait for what did not come is no part of the draining.
+        drained.at_ns = tally.last_arrival_ns.max(queued.at_ns + 1);
+    }
+    // Leave nothing behind: sessions that begin anew end with their connections.
+    crowd.leave(subscribers.clone())?;
+    crowd.connect(subscribers.clone(), SessionKind::Clean, None)?;
+    let queue = step("queue", &start, &queued, expected, target);
+    let drain = step("drain", &queued, &drained, tally.received, target);
+    let mut summary = Summary {
+        qos: args.qos,
+        payload_bytes: args.size,
+        connections: u64::from(args.count) + 1,
+        publishers: 1,
+        published: count,
+        delivered_per_s: drain.per_s,
+        expected,
+        delivered: tally.received,
+        lost: crowd.lost(subscribers, count),
+        duplicates: tally.duplicates,
+        reordered: tally.reordered,
+        order_promised: true,
+        corrupt: tally.corrupt,
+        refused,
+        unacknowledged: if acknowledged {
+            0
+        } else {
+            count - tally.acknowledged
+        },
+        sessions_missing: u64::from(args.count).saturating_sub(tally.sessions_present),
+        steps: vec![
+            queue,
+            Step {
+                rss_bytes_each: None,
+                ..drain
+            },
+        ],
+        generator: generator(&start, &drained),
+        ..summary("durable", target)?
+    };
+    judge(&mut summary, args.verify, &target.assertions);
+    Ok(summary)
+}
+
+/// Retained messages are stored, replayed to new subscribers, and removed.
+///
+/// Errors: in plain words, why there is no result.
+pub fn retained(args: &Retained) -> Result<Summary, String> {
+    let target = &args.target;
+    let clock = Clock::start();
+    let qos = QoS::from_bits(args.qos).ok_or("the QoS is 0, 1 or 2")?;
+    let prefix = prefix(target);
+    let count = args.messages;
+    let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
+    let (subscribers, publisher) = (0..args.count, args.count);
+    crowd.connect(publisher..publisher + 1, SessionKind::Clean, None)?;
+    let campaign = Campaign {
+        publisher,
+        count,
+        qos: QoS::AtLeastOnce,
+        retain: true,
+        topic: format!("{prefix}/"),
+        numbered: true,
+        has_payload: true,
+        in_flight_max: args.inflight.into(),
+    };
+    let start = Sample::take(target, clock)?;
+    let acknowledged = crowd.publish(campaign.clone())?;
+    let stored = Sample::take(target, clock)?;
+    let stored_tally = crowd.tally();
+    let expected = count * u64::from(args.count);
+    crowd.connect(
+        subscribers.clone(),
+        SessionKind::Clean,
+        Some(&format!("{prefix}/+")),
+    )?;
+    let all_came = crowd.receive(expected)?;
+    let mut replayed = Sample::take(target, clock)?;
+    let tally = crowd.tally();
+    if !all_came {
+        replayed.at_ns = tally.last_arrival_ns.max(stored.at_ns + 1);
+    }
+    crowd.leave(subscribers.clone())?;
+    let clearing = Sample::take(target, clock)?;
+    let cleared_all = crowd.publish(Campaign {
+        has_payload: false,
+        ..campaign
+    })?;
+    let cleared = Sample::take(target, clock)?;
+    let store = step("store", &start, &stored, count, target);
+    let replay = step("replay", &stored, &replayed, tally.received, target);
+    let clear = step("clear", &clearing, &cleared, count, target);
+    let mut summary = Summary {
+        qos: args.qos,
+        payload_bytes: args.size,
+        connections: u64::from(args.count) + 1,
+        publishers: 1,
+        published: count,
+        delivered_per_s: replay.per_s,
+        expected,
+        delivered: tally.received,
+        lost: crowd.lost(subscribers, count),
+        duplicates: tally.duplicates,
+        reordered: tally.reordered,
+        // Each message has its own topic, and MQTT orders the messages of one topic.
+        order_promised: false,
+        corrupt: tally.corrupt,
+        refused: stored_tally.refused,
+        unacknowledged: if acknowledged && cleared_all {
+            0
+        } else {
+            count - tally.acknowledged
+        },
+        steps: vec![
+            store,
+            Step {
+                rss_bytes_each: None,
+                ..replay
+            },
+            Step {
+                rss_bytes_each: None,
+                ..clear
+            },
+        ],
+        generator: generator(&start, &cleared),
+        ..summary("retained", target)?
+    };
+    judge(&mut summary, args.verify, &target.assertions);
+    Ok(summary)
+}
+
+fn crowd(
+    target: &Target,
+    clock: Clock,
+    prefix: &str,
+    subscribers: u32,
+    qos: QoS,
+    payload_bytes: u32,
+) -> Result<Crowd, String> {
+    let ids = (0..subscribers).map(|number| format!("{prefix}-s{number}"));
+    let ids = ids.chain([format!("{prefix}-p")]).collect();
+    let route = resolve_route(target)?;
+    Crowd::new(
+        route,
+        credentials(target),
+        clock,
+        ids,
+        qos,
+        payload_bytes as usize,
+    )
+}
+
+fn credentials(target: &Target) -> Credentials {
+    Credentials {
+        version: target.version(),
+        username: target.username.clone(),
+        password: target.password.clone(),
+    }
+}
+
+fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
+    let seconds = (last.at_ns - first.at_ns).max(1) as f64 / 1e9;
+    let each = |total: f64| target.broker_pid.map(|_| total / count.max(1) as f64);
+    let cpu_ns = last.broker.cpu_ns.saturating_sub(first.broker.cpu_ns);
+    Step {
+        name: name.into(),
+        seconds,
+        count,
+        per_s: count as f64 / seconds,
+        cpu_ns_each: each(cpu_ns as f64),
+        rss_bytes_each: each(last.broker.rss_bytes as f64 - first.broker.rss_bytes as f64),
+    }
+}
+
+fn generator(first: &Sample, last: &Sample) -> Generator {
+    let interval_ns = (last.at_ns - first.at_ns).max(1);
+    let spent = |of: fn(&Sample) -> Usage| of(last).cpu_ns.saturating_sub(of(first).cpu_ns);
+    let own = spent(|sample| sample.generator);
+    let machine = last.machine_cpu_ns.saturating_sub(first.machine_cpu_ns);
+    let foreign = machine.saturating_sub(own + spent(|sample| sample.broker));
+    Generator {
+        cores_busy: own as f64 / interval_ns as f64,
+        cores: 1,
+        send_lag_us: None,
+        foreign_cores_busy: foreign as f64 / interval_ns as f64,
+    }
+}
+
+fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
+    Ok(Summary {
+        verb: verb.into(),
+        broker_address: resolve_route(target)?.address.to_string(),
+        load: "steps".into(),
+        mqtt_version: target.mqtt_version,
+        valid: true,
+        ..Summary::default()
+    })
+}

@@ -1,0 +1,154 @@
+//! The command line: one binary that is the broker, its configuration checker and two small clients.
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use ringmq::client::{PubArgs, SubArgs};
+use ringmq::config::{ConfigError, Loaded, Origin, Setting};
+use std::path::PathBuf;
+
+/// An MQTT 3.1, 3.1.1 and 5.0 broker for one Linux machine.
+///
+/// Without a command it runs the broker in the foreground, for clients on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "ringmq", version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Verb>,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
+    /// Check the configuration and exit
+    #[arg(long)]
+    pub(crate) test_config: bool,
+}
+
+const AFTER_HELP: &str = "\
+Every option can also be given in the environment (RINGMQ_CORES=2, RINGMQ_BIND=ADDR:PORT,ADDR:PORT, \
+RINGMQ_CONFIG=FILE, RINGMQ_LIMITS__SESSIONS_MAX=1000) and in the file of --config; `ringmq config default` \
+prints that file with every key. A flag wins over the environment, and the environment over the file.
+
+Exit status: 0 after a graceful stop, 1 failure, 2 usage, 3 invalid configuration, 70 when a core failed, 78 when the kernel does \
+not grant what is needed (it says what to do).";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Check or print the configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Publish messages (the flags of mosquitto_pub)
+    Pub(Box<PubArgs>),
+    /// Subscribe and print messages (the flags of mosquitto_sub)
+    Sub(Box<SubArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Check the configuration; exit 3 if it is not valid
+    Check(BrokerArgs),
+    /// Print the configuration in force, with the origin of each value
+    Show(BrokerArgs),
+    /// Print a file with every key, its default and what it says
+    Default,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BrokerArgs {
+    /// Address to listen on (repeatable) [default: 127.0.0.1:1883]
+    #[arg(long, value_name = "ADDR:PORT")]
+    bind: Vec<String>,
+    /// Shards, a thread each: 1 to 64, or "auto" for the CPUs this process may use [default: auto]
+    #[arg(long, value_name = "N")]
+    cores: Option<String>,
+    /// Keep each shard's thread on one CPU
+    #[arg(long, action = ArgAction::SetTrue)]
+    pin: bool,
+    /// Directory of what outlives the process [default: $STATE_DIRECTORY, else none]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// What is logged: error, warn, info or debug [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Let anyone who reaches an address that is not loopback read and publish everything
+    #[arg(long, action = ArgAction::SetTrue)]
+    allow_anonymous: bool,
+    /// Set any key of the configuration file: --set limits.packet-bytes-max=64MiB (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl BrokerArgs {
+    /// Puts the configuration together from the file, the environment and these flags.
+    pub(crate) fn load(&self) -> Result<Loaded, Vec<ConfigError>> {
+        let path = self
+            .config
+            .clone()
+            .or_else(|| std::env::var_os("RINGMQ_CONFIG").map(PathBuf::from));
+        let text = match &path {
+            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
+                let message = format!("cannot read {}: {error}", path.display());
+                vec![ConfigError {
+                    origin: Origin::Default,
+                    message,
+                }]
+            })?),
+            None => None,
+        };
+        // What is not UTF-8 cannot be a value of ours.
+        let env = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let file = path.as_deref().zip(text.as_deref());
+        Loaded::new(file, env, self.settings()?)
+    }
+
+    fn settings(&self) -> Result<Vec<Setting>, Vec<ConfigError>> {
+        let mut settings = Vec::new();
+        let mut flag = |flag: &str, name: &str, text: String| {
+            settings.push(Setting {
+                name: name.into(),
+                text,
+                origin: Origin::Flag(flag.into()),
+            });
+        };
+        if !self.bind.is_empty() {
+            flag("--bind", "bind", self.bind.join(","));
+        }
+        if let Some(cores) = &self.cores {
+            flag("--cores", "cores", cores.clone());
+        }
+        if self.pin {
+            flag("--pin", "pin", "true".into());
+        }
+        if let Some(dir) = &self.data_dir {
+            flag("--data-dir", "data-dir", dir.to_string_lossy().into_owned());
+        }
+        if let Some(level) = &self.log_level {
+            flag("--log-level", "log-level", level.clone());
+        }
+        if self.allow_anonymous {
+            flag("--allow-anonymous", "allow-anonymous", "true".into());
+        }
+        for set in &self.set {
+            let Some((key, value)) = set.split_once('=') else {
+                let origin = Origin::Flag("--set".into());
+                let message =
+                    format!("`{set}` is not KEY=VALUE, such as limits.packet-bytes-max=64MiB");
+                return Err(vec![ConfigError { origin, message }]);
+            };
+            flag("--set", key.trim(), value.trim().into());
+        }
+        Ok(settings)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,151 @@
+//! What leaves: batches to the other cores, and one write per connection that has something.
+
+use super::{Driver, StateMachine, ring_key};
+use crate::mesh::link::LinkMessage;
+use crate::net::sockets::Phase;
+use crate::net::writer;
+use crate::shard::input::{CloseCause, ConnKey, Input, ShardId};
+
+/// Writes to one connection before the others get their turn.
+const WRITES_PER_FLUSH: usize = 4;
+/// Times the outbox is emptied in one flush; what is in it then waits for the next turn.
+const ROUNDS: usize = 8;
+/// Capacity of the outbox for the links that is kept from turn to turn, in messages.
+const MESH_CAPACITY_KEPT: usize = 4_096;
+
+impl<S: StateMachine> Driver<S> {
+    /// Sends what the outbox and the sockets that have room again call for.
+    pub(super) fn flush(&mut self) {
+        self.fed_bytes = 0;
+        for _ in 0..ROUNDS {
+            self.flush_mesh();
+            self.write_dirty();
+            self.finish_closes();
+            if self.outbox.is_empty() && self.writable.is_empty() {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, to: ShardId, message: LinkMessage) {
+        let sender = self
+            .links
+            .senders
+            .get_mut(to.index())
+            .and_then(Option::as_mut);
+        let sender = sender.expect("a shard sends to other shards of its process only");
+        sender.send(message);
+        self.links_sent |= 1 << to.index();
+    }
+
+    fn flush_mesh(&mut self) {
+        let mut mesh = std::mem::take(&mut self.outbox.mesh);
+        for (to, message) in mesh.drain(..) {
+            self.send(to, LinkMessage::Shard(message));
+        }
+        // Back, for its capacity, unless a burst made it large.
+        if mesh.capacity() <= MESH_CAPACITY_KEPT {
+            self.outbox.mesh = mesh;
+        }
+        self.flush_links();
+    }
+
+    /// Flushes the links that need it and returns whether a pressure changed, which the shard has been told.
+    pub(super) fn flush_links(&mut self) -> bool {
+        let mut links = self.links_sent | self.links_waiting;
+        self.links_sent = 0;
+        let mut changed = false;
+        while links != 0 {
+            let index = links.trailing_zeros() as usize;
+            links &= links - 1;
+            let Some(sender) = &mut self.links.senders[index] else {
+                continue;
+            };
+            let pressure = sender.flush();
+            if sender.is_waiting() {
+                self.links_waiting |= 1 << index;
+            } else {
+                self.links_waiting &= !(1 << index);
+            }
+            if let Some(pressure) = pressure {
+                changed = true;
+                self.note_pressure(ShardId(index as u8), pressure);
+            }
+        }
+        changed
+    }
+
+    fn write_dirty(&mut self) {
+        let mut conns = std::mem::take(&mut self.scratch);
+        conns.append(&mut self.writable);
+        conns.append(&mut self.outbox.dirty);
+        for conn in conns.drain(..) {
+            self.write(conn);
+        }
+        self.scratch = conns;
+    }
+
+    /// The full socket has room again.
+    pub(super) fn socket_writable(&mut self, conn: ConnKey) {
+        let Some(socket) = self.sockets.get(conn) else {
+            return;
+        };
+        socket.polled = false;
+        if socket.phase == Phase::Dead {
+            self.free_if_idle(conn);
+        } else {
+            self.writable.push(conn);
+        }
+    }
+
+    /// Writes what the connection has, and finishes its close when that was the last.
+    pub(super) fn write(&mut self, conn: ConnKey) {
+        for _ in 0..WRITES_PER_FLUSH {
+            let Some(socket) = self.sockets.get(conn) else {
+                return;
+            };
+            // A full socket comes back by itself; a failed one is ended by its receive.
+            if socket.polled
+                || socket.write_failed
+                || !matches!(socket.phase, Phase::Open | Phase::Closing)
+            {
+                return;
+            }
+            // Why it failed the receive will tell.
+            let Ok(wrote) = writer::write(&*socket, self.shard.outbound(conn)) else {
+                return self.write_failed(conn);
+            };
+            if wrote.offered == 0 {
+                return self.all_written(conn);
+            }
+            socket.settled = true;
+            socket.moved |= wrote.accepted > 0;
+            self.counters.sent_bytes.add(wrote.accepted as u64);
+            self.tell(Input::Written {
+                conn,
+                bytes: wrote.accepted,
+            });
+            if wrote.is_short() {
+                break;
+            }
+        }
+        // Full, or others come first: the ring brings it back when there is room.
+        if let Some(socket) = self.sockets.get(conn) {
+            socket.polled = true;
+            self.counters.writes_waited.add(1);
+            self.ring.poll_writable(&*socket, ring_key(conn));
+        }
+    }
+
+    fn write_failed(&mut self, conn: ConnKey) {
+        let Some(socket) = self.sockets.get(conn) else {
+            return;
+        };
+        socket.write_failed = true;
+        // What the peer sent before it failed can still be received, and then the failure is. Without a
+        // receive nobody would notice it.
+        if socket.phase == Phase::Closing || socket.paused {
+            self.end(conn, CloseCause::Reset);
+        }
+    }
+}

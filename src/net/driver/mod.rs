@@ -1,0 +1,598 @@
+//! The turn: how a core's shard, its sockets and its links are driven.
+//!
+//! One task per core calls [`Driver::turn`] for ever. A turn
+//!
+//! 1. takes the time once, and tells the shard when one of its deadlines is due;
+//! 2. drains the links from the other cores, always and bounded by their size, whatever the outgoing links
+//!    look like: that is what keeps two cores from waiting for each other;
+//! 3. lets the ring work and feeds its completions to the shard in their order;
+//! 4. flushes: one batch per link, one write per connection that has something, closes;
+//! 5. arms the receives that have ended and are still wanted.
+//!
+//! Step 4 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
+//! to many subscribers leaves while it is still in the cache. Fairness between connections comes from the
+//! order of completions: the kernel fills at most 32 buffers of one connection before it goes on to the next.
+//!
+//! # Receiving
+//!
+//! An accepted connection is read with receives that complete once until bytes were written to it; from
+//! then on it is *settled* on this core, and one multishot receive stays armed. A shard passes a connection on
+//! to the owner of its session only in answer to that connection's own bytes and before it has written any, so
+//! no operation is in flight on a socket that leaves and nothing has to be cancelled. A connection that was handed
+//! over to this core is settled from the start.
+//!
+//! When a link's pressure is [`Pressure::Hard`] nothing that was received is fed: the completions wait in their order,
+//! with their buffers, until the pressure falls. That is bounded by the number of buffers, because a receive
+//! without a buffer ends.
+//!
+//! # Closing
+//!
+//! What the shard has left for the peer is written, for at most [`LINGER_MS`], longer while bytes are moving. Then our
+//! side is shut and the shard is told; what still arrives is discarded until the peer shuts its side too or
+//! [`LINGER_MS`] have passed. Closing at once would answer the peer's unread bytes with a reset, and that could
+//! destroy the CONNACK or DISCONNECT that tells the peer why. A slot is free only when the completions of all
+//! operations on its socket are in.
+//!
+//! # Sleeping
+//!
+//! A turn with nothing to do is followed by [`Driver::park`], which looks everywhere once more after it has
+//! declared the core parked (`mesh::wake` says why), and sets the ring's timer to the next deadline. The task then
+//! waits for the core's eventfd. glommio can put a core to sleep with a runnable task, so `server::cores` has a thread
+//! that wakes each core's task every 50 ms; it never decides *when* something is done.
+//!
+//! A panic while a turn handles a connection ends the process: in release builds it aborts, and
+//! `server::cores` ends the process when a core ends by itself. There is no state worth keeping in a core whose
+//! invariants are broken.
+
+mod close;
+mod flush;
+mod receive;
+#[cfg(test)]
+mod tests;
+
+use super::counters::NetCounters;
+use super::events::{LogRecord, LogSink};
+use super::listener::{Listener, Reserve, is_shortage};
+use super::ring::{Completion, Key, Received, Ring, RingError};
+use super::sockets::Sockets;
+use crate::mesh::link::{LinkMessage, Links};
+use crate::mesh::wake::Wake;
+use crate::shard::Shard;
+use crate::shard::input::{ConnKey, Input, Now, Pressure, ShardId};
+use crate::shard::mesh_message::MeshMessage;
+use crate::shard::outbox::{Event, Outbox};
+use close::Linger;
+use socket2::SockRef;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Bytes fed to the shard, or sent to it over links, after which output is flushed within a turn.
+pub const FLUSH_BYTES: usize = 64 << 10;
+/// Time a connection has to take its last bytes, and then to shut its side.
+pub const LINGER_MS: u64 = 1_000;
+/// Pause before accepting again when descriptors are short.
+const ACCEPT_PAUSE_MS: u64 = 50;
+/// Calls to the kernel per turn while it says that it has more: it does about twenty completions per call.
+const SUBMITS_PER_TURN: usize = 4;
+
+/// The state machine that a driver drives: a shard, or in tests something simpler.
+pub trait StateMachine {
+    /// See `Shard::handle`.
+    fn handle(&mut self, now: Now, input: Input<'_>, outbox: &mut Outbox);
+    /// See `Shard::next_deadline`.
+    fn next_deadline(&self) -> Option<u64>;
+    /// See `Shard::outbound`.
+    fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]>;
+}
+
+impl StateMachine for Shard {
+    fn handle(&mut self, now: Now, input: Input<'_>, outbox: &mut Outbox) {
+        Self::handle(self, now, input, outbox);
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        Self::next_deadline(self)
+    }
+
+    fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
+        Self::outbound(self, conn)
+    }
+}
+
+/// What a driver is made from, beside its state machine.
+#[derive(Debug)]
+pub struct DriverSetup {
+    /// The shard's number.
+    pub id: ShardId,
+    /// Where it accepts connections; bound, not yet listening.
+    pub listeners: Vec<Listener>,
+    /// Its links to and from all other cores.
+    pub links: Links,
+    /// What wakes it.
+    pub wake: Arc<Wake>,
+    /// How it is told to stop; shared by all cores.
+    pub shutdown: Arc<Shutdown>,
+    /// Where the shard's events go, if they are wanted.
+    pub log: Option<LogSink>,
+    /// Where it counts.
+    pub counters: Arc<NetCounters>,
+}
+
+/// The request that all cores stop, and how far they are.
+#[derive(Debug)]
+pub struct Shutdown {
+    requested: AtomicBool,
+    timeout_ms: AtomicU64,
+    /// Cores that have no sockets and owe the others nothing.
+    drained: AtomicUsize,
+    wakes: Vec<Arc<Wake>>,
+}
+
+impl Shutdown {
+    /// For the cores with these wakes; not requested.
+    pub fn new(wakes: Vec<Arc<Wake>>) -> Self {
+        Self {
+            requested: AtomicBool::new(false),
+            timeout_ms: AtomicU64::new(0),
+            drained: AtomicUsize::new(0),
+            wakes,
+        }
+    }
+
+    /// Asks all cores to close their connections and end, after `timeout` at the latest.
+    pub fn request(&self, timeout: Duration) {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.timeout_ms.store(timeout_ms, Ordering::Relaxed);
+        self.requested.store(true, Ordering::Release);
+        self.wakes.iter().for_each(|wake| wake.wake());
+    }
+
+    /// Whether the cores were asked to end.
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+
+    fn report_drained(&self) {
+        self.drained.fetch_add(1, Ordering::AcqRel);
+        self.wakes.iter().for_each(|wake| wake.wake());
+    }
+
+    fn all_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire) >= self.wakes.len()
+    }
+}
+
+/// What a turn found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something to do: there may be more.
+    Busy,
+    /// Nothing to do.
+    Idle,
+    /// The core was asked to stop and has.
+    Finished,
+}
+
+/// One core's driver. It stays on its thread, as its ring does.
+pub struct Driver<S> {
+    shard: S,
+    id: ShardId,
+    now: Now,
+    ring: Ring,
+    sockets: Sockets,
+    listeners: Vec<Listening>,
+    reserve: Reserve,
+    links: Links,
+    wake: Arc<Wake>,
+    shutdown: Arc<Shutdown>,
+    log: Option<LogSink>,
+    counters: Arc<NetCounters>,
+    outbox: Outbox,
+    /// Received under hard pressure and not fed yet, in order.
+    deferred: VecDeque<(ConnKey, Received)>,
+    /// Connections whose receive has ended; armed again at the end of the turn if it is wanted.
+    to_arm: Vec<ConnKey>,
+    /// Connections whose full socket has room again.
+    writable: Vec<ConnKey>,
+    /// Connections that the shard asked to close in this turn.
+    closing: Vec<ConnKey>,
+    /// Connections with a time limit, by ascending time.
+    lingering: VecDeque<Linger>,
+    /// Reused by `flush`.
+    scratch: Vec<ConnKey>,
+    /// Links to which something was sent since they were flushed; a bit per shard.
+    links_sent: u64,
+    /// Links that have to be flushed even so.
+    links_waiting: u64,
+    /// Links whose pressure is hard.
+    links_hard: u64,
+    /// Bytes fed since the last flush.
+    fed_bytes: usize,
+    /// When to accept again, after accepting failed.
+    accept_at_ms: Option<u64>,
+    /// When the ring's timer fires.
+    timer_at_ms: Option<u64>,
+    /// When to end, finished or not; set once the shutdown has begun.
+    stop_at_ms: Option<u64>,
+    reported_drained: bool,
+}
+
+struct Listening {
+    listener: Listener,
+    armed: bool,
+}
+
+impl<S: StateMachine> Driver<S> {
+    /// A driver on the calling thread, which listens from now on.
+    ///
+    /// Errors: what the kernel refused.
+    pub fn new(setup: DriverSetup, mut ring: Ring, shard: S, now: Now) -> Result<Self, RingError> {
+        let step = |step| move |source| RingError::Other { step, source };
+        let DriverSetup {
+            id,
+            listeners,
+            links,
+            wake,
+            shutdown,
+            log,
+            counters,
+        } = setup;
+        ring.register_eventfd(wake.eventfd())?;
+        ring.mute();
+        for listener in &listeners {
+            listener.listen().map_err(step("listen"))?;
+        }
+        let listeners = listeners
+            .into_iter()
+            .map(|listener| Listening {
+                listener,
+                armed: false,
+            })
+            .collect();
+        Ok(Self {
+            shard,
+            id,
+            now,
+            ring,
+            sockets: Sockets::default(),
+            listeners,
+            reserve: Reserve::new().map_err(step("opening /dev/null"))?,
+            links,
+            wake,
+            shutdown,
+            log,
+            counters,
+            outbox: Outbox::default(),
+            deferred: VecDeque::new(),
+            to_arm: Vec::new(),
+            writable: Vec::new(),
+            closing: Vec::new(),
+            lingering: VecDeque::new(),
+            scratch: Vec::new(),
+            links_sent: 0,
+            links_waiting: 0,
+            links_hard: 0,
+            fed_bytes: 0,
+            accept_at_ms: Some(now.mono_ms),
+            timer_at_ms: None,
+            stop_at_ms: None,
+            reported_drained: false,
+        })
+    }
+
+    /// Does what there is to do; never waits.
+    ///
+    /// Errors: the ring is useless; the core cannot go on.
+    pub fn turn(&mut self, now: Now) -> io::Result<Turn> {
+        self.now = now;
+        let mut busy = self.look_at_shutdown();
+        busy |= self.look_at_clock();
+        busy |= self.drain_links();
+        self.feed_deferred();
+        for _ in 0..SUBMITS_PER_TURN {
+            self.ring.submit()?;
+            if !self.ring.has_deferred_work() {
+                break;
+            }
+        }
+        while let Some(completion) = self.ring.next_completion() {
+            busy = true;
+            self.complete(completion);
+            self.flush_if_much_was_fed();
+        }
+        self.flush();
+        self.arm_receives();
+        self.counters.turns.add(u64::from(busy));
+        busy |= !self.outbox.is_empty() || !self.writable.is_empty() || self.can_feed_deferred();
+        Ok(if self.is_finished() {
+            Turn::Finished
+        } else if busy {
+            Turn::Busy
+        } else {
+            Turn::Idle
+        })
+    }
+
+    /// Prepares for waiting on the core's eventfd, and returns whether to wait; if not, there is something
+    /// to do. After the wait call [`Driver::unpark`].
+    ///
+    /// Errors: as [`Driver::turn`].
+    pub fn park(&mut self) -> io::Result<bool> {
+        self.set_timer();
+        self.wake.parking().park();
+        let mut stay = self.ring.unmute()?;
+        stay |= self
+            .links
+            .receivers
+            .iter()
+            .any(|(_, receiver)| !receiver.is_empty());
+        stay |= self.shutdown.is_requested() && self.stop_at_ms.is_none();
+        stay |= self.reported_drained && self.shutdown.all_drained();
+        // After `park`, as `LinkSender::flush` asks.
+        stay |= self.flush_links();
+        if stay {
+            self.unpark();
+            return Ok(false);
+        }
+        self.counters.parks.add(1);
+        Ok(true)
+    }
+
+    /// Says that the core is awake again.
+    pub fn unpark(&mut self) {
+        self.wake.parking().unpark();
+        self.ring.mute();
+    }
+
+    /// Gives `input` to the shard and does at once what cannot wait for the flush.
+    fn tell(&mut self, input: Input<'_>) {
+        self.shard.handle(self.now, input, &mut self.outbox);
+        self.absorb();
+    }
+
+    /// Takes from the outbox what must be in force before the next input: a connection that leaves or is
+    /// closed must not be fed any more.
+    fn absorb(&mut self) {
+        if !self.outbox.events.is_empty() {
+            self.log_events();
+        }
+        for at in 0..self.outbox.close.len() {
+            self.begin_close(self.outbox.close[at]);
+        }
+        self.outbox.close.clear();
+        if !self.outbox.handover.is_empty() {
+            for handover in std::mem::take(&mut self.outbox.handover) {
+                self.hand_over(handover);
+            }
+        }
+        for at in 0..self.outbox.pause.len() {
+            self.pause(self.outbox.pause[at]);
+        }
+        self.outbox.pause.clear();
+        for at in 0..self.outbox.resume.len() {
+            self.resume(self.outbox.resume[at]);
+        }
+        self.outbox.resume.clear();
+    }
+
+    fn log_events(&mut self) {
+        for event in self.outbox.events.drain(..) {
+            let Some(log) = &self.log else { continue };
+            let (Event::ClientConnected { conn, .. }
+            | Event::ConnectRefused { conn, .. }
+            | Event::ClientDisconnected { conn, .. }
+            | Event::ClientTakeover { new: conn, .. }) = event;
+            let socket = self.sockets.get(conn);
+            let peer =
+                socket.and_then(|socket| SockRef::from(&*socket).peer_addr().ok()?.as_socket());
+            log.put(LogRecord { peer, event });
+        }
+    }
+
+    /// Begins the shutdown when it was asked for.
+    fn look_at_shutdown(&mut self) -> bool {
+        if self.stop_at_ms.is_some() || !self.shutdown.is_requested() {
+            return false;
+        }
+        let timeout_ms = self.shutdown.timeout_ms.load(Ordering::Relaxed);
+        self.stop_at_ms = Some(self.now.mono_ms.saturating_add(timeout_ms));
+        self.accept_at_ms = None;
+        for (index, listening) in self.listeners.iter().enumerate() {
+            if listening.armed {
+                self.ring.cancel_accept(listener_key(index));
+            }
+        }
+        self.tell(Input::Shutdown);
+        true
+    }
+
+    /// Whether the shutdown is over: all cores have nothing left, or the time is up.
+    fn is_finished(&mut self) -> bool {
+        let Some(stop_at_ms) = self.stop_at_ms else {
+            return false;
+        };
+        let is_drained = self.sockets.is_empty()
+            && self.links_waiting == 0
+            && self.links_sent == 0
+            && self.outbox.is_empty()
+            && self.listeners.iter().all(|listening| !listening.armed);
+        if is_drained && !self.reported_drained {
+            self.reported_drained = true;
+            self.shutdown.report_drained();
+        }
+        self.shutdown.all_drained() || self.now.mono_ms >= stop_at_ms
+    }
+
+    /// Does what is due.
+    fn look_at_clock(&mut self) -> bool {
+        let mono_ms = self.now.mono_ms;
+        let mut busy = false;
+        if self
+            .shard
+            .next_deadline()
+            .is_some_and(|deadline_ms| deadline_ms <= mono_ms)
+        {
+            self.tell(Input::Tick);
+            busy = true;
+        }
+        if self.accept_at_ms.is_some_and(|at_ms| at_ms <= mono_ms) {
+            self.accept_at_ms = None;
+            self.arm_accepts();
+            busy = true;
+        }
+        busy | self.end_lingers()
+    }
+
+    /// Sets the ring's timer for a core that is about to sleep. One that is set too early stays: it wakes
+    /// the core for nothing, once.
+    fn set_timer(&mut self) {
+        let lingering = self.lingering.front().map(|linger| linger.until_ms);
+        let deadlines = [
+            self.shard.next_deadline(),
+            lingering,
+            self.accept_at_ms,
+            self.stop_at_ms,
+        ];
+        let Some(at_ms) = deadlines.into_iter().flatten().min() else {
+            return;
+        };
+        if self.timer_at_ms.is_none_or(|set_ms| at_ms < set_ms) {
+            let delay_ms = at_ms.saturating_sub(self.now.mono_ms);
+            self.ring.set_timer(Duration::from_millis(delay_ms));
+            self.timer_at_ms = Some(at_ms);
+        }
+    }
+
+    fn drain_links(&mut self) -> bool {
+        let mut busy = false;
+        for at in 0..self.links.receivers.len() {
+            // Bounded: what comes while we take is for the next turn.
+            for _ in 0..self.links.receivers[at].1.capacity() {
+                let (from, receiver) = &mut self.links.receivers[at];
+                let from = *from;
+                let Some(message) = receiver.take() else {
+                    break;
+                };
+                busy = true;
+                match message {
+                    LinkMessage::Shard(message) => {
+                        self.fed_bytes += match &message {
+                            MeshMessage::Publish(message)
+                            | MeshMessage::SharedPublish { message, .. } => message.bytes(),
+                            MeshMessage::Batch(batch) => batch.bytes(),
+                            _ => 0,
+                        };
+                        self.tell(Input::Mesh { from, message });
+                    }
+                    LinkMessage::Handover(socket) => self.take_over(*socket),
+                }
+                self.flush_if_much_was_fed();
+            }
+            self.links.receivers[at].1.release();
+        }
+        busy
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        match completion {
+            Completion::Received {
+                key,
+                received,
+                more,
+            } => {
+                self.received(conn_key(key), received, more);
+            }
+            Completion::Writable { key } => self.socket_writable(conn_key(key)),
+            Completion::Accepted { key, socket, more } => self.accepted(key, socket, more),
+            Completion::Timer => self.timer_at_ms = None,
+            // A broker's driver connects to nobody.
+            Completion::Connected { .. } => {}
+        }
+    }
+
+    fn arm_accepts(&mut self) {
+        for (index, listening) in self.listeners.iter_mut().enumerate() {
+            if !listening.armed {
+                self.ring.accept(&listening.listener, listener_key(index));
+                listening.armed = true;
+            }
+        }
+    }
+
+    fn accepted(&mut self, key: Key, socket: io::Result<OwnedFd>, more: bool) {
+        let stopping = self.stop_at_ms.is_some();
+        if !more {
+            self.listeners[key.index as usize].armed = false;
+            if !stopping && self.accept_at_ms.is_none() {
+                self.accept_at_ms = Some(self.now.mono_ms);
+            }
+        }
+        match socket {
+            Ok(socket) if !stopping => {
+                self.counters.accepted.add(1);
+                if let Some(conn) = self.sockets.insert(socket) {
+                    self.tell(Input::Accepted { conn });
+                    self.to_arm.push(conn);
+                }
+            }
+            // It closes here: nobody is accepted any more.
+            Ok(_) => {}
+            Err(error) if is_shortage(&error) => {
+                if !more {
+                    let listener = &self.listeners[key.index as usize].listener;
+                    self.counters
+                        .refused
+                        .add(self.reserve.refuse(listener) as u64);
+                }
+                self.pause_accepting();
+            }
+            // Most are the newcomer's own failure (ECONNABORTED and the like): go on. For an error that
+            // stays, the pause keeps the core from doing nothing else.
+            Err(_) => self.pause_accepting(),
+        }
+    }
+
+    fn pause_accepting(&mut self) {
+        if self.stop_at_ms.is_none() {
+            self.accept_at_ms = Some(self.now.mono_ms + ACCEPT_PAUSE_MS);
+        }
+    }
+
+    fn hard_pressure(&self) -> bool {
+        self.links_hard != 0
+    }
+
+    fn note_pressure(&mut self, to: ShardId, pressure: Pressure) {
+        let bit = 1 << to.index();
+        match pressure {
+            Pressure::Hard => self.links_hard |= bit,
+            Pressure::Low | Pressure::Soft => self.links_hard &= !bit,
+        }
+        self.tell(Input::Link { to, pressure });
+    }
+}
+
+fn listener_key(index: usize) -> Key {
+    Key {
+        index: u32::try_from(index).expect("a process has few listeners"),
+        generation: 0,
+    }
+}
+
+fn conn_key(key: Key) -> ConnKey {
+    ConnKey {
+        index: key.index,
+        generation: key.generation,
+    }
+}
+
+fn ring_key(conn: ConnKey) -> Key {
+    Key {
+        index: conn.index,
+        generation: conn.generation,
+    }
+}

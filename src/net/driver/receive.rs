@@ -1,0 +1,183 @@
+//! What arrives: feeding it to the shard, pausing and resuming, taking over and handing over.
+
+use super::{Driver, FLUSH_BYTES, StateMachine, ring_key};
+use crate::mesh::link::{HandedOverSocket, LinkMessage};
+use crate::net::ring::Received;
+use crate::net::sockets::{Phase, Recv};
+use crate::shard::input::{CloseCause, ConnKey, Input};
+use crate::shard::outbox::Handover;
+
+impl<S: StateMachine> Driver<S> {
+    /// Notes what a completion says about the receive, and feeds its bytes unless a link's pressure forbids it.
+    pub(super) fn received(&mut self, conn: ConnKey, received: Received, more: bool) {
+        let phase = self.sockets.get(conn).map(|socket| {
+            if !more {
+                socket.recv = Recv::Idle;
+            }
+            socket.phase
+        });
+        // What is deferred must stay in order, and what is discarded anyway need not wait.
+        if phase == Some(Phase::Open) && (self.hard_pressure() || !self.deferred.is_empty()) {
+            self.deferred.push_back((conn, received));
+        } else {
+            self.feed(conn, received);
+        }
+    }
+
+    /// Feeds what was received under hard pressure, as long as there is none.
+    pub(super) fn feed_deferred(&mut self) {
+        while self.can_feed_deferred() {
+            let Some((conn, received)) = self.deferred.pop_front() else {
+                return;
+            };
+            self.feed(conn, received);
+            self.flush_if_much_was_fed();
+        }
+    }
+
+    pub(super) fn can_feed_deferred(&self) -> bool {
+        !self.deferred.is_empty() && !self.hard_pressure()
+    }
+
+    fn feed(&mut self, conn: ConnKey, received: Received) {
+        let Some(phase) = self.sockets.get(conn).map(|socket| socket.phase) else {
+            self.recycle(received);
+            return;
+        };
+        match received {
+            Received::Bytes(buffer) => {
+                if phase == Phase::Open {
+                    self.fed_bytes += buffer.len();
+                    self.counters.received_bytes.add(buffer.len() as u64);
+                    let bytes = self.ring.bytes(&buffer);
+                    let input = Input::Received { conn, bytes };
+                    self.shard.handle(self.now, input, &mut self.outbox);
+                    self.absorb();
+                }
+                self.ring.recycle(buffer);
+            }
+            Received::NoBuffers => self.counters.buffers_missing.add(1),
+            Received::Cancelled => {}
+            Received::Eof => self.peer_gone(conn, phase, CloseCause::PeerClosed),
+            Received::Failed(_) => self.peer_gone(conn, phase, CloseCause::Reset),
+        }
+        self.after_receive(conn);
+    }
+
+    fn peer_gone(&mut self, conn: ConnKey, phase: Phase, cause: CloseCause) {
+        match (phase, cause) {
+            (Phase::Open, _) | (Phase::Closing, CloseCause::Reset) => self.end(conn, cause),
+            // The peer may still read: it has only shut its sending side.
+            (Phase::Closing, _) => {
+                if let Some(socket) = self.sockets.get(conn) {
+                    socket.eof = true;
+                }
+            }
+            (Phase::Draining, _) => self.release(conn),
+            (Phase::Dead, _) => {}
+        }
+    }
+
+    /// Has the receive armed again if it ended, or frees the slot that only waited for its end.
+    fn after_receive(&mut self, conn: ConnKey) {
+        let Some(socket) = self.sockets.get(conn) else {
+            return;
+        };
+        if socket.phase == Phase::Dead {
+            self.free_if_idle(conn);
+        } else if socket.recv == Recv::Idle {
+            self.to_arm.push(conn);
+        }
+    }
+
+    fn recycle(&mut self, received: Received) {
+        if let Received::Bytes(buffer) = received {
+            self.ring.recycle(buffer);
+        }
+    }
+
+    /// Arms the receives that are wanted.
+    pub(super) fn arm_receives(&mut self) {
+        // Buffers that are held under hard pressure come back with its end, and a receive without buffers
+        // would end at once.
+        while self.ring.buffers_free() > 0 {
+            let Some(conn) = self.to_arm.pop() else {
+                return;
+            };
+            let Some(socket) = self.sockets.get(conn) else {
+                continue;
+            };
+            if socket.recv != Recv::Idle || !socket.wants_recv() {
+                continue;
+            }
+            socket.recv = Recv::Armed;
+            if socket.settled || socket.phase != Phase::Open {
+                self.ring.recv_multi(&*socket, ring_key(conn));
+            } else {
+                self.ring.recv_once(&*socket, ring_key(conn));
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self, conn: ConnKey) {
+        let Some(socket) = self.sockets.get(conn) else {
+            return;
+        };
+        socket.paused = true;
+        if socket.phase == Phase::Open && socket.recv == Recv::Armed {
+            socket.recv = Recv::Cancelling;
+            self.ring.cancel_recv(ring_key(conn));
+        }
+    }
+
+    pub(super) fn resume(&mut self, conn: ConnKey) {
+        let Some(socket) = self.sockets.get(conn) else {
+            return;
+        };
+        socket.paused = false;
+        // One that is being cancelled is armed again when it has ended.
+        if socket.recv == Recv::Idle {
+            self.to_arm.push(conn);
+        }
+    }
+
+    /// Passes a connection to the core that owns its session.
+    ///
+    /// Panics: when a receive is in flight on it, that is, when the shard passed it on for another reason than
+    /// the bytes just fed.
+    pub(super) fn hand_over(&mut self, handover: Handover) {
+        let Handover { conn, to, unread } = handover;
+        assert!(to != self.id);
+        let Some(socket) = self.sockets.remove(conn) else {
+            return;
+        };
+        self.counters.handed_over.add(1);
+        self.send(
+            to,
+            LinkMessage::Handover(Box::new(HandedOverSocket { socket, unread })),
+        );
+    }
+
+    /// Takes a connection whose session this shard owns.
+    pub(super) fn take_over(&mut self, handed_over: HandedOverSocket) {
+        let HandedOverSocket { socket, unread } = handed_over;
+        let Some(conn) = self.sockets.insert(socket) else {
+            return;
+        };
+        if let Some(socket) = self.sockets.get(conn) {
+            socket.settled = true;
+        }
+        self.to_arm.push(conn);
+        self.fed_bytes += unread.len();
+        self.tell(Input::HandedOver {
+            conn,
+            unread: &unread,
+        });
+    }
+
+    pub(super) fn flush_if_much_was_fed(&mut self) {
+        if self.fed_bytes >= FLUSH_BYTES {
+            self.flush();
+        }
+    }
+}

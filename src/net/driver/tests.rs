@@ -1,0 +1,724 @@
+//! The driver against real sockets on loopback, with a state machine that does what its peers tell it.
+
+use super::*;
+use crate::mesh::link::{LinkConfig, Mark, full_mesh};
+use crate::net::ring::RingConfig;
+use crate::shard::input::CloseCause;
+use crate::shard::outbox::Handover;
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown as Side, SocketAddr, TcpStream};
+use std::time::Instant;
+
+/// A chunk of the outbound of [`Fake`].
+const CHUNK: usize = 16 << 10;
+
+/// Echoes what it receives, except for these commands:
+/// * `quit`: answers `bye` and closes.
+/// * `over`: hands the connection to shard 1.
+/// * `wait`: stops reading for 50 ms.
+/// * `bulk`: sends [`BULK_BYTES`], of which a megabyte at most is outbound at a time.
+/// * `mesh`: sends 30 messages to shard 1.
+#[derive(Default)]
+struct Fake {
+    conns: HashMap<ConnKey, FakeConn>,
+    seen: Vec<Seen>,
+    waiting: Vec<(u64, ConnKey)>,
+}
+
+#[derive(Default)]
+struct FakeConn {
+    outbound: VecDeque<Vec<u8>>,
+    /// Bytes of bulk not yet in `outbound`, and where in the pattern they begin.
+    bulk: usize,
+    bulk_at: usize,
+}
+
+/// More than the kernel buffers between two sockets.
+const BULK_BYTES: usize = 48 << 20;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Accepted(ConnKey),
+    HandedOver(Vec<u8>),
+    Received(usize),
+    Closed(CloseCause),
+    Mesh(u64),
+    Link(Pressure),
+    Tick,
+    Shutdown,
+}
+
+fn bulk_byte(at: usize) -> u8 {
+    (at % 251) as u8
+}
+
+impl Fake {
+    fn received(&mut self, now: Now, conn: ConnKey, bytes: &[u8], outbox: &mut Outbox) {
+        self.seen.push(Seen::Received(bytes.len()));
+        let state = self.conns.get_mut(&conn).expect("fed before Closed only");
+        match bytes {
+            b"quit" => {
+                state.outbound.push_back(b"bye".to_vec());
+                outbox.dirty.push(conn);
+                outbox.close.push(conn);
+            }
+            b"over" => {
+                self.conns.remove(&conn);
+                outbox.handover.push(Handover {
+                    conn,
+                    to: ShardId(1),
+                    unread: bytes.to_vec(),
+                });
+            }
+            b"wait" => {
+                outbox.pause.push(conn);
+                self.waiting.push((now.mono_ms + 50, conn));
+            }
+            b"bulk" => {
+                state.bulk = BULK_BYTES;
+                self.refill(conn);
+                outbox.dirty.push(conn);
+            }
+            b"mesh" => {
+                for up_to in 0..30 {
+                    outbox
+                        .mesh
+                        .push((ShardId(1), MeshMessage::AnnouncementAck { up_to }));
+                }
+            }
+            _ => {
+                state.outbound.push_back(bytes.to_vec());
+                outbox.dirty.push(conn);
+            }
+        }
+    }
+
+    fn refill(&mut self, conn: ConnKey) {
+        let state = self.conns.get_mut(&conn).expect("open");
+        while state.bulk > 0 && state.outbound.len() < (1 << 20) / CHUNK {
+            let count = state.bulk.min(CHUNK);
+            state.outbound.push_back(
+                (state.bulk_at..state.bulk_at + count)
+                    .map(bulk_byte)
+                    .collect(),
+            );
+            state.bulk -= count;
+            state.bulk_at += count;
+        }
+    }
+}
+
+impl StateMachine for Fake {
+    fn handle(&mut self, now: Now, input: Input<'_>, outbox: &mut Outbox) {
+        match input {
+            Input::Accepted { conn } => {
+                self.seen.push(Seen::Accepted(conn));
+                assert!(self.conns.insert(conn, FakeConn::default()).is_none());
+            }
+            Input::HandedOver { conn, unread } => {
+                self.seen.push(Seen::HandedOver(unread.to_vec()));
+                let mut state = FakeConn::default();
+                state.outbound.push_back(b"here".to_vec());
+                assert!(self.conns.insert(conn, state).is_none());
+                outbox.dirty.push(conn);
+            }
+            Input::Received { conn, bytes } => {
+                assert!(!bytes.is_empty());
+                self.received(now, conn, bytes, outbox);
+            }
+            Input::Written { conn, mut bytes } => {
+                let state = self.conns.get_mut(&conn).expect("open");
+                while bytes > 0 {
+                    let front = state
+                        .outbound
+                        .front_mut()
+                        .expect("no more than was offered");
+                    let taken = bytes.min(front.len());
+                    front.drain(..taken);
+                    bytes -= taken;
+                    if front.is_empty() {
+                        state.outbound.pop_front();
+                    }
+                }
+                self.refill(conn);
+            }
+            Input::Closed { conn, cause } => {
+                self.seen.push(Seen::Closed(cause));
+                self.conns.remove(&conn).expect("closed once");
+            }
+            Input::Mesh { from, message } => {
+                let MeshMessage::AnnouncementAck { up_to } = message else {
+                    panic!("{message:?}")
+                };
+                assert_eq!(from, ShardId(0));
+                self.seen.push(Seen::Mesh(up_to));
+            }
+            Input::Link { pressure, .. } => self.seen.push(Seen::Link(pressure)),
+            Input::Tick => {
+                self.seen.push(Seen::Tick);
+                for (_, conn) in self
+                    .waiting
+                    .extract_if(.., |(at_ms, _)| *at_ms <= now.mono_ms)
+                {
+                    outbox.resume.push(conn);
+                }
+            }
+            Input::Shutdown => {
+                self.seen.push(Seen::Shutdown);
+                outbox.close.extend(self.conns.keys());
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        self.waiting.iter().map(|(at_ms, _)| *at_ms).min()
+    }
+
+    fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
+        self.conns
+            .get(&conn)
+            .into_iter()
+            .flat_map(|state| state.outbound.iter().map(Vec::as_slice))
+    }
+}
+
+/// Cores whose turns the test takes, with time that the test makes.
+struct Cores {
+    drivers: Vec<Driver<Fake>>,
+    shutdown: Arc<Shutdown>,
+    address: SocketAddr,
+    now: Now,
+}
+
+const RING: RingConfig = RingConfig {
+    submission_entries: 64,
+    completion_entries: 256,
+    buffer_count: 16,
+    buffer_bytes: 2048,
+};
+
+impl Cores {
+    fn new(count: usize) -> Self {
+        Self::with(count, RING, LinkConfig::default())
+    }
+
+    /// Only the first core accepts.
+    fn with(count: usize, ring: RingConfig, link: LinkConfig) -> Self {
+        let now = Now {
+            mono_ms: 1_000_000,
+            wall_ms: 0,
+        };
+        let wakes: Vec<_> = (0..count).map(|_| Arc::new(Wake::new().unwrap())).collect();
+        let shutdown = Arc::new(Shutdown::new(wakes.clone()));
+        let mut listeners = Listener::bind_all((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap();
+        let address = listeners[0].address();
+        let links = full_mesh(link, &wakes).into_iter();
+        let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
+            let setup = DriverSetup {
+                id: ShardId(index as u8),
+                listeners: std::mem::take(&mut listeners),
+                links,
+                wake,
+                shutdown: Arc::clone(&shutdown),
+                log: None,
+                counters: Arc::default(),
+            };
+            Driver::new(setup, Ring::new(ring).unwrap(), Fake::default(), now).unwrap()
+        });
+        Self {
+            drivers: drivers.collect(),
+            shutdown,
+            address,
+            now,
+        }
+    }
+
+    fn turn(&mut self) -> Vec<Turn> {
+        let now = self.now;
+        self.drivers
+            .iter_mut()
+            .map(|driver| driver.turn(now).unwrap())
+            .collect()
+    }
+
+    /// Takes turns of all cores until `condition`, which must come true within 10 s.
+    fn until(&mut self, mut condition: impl FnMut(&mut Self) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !condition(self) {
+            assert!(
+                Instant::now() < deadline,
+                "not within 10 s; {:?}",
+                self.drivers[0].shard.seen
+            );
+            if self.turn().iter().all(|turn| *turn == Turn::Idle) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Takes turns until nothing happens for a while.
+    fn settle(&mut self) {
+        let mut idle = 0;
+        while idle < 20 {
+            idle = if self.turn().iter().all(|turn| *turn == Turn::Idle) {
+                idle + 1
+            } else {
+                0
+            };
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn connect(&mut self) -> TcpStream {
+        let client = TcpStream::connect(self.address).unwrap();
+        client.set_nonblocking(true).unwrap();
+        client
+    }
+
+    /// Takes turns until `client` has received `count` bytes.
+    fn read(&mut self, client: &mut TcpStream, count: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        self.until(|_| {
+            let mut chunk = vec![0; count - got.len()];
+            match client.read(&mut chunk) {
+                Ok(0) => panic!("end of file after {} bytes", got.len()),
+                Ok(count) => got.extend_from_slice(&chunk[..count]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            got.len() == count
+        });
+        got
+    }
+
+    /// Takes turns until `client` sees the end, which must be a FIN and not a reset.
+    fn read_end(&mut self, client: &mut TcpStream) {
+        self.until(|_| match client.read(&mut [0]) {
+            Ok(0) => true,
+            Ok(_) => panic!("more bytes"),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                false
+            }
+        });
+    }
+
+    fn seen(&self, core: usize) -> &[Seen] {
+        &self.drivers[core].shard.seen
+    }
+
+    fn closed(&self, cause: CloseCause) -> bool {
+        self.seen(0).contains(&Seen::Closed(cause))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.drivers.iter().all(|driver| driver.sockets.is_empty())
+    }
+}
+
+#[test]
+fn echoes_and_settles() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    for round in 0..20u8 {
+        client.write_all(&[round; 5]).unwrap();
+        assert_eq!(cores.read(&mut client, 5), [round; 5]);
+    }
+    assert!(cores.drivers[0].sockets.len() == 1);
+    drop(client);
+    cores.until(|cores| cores.is_empty());
+    assert!(cores.closed(CloseCause::PeerClosed));
+    let counters = &cores.drivers[0].counters;
+    assert_eq!(
+        (counters.received_bytes.get(), counters.sent_bytes.get()),
+        (100, 100)
+    );
+    assert_eq!(
+        (counters.accepted.get(), counters.buffers_missing.get()),
+        (1, 0)
+    );
+}
+
+#[test]
+fn slots_are_reused_under_other_keys() {
+    let mut cores = Cores::new(1);
+    for _ in 0..5 {
+        let mut client = cores.connect();
+        client.write_all(b"x").unwrap();
+        cores.read(&mut client, 1);
+        drop(client);
+        cores.until(|cores| cores.is_empty());
+    }
+    let accepted = cores.seen(0).iter().filter_map(|seen| match seen {
+        Seen::Accepted(conn) => Some(*conn),
+        _ => None,
+    });
+    let keys: Vec<_> = accepted.collect();
+    assert_eq!(keys.len(), 5);
+    for (at, key) in keys.iter().enumerate() {
+        assert_eq!(key.index, 0);
+        assert!(!keys[..at].contains(key));
+    }
+}
+
+#[test]
+fn a_slow_reader_gets_everything_in_order() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    client.write_all(b"bulk").unwrap();
+    cores.until(|cores| cores.drivers[0].counters.writes_waited.get() > 0);
+    cores.settle();
+    assert!(cores.drivers[0].counters.sent_bytes.get() < BULK_BYTES as u64);
+    let got = cores.read(&mut client, BULK_BYTES);
+    assert!(
+        got.iter()
+            .enumerate()
+            .all(|(at, byte)| *byte == bulk_byte(at))
+    );
+    // A full socket does not keep others waiting, nor does it keep this one from reading.
+    client.write_all(b"still").unwrap();
+    assert_eq!(cores.read(&mut client, 5), b"still");
+}
+
+#[test]
+fn the_last_words_arrive_although_the_peer_goes_on_sending() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    client.write_all(b"quit").unwrap();
+    cores.until(|cores| cores.seen(0).len() >= 2);
+    // Bytes that nobody reads any more; closing now would reset the connection.
+    client.set_nonblocking(false).unwrap();
+    client.write_all(&[0; 50_000]).unwrap();
+    client.set_nonblocking(true).unwrap();
+    assert_eq!(cores.read(&mut client, 3), b"bye");
+    cores.read_end(&mut client);
+    client.write_all(b"even now").unwrap();
+    cores.settle();
+    assert!(cores.closed(CloseCause::Asked));
+    assert!(!cores.is_empty(), "it drains until the peer shuts its side");
+    client.shutdown(Side::Write).unwrap();
+    cores.until(|cores| cores.is_empty());
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn draining_has_an_end() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    client.write_all(b"quit").unwrap();
+    assert_eq!(cores.read(&mut client, 3), b"bye");
+    cores.settle();
+    assert!(!cores.is_empty());
+    cores.now.mono_ms += LINGER_MS;
+    cores.until(|cores| cores.is_empty());
+    assert_eq!(cores.drivers[0].counters.lingers_expired.get(), 0);
+}
+
+#[test]
+fn a_peer_that_does_not_read_its_last_bytes_is_given_up() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    client.write_all(b"bulk").unwrap();
+    cores.until(|cores| cores.drivers[0].counters.writes_waited.get() > 0);
+    cores.settle();
+    client.write_all(b"quit").unwrap();
+    cores.until(|cores| cores.seen(0).len() == 3);
+    cores.settle();
+    // As long as bytes move, it has more time.
+    let mut read = 0;
+    for _ in 0..2 {
+        cores.now.mono_ms += LINGER_MS - 1;
+        read += cores.read(&mut client, 4 << 20).len();
+        cores.now.mono_ms += 1;
+        cores.settle();
+        assert!(!cores.is_empty(), "{read}");
+    }
+    // What it read last made room for some more; then nothing moves any more.
+    for _ in 0..3 {
+        cores.now.mono_ms += LINGER_MS;
+        cores.settle();
+    }
+    assert!(cores.is_empty());
+    assert!(cores.closed(CloseCause::LingerExpired));
+    assert_eq!(cores.drivers[0].counters.lingers_expired.get(), 1);
+}
+
+#[test]
+fn a_reset_is_told_after_what_came_before() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    client.write_all(b"hello").unwrap();
+    cores.read(&mut client, 5);
+    client.write_all(b"last").unwrap();
+    // SO_LINGER of 0 makes the close a reset.
+    SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    cores.until(|cores| cores.is_empty());
+    let seen = cores.seen(0);
+    assert!(
+        cores.closed(CloseCause::Reset) || cores.closed(CloseCause::PeerClosed),
+        "{seen:?}"
+    );
+    assert!(matches!(seen.last(), Some(Seen::Closed(_))));
+}
+
+#[test]
+fn a_connection_moves_to_its_owner() {
+    let mut cores = Cores::new(2);
+    let mut client = cores.connect();
+    client.write_all(b"over").unwrap();
+    assert_eq!(cores.read(&mut client, 4), b"here");
+    assert_eq!(cores.seen(1), [Seen::HandedOver(b"over".to_vec())]);
+    assert!(cores.drivers[0].sockets.is_empty());
+    client.write_all(b"echo").unwrap();
+    assert_eq!(cores.read(&mut client, 4), b"echo");
+    assert_eq!(cores.drivers[0].counters.handed_over.get(), 1);
+    drop(client);
+    cores.until(|cores| cores.is_empty());
+    assert_eq!(
+        cores.seen(1).last(),
+        Some(&Seen::Closed(CloseCause::PeerClosed))
+    );
+}
+
+#[test]
+fn a_paused_connection_is_not_read_and_loses_nothing() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    client.write_all(b"hello").unwrap();
+    cores.read(&mut client, 5);
+    for round in 1..4 {
+        client.write_all(b"wait").unwrap();
+        cores.settle();
+        client.write_all(b"later").unwrap();
+        cores.settle();
+        assert!(client.read(&mut [0]).is_err(), "nothing was echoed");
+        cores.now.mono_ms += 50;
+        assert_eq!(cores.read(&mut client, 5), b"later");
+        assert_eq!(
+            cores
+                .seen(0)
+                .iter()
+                .filter(|seen| **seen == Seen::Tick)
+                .count(),
+            round
+        );
+    }
+}
+
+#[test]
+fn under_hard_pressure_nothing_is_fed_and_nothing_is_lost() {
+    let link = LinkConfig {
+        queue_messages: 4,
+        low: Mark {
+            messages: 6,
+            bytes: 1 << 20,
+        },
+        soft: Mark {
+            messages: 10,
+            bytes: 2 << 20,
+        },
+        hard: Mark {
+            messages: 20,
+            bytes: 4 << 20,
+        },
+    };
+    let mut cores = Cores::with(2, RING, link);
+    let other = cores.drivers.pop().unwrap();
+    let mut client = cores.connect();
+    let mut second = cores.connect();
+    second.write_all(b"2").unwrap();
+    cores.read(&mut second, 1);
+    client.write_all(b"mesh").unwrap();
+    cores.until(|cores| cores.seen(0).contains(&Seen::Link(Pressure::Hard)));
+    let fed = cores.seen(0).len();
+    // More than all buffers hold.
+    let text: Vec<u8> = (0..60_000).map(bulk_byte).collect();
+    second.set_nonblocking(false).unwrap();
+    second.write_all(&text).unwrap();
+    second.set_nonblocking(true).unwrap();
+    client.write_all(b"hello").unwrap();
+    client.shutdown(Side::Write).unwrap();
+    cores.settle();
+    assert_eq!(cores.seen(0).len(), fed);
+    assert_eq!(cores.drivers[0].ring.buffers_free(), 0);
+    assert!(
+        cores.drivers[0].park().unwrap(),
+        "waiting for the link is no reason to stay awake"
+    );
+    cores.drivers[0].unpark();
+    cores.drivers.push(other);
+    assert!(cores.read(&mut second, 60_000) == text);
+    cores.until(|cores| cores.closed(CloseCause::PeerClosed));
+    let acks: Vec<_> = (0..30).map(Seen::Mesh).collect();
+    assert_eq!(cores.seen(1), acks);
+    assert!(cores.seen(0).contains(&Seen::Link(Pressure::Low)));
+    assert_eq!(
+        cores.drivers[0].ring.buffers_free(),
+        usize::from(RING.buffer_count)
+    );
+    assert!(cores.drivers[0].counters.buffers_missing.get() > 0);
+}
+
+#[test]
+fn more_senders_than_buffers_are_all_read() {
+    let ring = RingConfig {
+        buffer_count: 2,
+        buffer_bytes: 64,
+        ..RING
+    };
+    let mut cores = Cores::with(1, ring, LinkConfig::default());
+    let mut clients: Vec<_> = (0..50).map(|_| cores.connect()).collect();
+    for round in 0..3u8 {
+        for (at, client) in clients.iter_mut().enumerate() {
+            client.write_all(&[at as u8 ^ round; 300]).unwrap();
+        }
+        for (at, client) in clients.iter_mut().enumerate() {
+            assert_eq!(cores.read(client, 300), [at as u8 ^ round; 300]);
+        }
+    }
+    assert!(cores.drivers[0].counters.buffers_missing.get() > 0);
+}
+
+#[test]
+fn cores_stop_when_all_have_closed_their_connections() {
+    let mut cores = Cores::new(2);
+    let mut client = cores.connect();
+    client.write_all(b"hello").unwrap();
+    cores.read(&mut client, 5);
+    cores.shutdown.request(Duration::from_secs(3));
+    cores.read_end(&mut client);
+    cores.settle();
+    assert_eq!(cores.turn(), [Turn::Idle; 2], "a peer has not closed yet");
+    drop(client);
+    cores.until(|cores| cores.turn() == [Turn::Finished; 2]);
+    assert!(cores.is_empty());
+    assert!((0..2).all(|core| cores.seen(core).contains(&Seen::Shutdown)));
+    assert!(TcpStream::connect(cores.address).is_err() || cores.turn() == [Turn::Finished; 2]);
+}
+
+#[test]
+fn a_stop_does_not_wait_longer_than_it_was_told() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    client.write_all(b"hello").unwrap();
+    cores.read(&mut client, 5);
+    cores.shutdown.request(Duration::from_millis(500));
+    cores.settle();
+    assert_eq!(cores.turn(), [Turn::Idle]);
+    cores.now.mono_ms += 500;
+    assert_eq!(cores.turn(), [Turn::Finished]);
+}
+
+/// Waits for the eventfd at most 5 s and returns how long it took.
+fn sleep_until_woken(driver: &Driver<Fake>) -> Duration {
+    let start = Instant::now();
+    let mut eventfd = driver.wake.eventfd().try_clone().unwrap();
+    let waiter = std::thread::spawn(move || eventfd.read_exact(&mut [0; 8]).unwrap());
+    while !waiter.is_finished() {
+        assert!(start.elapsed() < Duration::from_secs(5), "not woken");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_parked_core_wakes_for_sockets_links_deadlines_and_the_end() {
+    let mut cores = Cores::new(2);
+    let mut client = cores.connect();
+    client.write_all(b"hello").unwrap();
+    cores.read(&mut client, 5);
+    let park = |cores: &mut Cores, core: usize| {
+        cores.settle();
+        while !cores.drivers[core].park().unwrap() {
+            cores.settle();
+        }
+    };
+
+    park(&mut cores, 0);
+    client.write_all(b"x").unwrap();
+    sleep_until_woken(&cores.drivers[0]);
+    cores.drivers[0].unpark();
+    assert_eq!(cores.read(&mut client, 1), b"x");
+
+    park(&mut cores, 1);
+    client.write_all(b"mesh").unwrap();
+    let now = cores.now;
+    while cores.drivers[0].turn(now).unwrap() == Turn::Idle {}
+    sleep_until_woken(&cores.drivers[1]);
+    cores.drivers[1].unpark();
+    cores.until(|cores| cores.seen(1).len() == 30);
+
+    client.write_all(b"wait").unwrap();
+    park(&mut cores, 0);
+    let slept = sleep_until_woken(&cores.drivers[0]);
+    assert!(
+        slept >= Duration::from_millis(2) && slept < Duration::from_secs(1),
+        "{slept:?}"
+    );
+    cores.drivers[0].unpark();
+    cores.now.mono_ms += 50;
+    cores.settle();
+
+    park(&mut cores, 0);
+    cores.shutdown.request(Duration::ZERO);
+    sleep_until_woken(&cores.drivers[0]);
+    cores.drivers[0].unpark();
+    assert_eq!(cores.turn(), [Turn::Finished; 2]);
+}
+
+/// Run by the test below, in a process that may open few files.
+#[test]
+#[ignore = "needs a process of its own with a low limit on open files"]
+fn with_few_descriptors() {
+    let mut cores = Cores::new(1);
+    let mut clients = Vec::new();
+    // The limit is on both ends: half of what is left can be connected.
+    while let Ok(client) = TcpStream::connect(cores.address) {
+        client.set_nonblocking(true).unwrap();
+        clients.push(client);
+    }
+    let files_for_accepting = 3;
+    clients.truncate(clients.len() - files_for_accepting);
+    cores.until(|cores| cores.drivers[0].counters.refused.get() > 0);
+    cores.settle();
+    let accepted = cores.drivers[0].counters.accepted.get() as usize;
+    let refused = cores.drivers[0].counters.refused.get() as usize;
+    assert!(accepted <= files_for_accepting + 1, "{accepted}");
+    assert!(
+        accepted + refused >= clients.len(),
+        "{accepted} + {refused}"
+    );
+    let mut ends = 0;
+    for client in &mut clients {
+        ends += usize::from(matches!(client.read(&mut [0]), Ok(0)));
+    }
+    assert!(ends > 0, "those who were refused know it");
+    clients.clear();
+    cores.until(|cores| cores.is_empty());
+    // With descriptors, and after the pause, it accepts again.
+    let mut client = cores.connect();
+    cores.now.mono_ms += ACCEPT_PAUSE_MS;
+    client.write_all(b"again").unwrap();
+    assert_eq!(cores.read(&mut client, 5), b"again");
+}
+
+#[test]
+fn running_out_of_descriptors_refuses_and_recovers() {
+    let test = std::env::current_exe().unwrap();
+    let script =
+        "ulimit -n 48 && exec \"$0\" --exact --ignored net::driver::tests::with_few_descriptors";
+    let output = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(script)
+        .arg(test)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}

@@ -1,0 +1,203 @@
+//! The table of a core's sockets.
+//!
+//! An entry is 16 bytes and knows nothing of MQTT; that is all the shell keeps for an idle connection.
+
+use crate::net::ring::Key;
+use crate::shard::input::ConnKey;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Whether a receive is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recv {
+    /// None is.
+    Idle,
+    /// One is.
+    Armed,
+    /// One is, and is being cancelled.
+    Cancelling,
+}
+
+/// How far the life of a connection has come, as the shell sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The shard reads and writes.
+    Open,
+    /// The shard asked for the close: what it has left is written, what arrives is discarded.
+    Closing,
+    /// All is written and our side is shut, which the shard knows: what arrives is discarded until the
+    /// peer has shut its side too, because closing a socket with unread data would reset it and could
+    /// destroy what the peer has not read yet.
+    Draining,
+    /// Only the completions of cancelled operations are waited for.
+    Dead,
+}
+
+/// One socket.
+#[derive(Debug)]
+pub struct Socket {
+    fd: Option<OwnedFd>,
+    generation: u32,
+    /// The receive on it.
+    pub recv: Recv,
+    /// How far it has come.
+    pub phase: Phase,
+    /// A wait for writability is in flight: the socket is full.
+    pub polled: bool,
+    /// The connection stays on this core: bytes were written to it, or it was handed over to here. Until
+    /// then it is read with receives that complete once, so that none is in flight when it leaves.
+    pub settled: bool,
+    /// The shard does not want to read.
+    pub paused: bool,
+    /// A write failed: the receive will tell why, after what the peer sent before.
+    pub write_failed: bool,
+    /// The peer has shut its side.
+    pub eof: bool,
+    /// Bytes were written since the linger time was last looked at.
+    pub moved: bool,
+}
+
+const _: () = assert!(size_of::<Socket>() <= 16);
+
+impl Socket {
+    /// Whether a receive should be in flight.
+    pub fn wants_recv(&self) -> bool {
+        match self.phase {
+            Phase::Open => !self.paused,
+            Phase::Closing | Phase::Draining => !self.eof,
+            Phase::Dead => false,
+        }
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_idle(&self) -> bool {
+        self.recv == Recv::Idle && !self.polled
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd
+            .as_ref()
+            .expect("the table gives out occupied slots only")
+            .as_fd()
+    }
+}
+
+/// All sockets of a core, by the index of their key.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    slots: Vec<Socket>,
+    free: Vec<u32>,
+}
+
+impl Sockets {
+    /// Gives a socket a key, or returns `None` when no index is left; then the socket is closed.
+    pub fn insert(&mut self, fd: OwnedFd) -> Option<ConnKey> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                let index = u32::try_from(self.slots.len()).ok();
+                let index = index.filter(|index| *index < Key::INDEX_END)?;
+                self.slots.push(vacant(0));
+                index
+            }
+        };
+        let slot = &mut self.slots[index as usize];
+        assert!(slot.fd.is_none());
+        *slot = Socket {
+            fd: Some(fd),
+            ..vacant(slot.generation)
+        };
+        Some(ConnKey {
+            index,
+            generation: slot.generation,
+        })
+    }
+
+    /// The socket with this key, unless it is gone.
+    pub fn get(&mut self, key: ConnKey) -> Option<&mut Socket> {
+        let slot = self.slots.get_mut(key.index as usize)?;
+        (slot.fd.is_some() && slot.generation == key.generation).then_some(slot)
+    }
+
+    /// Takes a socket out of the table; its key is dead.
+    ///
+    /// Panics: when an operation is in flight on it, whose completion would find its successor.
+    pub fn remove(&mut self, key: ConnKey) -> Option<OwnedFd> {
+        let slot = self.get(key)?;
+        assert!(
+            slot.is_idle(),
+            "a socket leaves only when nothing is in flight"
+        );
+        let fd = slot.fd.take();
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(key.index);
+        fd
+    }
+
+    /// Sockets in the table.
+    pub fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+fn vacant(generation: u32) -> Socket {
+    Socket {
+        fd: None,
+        generation,
+        recv: Recv::Idle,
+        phase: Phase::Open,
+        polled: false,
+        settled: false,
+        paused: false,
+        write_failed: false,
+        eof: false,
+        moved: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn fd() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn a_slot_is_reused_under_another_generation() {
+        let mut sockets = Sockets::default();
+        let first = sockets.insert(fd()).unwrap();
+        let second = sockets.insert(fd()).unwrap();
+        assert_eq!((first.index, second.index, sockets.len()), (0, 1, 2));
+        sockets.get(first).unwrap().paused = true;
+        assert!(sockets.remove(first).is_some());
+        assert!(sockets.get(first).is_none() && sockets.remove(first).is_none());
+        let third = sockets.insert(fd()).unwrap();
+        assert_eq!(third.index, first.index);
+        assert_ne!(third.generation, first.generation);
+        assert!(sockets.get(first).is_none());
+        assert!(
+            !sockets.get(third).unwrap().paused,
+            "nothing of the old one is left"
+        );
+        sockets.remove(second);
+        sockets.remove(third);
+        assert!(sockets.is_empty());
+    }
+
+    #[test]
+    #[should_panic(expected = "nothing is in flight")]
+    fn a_socket_with_an_operation_in_flight_stays() {
+        let mut sockets = Sockets::default();
+        let key = sockets.insert(fd()).unwrap();
+        sockets.get(key).unwrap().polled = true;
+        sockets.remove(key);
+    }
+}

@@ -1,0 +1,189 @@
+//! SHELL. The process: what it needs from the kernel, its data directory, its cores, its log and its end.
+
+pub mod clock;
+pub mod cores;
+mod cpus;
+mod data_dir;
+mod log;
+mod probe;
+mod signals;
+
+use crate::config::{CoreCount, Loaded, LogLevel};
+use crate::net::events::LogSink;
+use crate::net::ring::RingConfig;
+use crate::shard::input::ShardId;
+use cores::{CoreConfig, Cores};
+use data_dir::Installation;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Something failed; the log says what.
+const EXIT_FAILED: u8 = 1;
+/// The kernel does not grant what is needed: EX_CONFIG of sysexits.h.
+const EXIT_REFUSED: u8 = 78;
+/// Time that connections have, after the first signal, to take what is still owed to them.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Records of client events that may wait for stderr.
+const LOG_RECORDS_MAX: usize = 8192;
+
+/// Runs the broker until it is asked to stop.
+///
+/// Prints the banner, and, when all cores are ready, a line `listening on ADDR:PORT` for each listener, to stdout.
+///
+/// Returns: 0 after a graceful stop, 1 when something failed, 78 when the kernel does not grant what is needed.
+pub fn run(loaded: &Loaded) -> ExitCode {
+    log::start(loaded.config.log_level);
+    match serve(loaded) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Refused(refusal)) => {
+            eprintln!("{refusal}");
+            ExitCode::from(EXIT_REFUSED)
+        }
+        Err(Failure::Other(message)) => {
+            log::line(LogLevel::Error, message);
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+enum Failure {
+    Refused(probe::Refusal),
+    Other(String),
+}
+
+fn serve(loaded: &Loaded) -> Result<(), Failure> {
+    let config = &loaded.config;
+    let shard_count = shard_count(config.cores);
+    let nofile = probe::check(shard_count).map_err(Failure::Refused)?;
+    let installation = Installation::open(config.data_dir.as_deref()).map_err(Failure::Other)?;
+    let failed = |what: &str, error: &dyn fmt::Display| Failure::Other(format!("{what}: {error}"));
+
+    let seeds = data_dir::random_key().map_err(|error| failed("no random bytes", &error))?;
+    let (hash_seed, random_seed) = seeds.split_at(seeds.len() / 2);
+    let number = |bytes: &[u8]| {
+        u64::from_le_bytes(bytes.try_into().expect("half of the key is eight bytes"))
+    };
+    let (sink, records) = LogSink::new(LOG_RECORDS_MAX);
+    let writer =
+        log::spawn_writer(records).map_err(|error| failed("cannot start a thread", &error))?;
+    let core_config = CoreConfig {
+        shard_count,
+        pin: config.pin,
+        binds: config
+            .listeners
+            .iter()
+            .map(|listener| listener.bind)
+            .collect(),
+        limits: Arc::new(config.limits.clone()),
+        placement_key: installation.placement_key,
+        hash_seed: number(hash_seed),
+        random_seed: number(random_seed),
+        log: (config.log_level >= LogLevel::Info).then(|| sink.clone()),
+        ring: RingConfig::default(),
+        link: None,
+    };
+    let cores = Cores::start(&core_config).map_err(|error| Failure::Other(error.to_string()))?;
+    // The log ends when the last sink is gone.
+    drop(core_config);
+
+    let stopper = cores.stopper();
+    signals::listen(move |signal| {
+        log::line(
+            LogLevel::Info,
+            format_args!("{signal}: stopping; a second signal stops at once."),
+        );
+        stopper.request(DRAIN);
+    })
+    .map_err(|error| failed("cannot listen for signals", &error))?;
+
+    log::line(
+        LogLevel::Info,
+        banner(loaded, &installation, shard_count, nofile, &cores),
+    );
+    if !loaded.is_local_only() {
+        log::line(
+            LogLevel::Warn,
+            "allow-anonymous: anyone who reaches a listener can read and publish everything.",
+        );
+    }
+    if config.pin && shard_count > cpus::available() {
+        log::line(
+            LogLevel::Warn,
+            format_args!(
+                "pin has no effect: {shard_count} shards are more than the CPUs this process may use."
+            ),
+        );
+    }
+    announce(&cores).map_err(|error| failed("cannot write to stdout", &error))?;
+
+    cores.wait();
+    if sink.dropped() > 0 {
+        log::line(
+            LogLevel::Warn,
+            format_args!("{} lines about clients were lost.", sink.dropped()),
+        );
+    }
+    drop(sink);
+    // It fails only by a panic, which it has told of itself.
+    let _ = writer.join();
+    log::line(LogLevel::Info, "ringmq has stopped.");
+    Ok(())
+}
+
+fn shard_count(cores: CoreCount) -> usize {
+    match cores {
+        CoreCount::Exactly(count) => count,
+        CoreCount::Auto => cpus::available().min(ShardId::COUNT_MAX),
+    }
+}
+
+/// One line `listening on ADDR:PORT` for each listener, for people and for programs that wait for it.
+fn announce(cores: &Cores) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for address in cores.addresses() {
+        writeln!(out, "listening on {address}")?;
+    }
+    out.flush()
+}
+
+/// What a newcomer asks next, in one line.
+fn banner(
+    loaded: &Loaded,
+    installation: &Installation,
+    shard_count: usize,
+    nofile: u64,
+    cores: &Cores,
+) -> String {
+    let mut parts = vec![format!("ringmq {}", env!("CARGO_PKG_VERSION"))];
+    if loaded.is_local_only() {
+        parts.push(
+            "local only: just this machine can connect (to open it: --bind 0.0.0.0:1883 --allow-anonymous)".into(),
+        );
+    }
+    parts.push(match &loaded.path {
+        Some(path) => format!("configuration {}", path.display()),
+        None => "no configuration file".into(),
+    });
+    parts.push(match shard_count {
+        1 => "1 shard".into(),
+        count => format!("{count} shards"),
+    });
+    let addresses: Vec<String> = cores
+        .addresses()
+        .iter()
+        .map(|address| format!("mqtt://{address}"))
+        .collect();
+    parts.push(addresses.join(" "));
+    parts.push(match &installation.dir {
+        Some(dir) => format!("data directory {}", dir.display()),
+        None => "no data directory, so the key that spreads sessions is new".into(),
+    });
+    parts.push(format!(
+        "limits {} nofile={nofile}",
+        loaded.banner_limits().join(" ")
+    ));
+    parts.join("; ")
+}
