@@ -21,6 +21,7 @@ pub mod counters;
 mod deliver;
 mod disconnect;
 pub mod input;
+mod invariants;
 mod mesh;
 pub mod mesh_message;
 pub mod message;
