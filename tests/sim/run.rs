@@ -231,7 +231,10 @@ impl Run {
             .dirty_since_ms
             .expect("what has outbound bytes was called dirty");
         let waiting = self.world.outbound_len(socket);
-        assert!(waiting <= self.outbound_max(), "(10) {waiting} bytes wait for one socket");
+        assert!(
+            waiting <= self.outbound_max(),
+            "(10) {waiting} bytes wait for one socket"
+        );
         let bytes = self.world.peek(socket, count);
         assert_eq!(bytes.len(), count);
         self.auditor
