@@ -59,7 +59,13 @@ impl Run {
             }
         });
         Self {
-            world: World::new(seed, swarm.shard_count, &swarm.limits, marks),
+            world: World::new(
+                seed,
+                swarm.shard_count,
+                &swarm.limits,
+                marks,
+                swarm.has(Feature::LongTurns),
+            ),
             auditor: Auditor::new(&swarm.limits, trace),
             clients: (0..swarm.client_count).map(Client::new).collect(),
             schedule: Random::stream(seed, "schedule"),
@@ -231,7 +237,10 @@ impl Run {
             .dirty_since_ms
             .expect("what has outbound bytes was called dirty");
         let waiting = self.world.outbound_len(socket);
-        assert!(waiting <= self.outbound_max(), "(10) {waiting} bytes wait for one socket");
+        assert!(
+            waiting <= self.outbound_max(),
+            "(10) {waiting} bytes wait for one socket"
+        );
         let bytes = self.world.peek(socket, count);
         assert_eq!(bytes.len(), count);
         self.auditor
@@ -458,6 +467,7 @@ impl Run {
     /// Returns whether anything happened.
     fn heal_round(&mut self) -> bool {
         let mut moved = false;
+        self.world.end_turns();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
             moved = true;
@@ -624,6 +634,7 @@ impl Run {
         let mut got = Vec::new();
         loop {
             let mut moved = false;
+            self.world.end_turns();
             for (from, to) in self.world.busy_links() {
                 self.world.deliver(from, to);
                 moved = true;
@@ -783,6 +794,7 @@ impl Run {
     }
 
     fn flow(&mut self, client: usize) {
+        self.world.end_turns();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
         }
