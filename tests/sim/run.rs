@@ -59,7 +59,13 @@ impl Run {
             }
         });
         Self {
-            world: World::new(seed, swarm.shard_count, &swarm.limits, marks),
+            world: World::new(
+                seed,
+                swarm.shard_count,
+                &swarm.limits,
+                marks,
+                swarm.has(Feature::LongTurns),
+            ),
             auditor: Auditor::new(&swarm.limits, trace),
             clients: (0..swarm.client_count).map(Client::new).collect(),
             schedule: Random::stream(seed, "schedule"),
@@ -461,6 +467,7 @@ impl Run {
     /// Returns whether anything happened.
     fn heal_round(&mut self) -> bool {
         let mut moved = false;
+        self.world.end_turns();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
             moved = true;
@@ -627,6 +634,7 @@ impl Run {
         let mut got = Vec::new();
         loop {
             let mut moved = false;
+            self.world.end_turns();
             for (from, to) in self.world.busy_links() {
                 self.world.deliver(from, to);
                 moved = true;
@@ -786,6 +794,7 @@ impl Run {
     }
 
     fn flow(&mut self, client: usize) {
+        self.world.end_turns();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
         }
