@@ -752,3 +752,41 @@ fn a_message_does_not_expire_once_it_was_sent() {
             .all(|got| got.dup && got.message_expiry_s == Some(0))
     );
 }
+
+#[test]
+fn a_retained_message_that_expires_does_not_hide_one_that_is_on_its_way() {
+    let mut world = World::new(2);
+    let on_shard = |world: &mut World, shard: usize, role: &str| {
+        let id = (0..)
+            .map(|n| format!("{role}-{n}"))
+            .find(|id| world.placement.owner(id).index() == shard)
+            .expect("some id hashes to every shard");
+        world.connect(shard, &id, Version::V5)
+    };
+    let publishers = [0, 1].map(|shard| on_shard(&mut world, shard, "publisher"));
+    world.links_flow = false;
+    let soon = PublishProperties {
+        message_expiry_s: Some(1),
+        ..PublishProperties::default()
+    };
+    let never = PublishProperties::default();
+    world.publish_with(publishers[0], "t", b"soon", QoS::AtMostOnce, 0, true, soon);
+    world.publish_with(
+        publishers[1],
+        "t",
+        b"never",
+        QoS::AtMostOnce,
+        0,
+        true,
+        never,
+    );
+    // Shard 0 looks for what has expired before the other message arrives.
+    world.pass(20_000);
+    world.flow();
+    world.links_flow = true;
+    for shard in 0..2 {
+        let subscriber = on_shard(&mut world, shard, "subscriber");
+        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        assert_eq!(world.payloads(subscriber), [b"never"], "shard {shard}");
+    }
+}

@@ -212,6 +212,27 @@ impl Inflight {
         taken
     }
 
+    /// Asserts that the accounts are right. Cost: linear in the window.
+    pub fn check_invariants(&self) {
+        let bytes_of = |entry: &Entry| match entry {
+            Entry::Published(delivery) => delivery.message.bytes(),
+            Entry::Released | Entry::Done => 0,
+        };
+        let bytes: usize = self.entries.iter().map(bytes_of).sum();
+        assert_eq!(self.bytes, bytes, "the window's account of bytes");
+        assert!(self.unsent_from <= self.entries.len());
+        let sent = self.entries.iter().take(self.unsent_from);
+        let sent_count = sent.filter(|entry| !matches!(entry, Entry::Done)).count();
+        assert_eq!(
+            self.sent_count, sent_count,
+            "the window's account of what was sent"
+        );
+        assert!(
+            !matches!(self.entries.front(), Some(Entry::Done)),
+            "a gap at the front"
+        );
+    }
+
     fn entry(&self, id: PacketId) -> Option<(usize, &Entry)> {
         // Identifiers run 1..=65,535 and then 1 again.
         let at = if id.get() >= self.first_id {

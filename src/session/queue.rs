@@ -53,6 +53,16 @@ impl Queue {
         self.bytes
     }
 
+    /// Asserts that the account of bytes is right. Cost: linear in the messages that wait.
+    pub fn check_invariants(&self) {
+        let bytes: usize = self
+            .waiting
+            .iter()
+            .map(|delivery| delivery.message.bytes())
+            .sum();
+        assert_eq!(self.bytes, bytes, "the queue's account of bytes");
+    }
+
     /// Offers a message.
     pub fn push(&mut self, delivery: Delivery, limits: &QueueLimits) -> Queued {
         let bytes = delivery.message.bytes();

@@ -92,9 +92,8 @@ impl Shard {
                         }
                     });
             for message in expired {
-                // Every shard finds the same, so the stamp need not be agreed on: just above the message's own.
-                let stamp = Stamp(message.stamp() + 1);
-                self.retained.clear(message.topic(), stamp, now_ms);
+                self.retained
+                    .expire(message.topic(), Stamp(message.stamp()), now_ms);
             }
             self.upkeep.found_later = found_later;
             if outcome == ScanOutcome::More {

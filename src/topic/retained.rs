@@ -238,6 +238,19 @@ impl<M: RetainedEntry> Retained<M> {
         ClearOutcome::Cleared { removed }
     }
 
+    /// Removes the message of `topic` if it is still the one with this stamp, as all cores will: nobody changed the
+    /// topic, so the tombstone has the stamp of the message itself. True when it was removed.
+    pub fn expire(&mut self, topic: &str, stamp: Stamp, now_ms: u64) -> bool {
+        let found = self.messages.find(topic);
+        let Some(position) = found.filter(|at| self.messages.at(*at).stamp == stamp) else {
+            return false;
+        };
+        let message = self.messages.remove(position).message;
+        self.bytes -= message.bytes();
+        self.bury(topic, stamp, now_ms.saturating_add(TOMBSTONE_KEPT_MS));
+        true
+    }
+
     /// Forgets the tombstones whose time is over.
     pub fn purge(&mut self, now_ms: u64) {
         while let Some(oldest) = self.tombstones_by_age.front()
@@ -664,6 +677,29 @@ mod tests {
         assert!(visits_to_finish("+/50/x") <= 202);
         assert!(visits_to_finish("+/50/y") <= 202);
         assert!(visits_to_finish("nothing/#") <= 1);
+    }
+
+    #[test]
+    fn expiry_is_no_change_of_its_own() {
+        let topic: Rc<str> = "a".into();
+        let mut retained = retained(&[]);
+        retained.set(Stamp(5), topic.clone());
+        assert!(!retained.expire("a", Stamp(4), 0));
+        assert!(retained.expire("a", Stamp(5), 0));
+        assert!(!retained.expire("a", Stamp(5), 0));
+        assert_eq!(
+            (
+                retained.count(),
+                retained.bytes(),
+                retained.tombstone_count()
+            ),
+            (0, 0, 1)
+        );
+        assert_eq!(retained.set(Stamp(5), topic.clone()), SetOutcome::Stale);
+        assert_eq!(
+            retained.set(Stamp(6), topic),
+            SetOutcome::Stored { replaced: None }
+        );
     }
 
     #[test]

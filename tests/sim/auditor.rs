@@ -61,6 +61,8 @@ pub struct Conn {
 struct PendingSuback {
     codes: Vec<u8>,
     filters: Vec<(String, u64)>,
+    /// Ticks of the replays that it begins.
+    replays: Vec<u64>,
 }
 
 pub struct Auditor {
@@ -472,6 +474,7 @@ impl Auditor {
         let mut pending = PendingSuback {
             codes: Vec::new(),
             filters: Vec::new(),
+            replays: Vec::new(),
         };
         for (text, options) in subscribe.filters() {
             let (share, filter) = split_share(text);
@@ -510,12 +513,12 @@ impl Auditor {
                 RetainHandling::DoNotSend => false,
             };
             if wants_retained && share.is_none() {
+                pending.replays.push(tick);
                 self.model.sessions[session].replays.push(Replay {
                     tick,
                     text: filter.to_owned(),
                     qos: new.qos,
                     id: new.id,
-                    serial: new.serial,
                     promised: false,
                     waived: false,
                     interrupted: false,
@@ -679,8 +682,7 @@ impl Auditor {
                         }
                     });
                     for replay in &mut self.model.sessions[session].replays {
-                        let key = (replay.text.clone(), replay.serial);
-                        replay.promised |= pending.filters.contains(&key);
+                        replay.promised |= pending.replays.contains(&replay.tick);
                     }
                 }
             }

@@ -14,6 +14,9 @@ use ringmq::protocol::{
 use std::collections::{BTreeSet, VecDeque};
 use std::num::{NonZeroU16, NonZeroU32};
 
+/// No client sends a PUBLISH that is larger.
+pub const PUBLISH_BYTES_MAX: usize = 7_000;
+
 /// A message of its own that is not acknowledged.
 #[derive(Debug)]
 struct Sent {

@@ -36,6 +36,8 @@ struct Options {
     time: Duration,
     check_twice: bool,
     shrink: bool,
+    /// Leave the kept seeds out.
+    fresh_only: bool,
 }
 
 /// A run that broke a rule.
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         time: Duration::from_secs(seconds.unwrap_or(SECONDS)),
         check_twice: false,
         shrink: true,
+        fresh_only: false,
     };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Err(what) = parse(arguments.iter().map(String::as_str), &mut options) {
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
     }
     for line in KEPT
         .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter(|line| !options.fresh_only && !line.is_empty() && !line.starts_with('#'))
     {
         let mut kept = Options {
             overrides: Overrides::default(),
@@ -163,6 +166,7 @@ fn parse<'a>(
                 options.overrides.trace = true;
                 options.shrink = false;
             }
+            "--fresh-only" => options.fresh_only = true,
             "--no-shrink" => options.shrink = false,
             // What `cargo test` may pass on.
             "--nocapture" | "--quiet" | "-q" => {}

@@ -118,7 +118,6 @@ pub struct Replay {
     pub text: String,
     pub qos: QoS,
     pub id: u32,
-    pub serial: u64,
     pub promised: bool,
     /// Nothing of it can be demanded any more.
     pub waived: bool,

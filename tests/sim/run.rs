@@ -2,7 +2,7 @@
 //! everything heals and every debt must be paid, and so on; at the end everything is torn down and must be gone.
 
 use crate::auditor::Auditor;
-use crate::client::{Client, Stage as ClientStage, client_id};
+use crate::client::{Client, PUBLISH_BYTES_MAX, Stage as ClientStage, client_id};
 use crate::model::Payload;
 use crate::random::Random;
 use crate::swarm::{Feature, Swarm};
@@ -12,12 +12,16 @@ use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{
     PacketType, Publish, QoS, Subscribe, SubscribeOptions, UserProperties, Version,
 };
+use ringmq::shard::Shard;
 use ringmq::shard::counters::DropCause;
 use ringmq::shard::input::CloseCause;
 use std::collections::BTreeMap;
 
 /// Rounds in which everything must come to rest once the faults have stopped.
 const HEAL_ROUNDS_MAX: usize = 20_000;
+
+/// Steps between two looks at the invariants of a shard.
+const INVARIANTS_EVERY: u64 = 8;
 
 pub struct Run {
     swarm: Swarm,
@@ -55,7 +59,13 @@ impl Run {
             }
         });
         Self {
-            world: World::new(seed, swarm.shard_count, &swarm.limits, marks),
+            world: World::new(
+                seed,
+                swarm.shard_count,
+                &swarm.limits,
+                marks,
+                swarm.has(Feature::LongTurns),
+            ),
             auditor: Auditor::new(&swarm.limits, trace),
             clients: (0..swarm.client_count).map(Client::new).collect(),
             schedule: Random::stream(seed, "schedule"),
@@ -191,6 +201,9 @@ impl Run {
 
     fn end_step(&mut self, shard: usize, effects: &Effects) {
         self.auditor.end_step(&self.world, shard, effects);
+        if self.world.steps % INVARIANTS_EVERY == 0 {
+            self.world.shards[shard].check_invariants();
+        }
     }
 
     fn deliver(&mut self, from: usize, to: usize) {
@@ -223,12 +236,27 @@ impl Run {
         let dirty_since_ms = it
             .dirty_since_ms
             .expect("what has outbound bytes was called dirty");
+        let waiting = self.world.outbound_len(socket);
+        assert!(
+            waiting <= self.outbound_max(),
+            "(10) {waiting} bytes wait for one socket"
+        );
         let bytes = self.world.peek(socket, count);
         assert_eq!(bytes.len(), count);
         self.auditor
             .wrote(&self.world, socket, &bytes, dirty_since_ms);
         let effects = self.world.write(socket, &bytes);
         self.end_step(shard, &effects);
+    }
+
+    /// What may wait for a socket: the limit and a message, or a slice of a replay, and control packets up to the pause
+    /// and what one read may add to them.
+    fn outbound_max(&self) -> usize {
+        const REPLAY: usize = 64 << 10;
+        const REPLAY_SLICE: usize = 16;
+        const CONTROL: usize = 64 << 10;
+        let data = (self.swarm.limits.outbound_bytes_max as usize).max(REPLAY);
+        data + REPLAY_SLICE * PUBLISH_BYTES_MAX + 2 * CONTROL
     }
 
     fn close(&mut self, socket: SocketId, cause: CloseCause) {
@@ -439,6 +467,7 @@ impl Run {
     /// Returns whether anything happened.
     fn heal_round(&mut self) -> bool {
         let mut moved = false;
+        self.world.end_turns();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
             moved = true;
@@ -500,6 +529,7 @@ impl Run {
     }
 
     fn check_at_rest(&self) {
+        self.world.shards.iter().for_each(Shard::check_invariants);
         self.auditor.check_replies();
         self.auditor.model.check_flights();
         for client in &self.clients {
@@ -604,6 +634,7 @@ impl Run {
         let mut got = Vec::new();
         loop {
             let mut moved = false;
+            self.world.end_turns();
             for (from, to) in self.world.busy_links() {
                 self.world.deliver(from, to);
                 moved = true;
@@ -763,6 +794,7 @@ impl Run {
     }
 
     fn flow(&mut self, client: usize) {
+        self.world.end_turns();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
         }

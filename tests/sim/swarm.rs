@@ -60,6 +60,7 @@ features! {
     AckDisorder "ack-disorder",
     AckRefusal "ack-refusal",
     EagerClients "eager-clients",
+    LongTurns "long-turns",
 }
 
 /// One seed's mix.
@@ -88,9 +89,11 @@ pub struct Overrides {
 
 impl Swarm {
     pub fn draw(seed: u64, overrides: &Overrides) -> Self {
+        // A stream of their own: a new feature at the end leaves everything else as it was.
+        let mut features = Random::stream(seed, "features");
+        let busy = features.between(25, 75);
+        let mut on: Vec<bool> = Feature::ALL.iter().map(|_| features.chance(busy)).collect();
         let mut random = Random::stream(seed, "swarm");
-        let busy = random.between(25, 75);
-        let mut on: Vec<bool> = Feature::ALL.iter().map(|_| random.chance(busy)).collect();
         let shard_count = *random.pick(&[1, 2, 2, 3, 4, 4, 5]);
         let client_count = random.between(2, 8);
         let turns = *random.pick(&[500, 1_000, 2_000, 4_000]);

@@ -8,6 +8,7 @@
 //! There is no store yet. When there is one, a crash belongs here: it drops every shard, link and socket at once,
 //! keeps of each disk what a crash may keep, and makes new shards from that.
 
+use crate::random::Random;
 use ringmq::config::limits::Limits;
 use ringmq::shard::counters::DropCause;
 use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
@@ -109,6 +110,10 @@ pub struct World {
     pub placement: Placement,
     links: Vec<Vec<Link>>,
     marks: Option<Marks>,
+    /// One per shard, reused as the driver does.
+    outboxes: Vec<Outbox>,
+    /// Whether a turn may be longer than a step: what goes to other shards then leaves later.
+    turns: Option<Random>,
     /// Per shard and slot: the generation and the socket.
     slots: Vec<Vec<(u32, Option<SocketId>)>>,
     /// Everything that came out, hashed.
@@ -117,7 +122,13 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, shard_count: usize, limits: &Limits, marks: Option<Marks>) -> Self {
+    pub fn new(
+        seed: u64,
+        shard_count: usize,
+        limits: &Limits,
+        marks: Option<Marks>,
+        long_turns: bool,
+    ) -> Self {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&seed.to_le_bytes());
         let placement = Placement::new(key, shard_count);
@@ -155,6 +166,8 @@ impl World {
                 .map(|_| (0..shard_count).map(|_| link()).collect())
                 .collect(),
             marks,
+            outboxes: (0..shard_count).map(|_| Outbox::default()).collect(),
+            turns: long_turns.then(|| Random::stream(seed, "turns")),
             slots: vec![Vec::new(); shard_count],
             hash: 0xcbf2_9ce4_8422_2325,
             steps: 0,
@@ -350,7 +363,14 @@ impl World {
 
     /// How much each link of a shard has carried so far, what waits included.
     pub fn marks_of(&self, shard: usize) -> Vec<u64> {
-        self.links[shard].iter().map(|link| link.pushed).collect()
+        let mesh = &self.outboxes[shard].mesh;
+        let links = self.links[shard].iter().enumerate();
+        links
+            .map(|(at, link)| {
+                let waiting = mesh.iter().filter(|(to, _)| to.index() == at).count();
+                link.pushed + waiting as u64
+            })
+            .collect()
     }
 
     /// Whether everything up to those marks has arrived.
@@ -397,6 +417,7 @@ impl World {
     /// Time passes; the shards are yet to be told.
     pub fn pass(&mut self, ms: u64, wall_ms: i64) {
         assert!(ms.is_multiple_of(GRAIN_MS));
+        self.end_turns();
         self.note_unread();
         self.now.mono_ms += ms;
         self.now.wall_ms = self.now.wall_ms.wrapping_add_signed(wall_ms);
@@ -421,8 +442,14 @@ impl World {
     fn handle(&mut self, shard: usize, input: Input<'_>) -> Effects {
         self.steps += 1;
         let before = self.shards[shard].counters().clone();
-        let mut outbox = Outbox::default();
-        self.shards[shard].handle(self.now, input, &mut outbox);
+        let outbox = &mut self.outboxes[shard];
+        self.shards[shard].handle(self.now, input, outbox);
+        let dirty = std::mem::take(&mut outbox.dirty);
+        let handover = std::mem::take(&mut outbox.handover);
+        let pause = std::mem::take(&mut outbox.pause);
+        let resume = std::mem::take(&mut outbox.resume);
+        let close = std::mem::take(&mut outbox.close);
+        let events = std::mem::take(&mut outbox.events);
         let after = self.shards[shard].counters();
         let mut effects = Effects {
             wills_published: after.wills_published - before.wills_published,
@@ -432,17 +459,13 @@ impl World {
             *dropped = after.dropped[at] - before.dropped[at];
         }
         let now_ms = self.now.mono_ms;
-        for (to, message) in outbox.mesh {
-            self.note(format!("{to:?}{message:?}").as_bytes());
-            self.push(shard, to.index(), Item::Mesh(message));
-        }
-        for key in outbox.dirty {
+        for key in dirty {
             let socket = self
                 .socket_of(shard, key)
                 .expect("only live connections become dirty");
             self.sockets[socket].dirty_since_ms = Some(now_ms);
         }
-        for handover in outbox.handover {
+        for handover in handover {
             let socket = self
                 .socket_of(shard, handover.conn)
                 .expect("a live connection moves");
@@ -450,6 +473,7 @@ impl World {
             self.sockets[socket].stage = Stage::Moving;
             self.sockets[socket].paused = false;
             effects.handed_over.push(socket);
+            self.end_turn(shard);
             self.push(
                 shard,
                 handover.to.index(),
@@ -459,21 +483,21 @@ impl World {
                 },
             );
         }
-        for key in outbox.pause {
+        for key in pause {
             self.note(format!("pause {key:?}").as_bytes());
             if let Some(socket) = self.socket_of(shard, key) {
                 assert!(!self.sockets[socket].paused, "paused twice");
                 self.sockets[socket].paused = true;
             }
         }
-        for key in outbox.resume {
+        for key in resume {
             self.note(format!("resume {key:?}").as_bytes());
             if let Some(socket) = self.socket_of(shard, key) {
                 assert!(self.sockets[socket].paused, "resumed without a pause");
                 self.sockets[socket].paused = false;
             }
         }
-        for key in outbox.close {
+        for key in close {
             self.note(format!("close {key:?}").as_bytes());
             let socket = self
                 .socket_of(shard, key)
@@ -482,9 +506,27 @@ impl World {
             self.sockets[socket].stage = Stage::Closing;
             effects.closes.push(socket);
         }
-        self.note(format!("{:?}", outbox.events).as_bytes());
-        effects.events = outbox.events;
+        self.note(format!("{events:?}").as_bytes());
+        effects.events = events;
+        let goes_on = self.turns.as_mut().is_some_and(|turns| turns.chance(60));
+        if !goes_on {
+            self.end_turn(shard);
+        }
         effects
+    }
+
+    /// What a shard has for the others goes to the links.
+    fn end_turn(&mut self, shard: usize) {
+        let mesh: Vec<_> = self.outboxes[shard].mesh.drain(..).collect();
+        for (to, message) in mesh {
+            self.note(format!("{to:?}{message:?}").as_bytes());
+            self.push(shard, to.index(), Item::Mesh(message));
+        }
+    }
+
+    /// Ends the turns of all shards.
+    pub fn end_turns(&mut self) {
+        (0..self.shards.len()).for_each(|shard| self.end_turn(shard));
     }
 
     fn push(&mut self, from: usize, to: usize, item: Item) {

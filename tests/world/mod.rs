@@ -2,6 +2,8 @@
 //!
 //! The links deliver when the test says so, in any order between links and in FIFO order within one.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use ringmq::config::limits::Limits;
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{

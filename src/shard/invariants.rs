@@ -1,0 +1,59 @@
+//! What must hold between two inputs, looked at all at once: for tests, because it costs a look at everything.
+
+use super::Shard;
+use super::connection::Stage;
+use super::input::ConnKey;
+use crate::session::SessionKey;
+
+impl Shard {
+    /// Asserts invariants 1, 2 and 5 of this module, and the accounts of every queue and window.
+    ///
+    /// Panics: when one does not hold. Cost: linear in all that the shard holds.
+    pub fn check_invariants(&self) {
+        for (index, conn) in self.conns.iter().enumerate() {
+            if conn.stage == Stage::Open {
+                let key = ConnKey {
+                    index: index as u32,
+                    generation: conn.generation,
+                };
+                let session = self.sessions.get(conn.session.0 as usize);
+                let session = session.expect("an open connection has a session");
+                assert_eq!(
+                    session.conn,
+                    Some(key),
+                    "the session has another connection"
+                );
+            }
+        }
+        assert_eq!(self.by_client_id.len(), self.sessions.len());
+        for (key, session) in &self.sessions {
+            let key = SessionKey(key as u32);
+            assert_eq!(self.placement.owner(&session.client_id), self.id);
+            assert_eq!(self.find_session(&session.client_id), Some(key));
+            let receive_maximum = session.conn.map(|conn| {
+                let conn = self.conn(conn).expect("a session's connection lives");
+                assert!(conn.stage == Stage::Open && conn.session == key);
+                usize::from(conn.receive_maximum)
+            });
+            let subscriptions_max = self.limits.subscriptions_per_session_max as usize;
+            assert!(session.subscriptions.len() <= subscriptions_max);
+            let Some(state) = &session.state else {
+                continue;
+            };
+            state.queue.check_invariants();
+            state.inflight.check_invariants();
+            assert!(state.queue.len() <= self.limits.queue_messages_max as usize);
+            assert!(state.queue.bytes() <= self.limits.queue_bytes_max as usize);
+            let sent_max = receive_maximum.unwrap_or(usize::MAX);
+            assert!(
+                state.inflight.sent_count() <= sent_max,
+                "more in flight than allowed"
+            );
+        }
+        let sequences = self.pending_subacks.iter().map(|suback| suback.sequence);
+        assert!(
+            sequences.is_sorted(),
+            "SUBACKs wait in the order of their announcements"
+        );
+    }
+}
