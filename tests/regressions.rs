@@ -7,9 +7,18 @@
 )]
 mod world;
 
-use ringmq::protocol::Version;
+use ringmq::protocol::{PacketId, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version};
 use std::fs;
-use world::{Packet, World};
+use std::num::NonZeroU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use world::{Packet, World, connect, options};
+
+/// One test at a time: some look at the memory of the process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The process's memory, in KiB.
 fn resident_kib() -> u64 {
@@ -24,6 +33,7 @@ fn resident_kib() -> u64 {
 /// which so were never used again.
 #[test]
 fn reading_leaves_nothing_in_the_pool() {
+    let _alone = alone();
     let mut world = World::new(1);
     let client = world.connect(0, "client", Version::V311);
     let mut before = 0;
@@ -37,4 +47,46 @@ fn reading_leaves_nothing_in_the_pool() {
     }
     let grown = resident_kib().saturating_sub(before);
     assert!(grown < 2_000, "{grown} KiB are left by 400,000 packets");
+}
+
+/// SUBACK and UNSUBACK have a code for each filter, and went out larger than the client takes ([MQTT-3.1.2-24]).
+#[test]
+fn no_answer_is_larger_than_the_client_takes() {
+    const FITS: usize = 43;
+    let _alone = alone();
+    let mut hello = connect("client", Version::V5);
+    hello.properties.packet_bytes_max = NonZeroU32::new(48);
+    for (count, fits) in [(FITS, true), (FITS + 1, false)] {
+        let user = UserProperties::default();
+        let (mut subscribe, mut unsubscribe) = (Vec::new(), Vec::new());
+        let filters = vec![("a", options()); count];
+        Subscribe::encode(
+            &mut subscribe,
+            Version::V5,
+            PacketId::MIN,
+            None,
+            &user,
+            &filters,
+        );
+        let filters = vec!["a"; count];
+        Unsubscribe::encode(
+            &mut unsubscribe,
+            Version::V5,
+            PacketId::MIN,
+            &user,
+            &filters,
+        );
+        for bytes in [subscribe, unsubscribe] {
+            let mut world = World::new(1);
+            let client = world.connect_with(0, hello.clone());
+            world.send(client, &bytes);
+            let answer = world.next(client);
+            if fits {
+                assert!(matches!(answer, Some(Packet::Suback(_) | Packet::Unsuback)));
+            } else {
+                assert_eq!(answer, Some(Packet::Disconnect(ReasonCode::PacketTooLarge)));
+                assert_eq!(world.next(client), Some(Packet::Closed));
+            }
+        }
+    }
 }
