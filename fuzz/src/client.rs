@@ -243,6 +243,11 @@ impl Peer {
             self.connack = Some(connack.reason);
             return;
         };
+        let bytes_max = self.packet_bytes_max;
+        assert!(
+            len <= bytes_max,
+            "{packet_type:?} of {len} bytes to a client that takes {bytes_max}"
+        );
         let exchanges = &mut self.exchanges;
         match packet_type {
             PacketType::Connack => {
@@ -250,7 +255,7 @@ impl Peer {
                 assert_eq!(connack.reason, ReasonCode::Success);
                 assert_eq!(self.connack.replace(connack.reason), None);
             }
-            PacketType::Publish => self.publish(version, flags, body, len),
+            PacketType::Publish => self.publish(version, flags, body),
             PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp => {
                 let ack = Ack::decode(version, packet_type, body).expect("an acknowledgement");
                 answer(
@@ -304,12 +309,8 @@ impl Peer {
         }
     }
 
-    fn publish(&mut self, version: Version, flags: u8, body: &[u8], len: usize) {
+    fn publish(&mut self, version: Version, flags: u8, body: &[u8]) {
         let publish = Publish::decode_from_server(version, flags, body).expect("PUBLISH");
-        assert!(
-            len <= self.packet_bytes_max,
-            "{len} bytes to a client that takes fewer"
-        );
         if let Some(alias) = publish.properties.topic_alias {
             assert!(alias.get() <= self.topic_alias_maximum);
             if publish.topic.is_empty() {
