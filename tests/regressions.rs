@@ -1,10 +1,6 @@
 //! What fuzzing found, one test each, as small as it got.
 
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "the tests of the shard use all of it"
-)]
+#[allow(unreachable_pub, reason = "tests/shard.rs has the same module")]
 mod world;
 
 use ringmq::protocol::{PacketId, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version};
