@@ -491,7 +491,7 @@ impl Client {
                 qos,
                 ..SubscribeOptions::default()
             };
-            let shared = swarm.has(Feature::Shared) && random.chance(40);
+            let shared = swarm.has(Feature::Shared) && random.chance(swarm.shared_percent);
             if shared {
                 text = format!("$share/{}/{text}", random.pick(&["g", "h"]));
             }

@@ -554,14 +554,19 @@ impl Run {
             missing.qos_0,
             words()
         );
-        let counted = self.dropped_in_all(DropCause::NoMember)
-            + self.dropped_in_all(DropCause::QueueFull)
-            + self.dropped_in_all(DropCause::SessionEnded);
+        let counted =
+            self.dropped_in_all(DropCause::NoMember) + self.dropped_in_all(DropCause::QueueFull);
         assert!(
             missing.shared <= counted,
             "(8) {} messages to groups are missing and {counted} drops were counted:\n  {}",
             missing.shared,
             words()
+        );
+        let counted = counted + self.dropped_in_all(DropCause::SessionEnded);
+        assert!(
+            missing.shared_qos_2 <= counted,
+            "(8) {} QoS 2 messages to groups are missing and {counted} drops were counted",
+            missing.shared_qos_2
         );
         let replays = self.auditor.model.missing_replays();
         assert!(
