@@ -211,6 +211,21 @@ impl Auditor {
         }
     }
 
+    /// A shard was told to stop: it closes everything and publishes no Will.
+    pub fn shut_down(&mut self, world: &World, shard: usize) {
+        for socket in 0..self.conns.len() {
+            let it = &world.sockets[socket];
+            if it.shard != shard || !self.conns[socket].open {
+                continue;
+            }
+            self.must_close.insert(socket);
+            self.conns[socket].disconnect = Some(ReasonCode::ServerShuttingDown);
+            let session = self.conns[socket].session.expect("it is open");
+            self.model.sessions[session].will = None;
+            self.detach(socket);
+        }
+    }
+
     /// Time passed on a shard, and it was told.
     pub fn ticked(&mut self, shard: usize) {
         self.wills += self.model.timers(shard);

@@ -32,6 +32,7 @@ struct Connection {
     version: Version,
     inbox: Vec<u8>,
     connected: bool,
+    session_expiry_s: u32,
     rude: bool,
     stalled: bool,
     keep_alive_s: u16,
@@ -207,6 +208,7 @@ impl Client {
             version,
             inbox: Vec::new(),
             connected: false,
+            session_expiry_s: properties.session_expiry_s.unwrap_or(0),
             rude: false,
             stalled: false,
             keep_alive_s,
@@ -491,7 +493,7 @@ impl Client {
                 qos,
                 ..SubscribeOptions::default()
             };
-            let shared = swarm.has(Feature::Shared) && random.chance(40);
+            let shared = swarm.has(Feature::Shared) && random.chance(swarm.shared_percent);
             if shared {
                 text = format!("$share/{}/{text}", random.pick(&["g", "h"]));
             }
@@ -577,6 +579,12 @@ impl Client {
         if connection.version.is_v5() && !calm && stage.random.chance(50) {
             // With the Will.
             bytes = vec![0xe0, 1, 4];
+        }
+        let may_change = connection.version.is_v5() && connection.session_expiry_s > 0;
+        if may_change && !calm && stage.random.chance(30) {
+            let seconds: u32 = *stage.random.pick(&[0, 5, 1_000, u32::MAX]);
+            bytes = vec![0xe0, 7, 0, 5, 0x11];
+            bytes.extend(seconds.to_be_bytes());
         }
         connection.send(stage.world, &bytes);
         stage.world.sockets[connection.socket].fin = true;

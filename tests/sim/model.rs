@@ -312,6 +312,7 @@ pub struct Missing {
     pub queued: Vec<u64>,
     pub qos_0: u64,
     pub shared: u64,
+    pub shared_qos_2: u64,
 }
 
 impl Model {
@@ -920,34 +921,49 @@ impl Model {
         if message.qos == QoS::AtMostOnce {
             return;
         }
-        let mut texts = BTreeMap::new();
+        // By group: whether nothing excuses it, and the highest QoS that a member may have got it with.
+        let mut texts: BTreeMap<&String, (bool, QoS)> = BTreeMap::new();
         for session in &self.sessions {
             let spans = span(&session.history, routing.tick, u64::MAX);
             for subscription in spans.iter().flat_map(|(_, subscriptions)| subscriptions) {
                 let (share, filter) = split_share(&subscription.text);
                 if share.is_some() && matches(filter, &message.topic) {
-                    let all_qos_1: &mut bool = texts.entry(&subscription.text).or_insert(true);
-                    *all_qos_1 &= subscription.qos != QoS::AtMostOnce;
-                    *all_qos_1 &= size_at_most(message) <= session.packet_bytes_max;
+                    let (is_owed, qos) = texts
+                        .entry(&subscription.text)
+                        .or_insert((true, QoS::AtMostOnce));
+                    *is_owed &= subscription.qos != QoS::AtMostOnce;
+                    *is_owed &= size_at_most(message) <= session.packet_bytes_max;
+                    *qos = (*qos).max(subscription.qos.min(message.qos));
                 }
             }
         }
-        for (text, all_qos_1) in texts {
+        for (text, (is_owed, qos)) in texts {
+            let has = |all: &[Subscription]| all.iter().any(|it| it.text == *text && it.promised);
             let stays = |session: &Session| {
-                session.alive
-                    && span(&session.history, routing.tick, u64::MAX)
-                        .iter()
-                        .all(|(_, all)| all.iter().any(|it| it.text == *text && it.promised))
+                let spans = span(&session.history, routing.tick, u64::MAX);
+                session.alive && spans.iter().all(|(_, all)| has(all))
             };
-            let applied = self
-                .sessions
-                .iter()
-                .any(|session| session.got.get(&id).is_some_and(|got| got.applied > 0));
-            if all_qos_1 && !applied && self.sessions.iter().any(stays) {
-                missing.shared += 1;
-                words.push(format!(
-                    "nobody of {text} has got message {id}: {message:?}"
-                ));
+            let has_applied = |session: &Session| {
+                let was_member = || {
+                    let spans = span(&session.history, routing.tick, u64::MAX);
+                    spans
+                        .iter()
+                        .any(|(_, all)| all.iter().any(|it| it.text == *text))
+                };
+                session.got.get(&id).is_some_and(|got| got.applied > 0) && was_member()
+            };
+            let applied = self.sessions.iter().any(has_applied);
+            if is_owed && !applied && self.sessions.iter().any(stays) {
+                // What was under way with QoS 2 may end with its session ([MQTT-4.8.2-5]).
+                if qos == QoS::ExactlyOnce {
+                    missing.shared_qos_2 += 1;
+                } else {
+                    missing.shared += 1;
+                    words.insert(
+                        0,
+                        format!("nobody of {text} has got message {id}: {message:?}"),
+                    );
+                }
             }
         }
     }

@@ -34,6 +34,8 @@ pub struct Run {
     clock: Random,
     pub turn: u64,
     heal_phases: u64,
+    /// The run ends with a stop of the broker.
+    stops: bool,
 }
 
 /// What a run says about itself.
@@ -74,6 +76,7 @@ impl Run {
             clock: Random::stream(seed, "clock"),
             turn: 0,
             heal_phases: 0,
+            stops: random.chance(10),
             swarm,
         }
     }
@@ -89,8 +92,12 @@ impl Run {
             self.heal();
             self.check_at_rest();
         }
-        self.check_retained();
-        self.tear_down();
+        if self.stops {
+            self.shut_down();
+        } else {
+            self.check_retained();
+            self.tear_down();
+        }
         let drops = self
             .world
             .shards
@@ -554,14 +561,19 @@ impl Run {
             missing.qos_0,
             words()
         );
-        let counted = self.dropped_in_all(DropCause::NoMember)
-            + self.dropped_in_all(DropCause::QueueFull)
-            + self.dropped_in_all(DropCause::SessionEnded);
+        let counted =
+            self.dropped_in_all(DropCause::NoMember) + self.dropped_in_all(DropCause::QueueFull);
         assert!(
             missing.shared <= counted,
             "(8) {} messages to groups are missing and {counted} drops were counted:\n  {}",
             missing.shared,
             words()
+        );
+        let counted = counted + self.dropped_in_all(DropCause::SessionEnded);
+        assert!(
+            missing.shared_qos_2 <= counted,
+            "(8) {} QoS 2 messages to groups are missing and {counted} drops were counted",
+            missing.shared_qos_2
         );
         let replays = self.auditor.model.missing_replays();
         assert!(
@@ -727,6 +739,30 @@ impl Run {
         }
         self.probe_sends(&probe, &[0xe0, 0]);
         self.world.close(probe.socket, CloseCause::Asked);
+    }
+
+    /// The broker stops: every connection is told and closed.
+    fn shut_down(&mut self) {
+        for shard in 0..self.swarm.shard_count {
+            self.auditor.begin_step(&self.world);
+            let effects = self.world.shut_down(shard);
+            self.auditor.shut_down(&self.world, shard);
+            self.end_step(shard, &effects);
+        }
+        for socket in self.sockets().collect::<Vec<_>>() {
+            self.world.sockets[socket].down.clear();
+            let count = self.world.outbound_len(socket).min(self.world.room(socket));
+            if count > 0 {
+                self.shard_writes(socket, count);
+            }
+            assert!(self.world.sockets[socket].stage == Stage::Closing);
+            self.notice_end(socket);
+        }
+        for shard in 0..self.swarm.shard_count {
+            let (_, effects) = self.world.accept(shard);
+            self.auditor.accepted(usize::MAX);
+            assert_eq!(effects.closes.len(), 1, "a stopping broker accepts nobody");
+        }
     }
 
     /// Ends every session and clears what is retained: nothing may be left.

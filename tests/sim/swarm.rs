@@ -74,6 +74,8 @@ pub struct Swarm {
     /// Names of topic levels; few, so that filters and topics meet.
     pub levels: Vec<&'static str>,
     pub depth_max: usize,
+    /// How many of 100 subscriptions are shared, when any are.
+    pub shared_percent: usize,
 }
 
 /// What the command line fixes.
@@ -155,6 +157,7 @@ impl Swarm {
             limits,
             levels: ["a", "", "$b"][..levels].to_vec(),
             depth_max,
+            shared_percent: *random.pick(&[20, 50, 90]),
             on,
         }
     }

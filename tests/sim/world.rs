@@ -439,6 +439,11 @@ impl World {
         self.handle(shard, Input::Tick)
     }
 
+    /// The broker is told to stop.
+    pub fn shut_down(&mut self, shard: usize) -> Effects {
+        self.handle(shard, Input::Shutdown)
+    }
+
     fn handle(&mut self, shard: usize, input: Input<'_>) -> Effects {
         self.steps += 1;
         let before = self.shards[shard].counters().clone();
