@@ -173,7 +173,7 @@ impl Run {
             5 => self.time_passes(),
             6 => self.fault(),
             _ => {
-                if let Some(socket) = self.pick_socket(|world, it| is_ending(world, it)) {
+                if let Some(socket) = self.pick_socket(is_ending) {
                     self.notice_end(socket);
                 }
             }
@@ -208,7 +208,7 @@ impl Run {
 
     fn end_step(&mut self, shard: usize, effects: &Effects) {
         self.auditor.end_step(&self.world, shard, effects);
-        if self.world.steps % INVARIANTS_EVERY == 0 {
+        if self.world.steps.is_multiple_of(INVARIANTS_EVERY) {
             self.world.shards[shard].check_invariants();
         }
     }

@@ -128,7 +128,7 @@ impl Swarm {
         }
         if has(Feature::TinyQueue) {
             limits.queue_messages_max = queue.0;
-            if queue.1 % 2 == 0 {
+            if queue.1.is_multiple_of(2) {
                 limits.queue_bytes_max = queue.1;
             }
         }
