@@ -98,9 +98,9 @@ proptest! {
                     prop_assert_eq!(queue.pop().as_ref().map(number), expected);
                 }
                 QueueStep::TakeEven => {
-                    let taken = queue.take_if(|delivery| number(delivery) % 2 == 0);
+                    let taken = queue.take_if(|delivery| number(delivery).is_multiple_of(2));
                     let (even, odd): (Vec<_>, Vec<_>) =
-                        model.iter().copied().partition(|(number, _)| number % 2 == 0);
+                        model.iter().copied().partition(|(number, _)| number.is_multiple_of(2));
                     let even: Vec<u16> = even.into_iter().map(|(number, _)| number).collect();
                     prop_assert_eq!(taken.iter().map(number).collect::<Vec<_>>(), even);
                     model = odd;
