@@ -141,7 +141,8 @@ impl Client {
             .filter(|_| !self.unacknowledged.is_empty())
             .unwrap_or(drawn);
         self.version = Some(version);
-        let clean_start = calm.unwrap_or(!swarm.has(Feature::Sessions) || random.chance(25));
+        let clean_start =
+            calm.unwrap_or_else(|| !swarm.has(Feature::Sessions) || random.chance(25));
         let mut properties = ConnectProperties::default();
         if version.is_v5() {
             if swarm.has(Feature::Sessions) && random.chance(90) {

@@ -143,7 +143,11 @@ fn parse<'a>(
     options: &mut Options,
 ) -> Result<(), String> {
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        let mut value = || {
+            arguments
+                .next()
+                .ok_or_else(|| format!("{argument} needs a value"))
+        };
         let number = |text: &str| text.parse().map_err(|_| format!("{text} is no number"));
         match argument {
             "--seed" => options.seed = Some(number(value()?)?),
@@ -157,7 +161,7 @@ fn parse<'a>(
             "--without" => {
                 for name in value()?.split(',') {
                     let found = Feature::ALL.iter().find(|(_, known)| *known == name);
-                    let (feature, _) = found.ok_or(format!("no feature {name}"))?;
+                    let (feature, _) = found.ok_or_else(|| format!("no feature {name}"))?;
                     options.overrides.without.push(*feature);
                 }
             }

@@ -61,6 +61,7 @@ features! {
     AckRefusal "ack-refusal",
     EagerClients "eager-clients",
     LongTurns "long-turns",
+    FrozenLinks "frozen-links",
 }
 
 /// One seed's mix.
@@ -128,7 +129,7 @@ impl Swarm {
         }
         if has(Feature::TinyQueue) {
             limits.queue_messages_max = queue.0;
-            if queue.1 % 2 == 0 {
+            if queue.1.is_multiple_of(2) {
                 limits.queue_bytes_max = queue.1;
             }
         }

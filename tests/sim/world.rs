@@ -383,7 +383,7 @@ impl World {
 
     /// Reports a link whose pressure changed, if there is one; no two at once.
     pub fn report_pressure(&mut self) -> Option<(usize, Effects)> {
-        let Some(marks) = self.marks else { return None };
+        let marks = self.marks?;
         for from in 0..self.links.len() {
             for to in 0..self.links.len() {
                 let link = &mut self.links[from][to];
