@@ -29,7 +29,10 @@ pub mod client;
 pub mod config;
 #[allow(clippy::disallowed_methods, reason = "its tests wait for the kernel")]
 pub mod mesh;
-#[allow(clippy::disallowed_methods, reason = "its tests wait for the kernel")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "it waits for the kernel, once at the start and in tests"
+)]
 pub mod net;
 pub mod protocol;
 #[allow(

@@ -179,6 +179,20 @@ fn a_port_that_is_taken_is_named() {
     );
 }
 
+/// The kernel keeps the port of a ring with armed accepts a little longer than the process that had it.
+#[test]
+fn a_broker_that_was_killed_can_be_started_again_at_once() {
+    let mut broker = Running::start(&["--bind", "127.0.0.1:0", "--cores", "2"]);
+    let bind = broker.addr.to_string();
+    for _ in 0..5 {
+        let _client = connect_v5(broker.addr, "left-behind");
+        broker.child.kill().unwrap();
+        broker.child.wait().unwrap();
+        broker = Running::start(&["--bind", &bind, "--cores", "2"]);
+    }
+    connect_v5(broker.addr, "served");
+}
+
 #[test]
 fn a_data_directory_has_one_process_and_keeps_its_key() {
     let dir = Scratch::new("data");

@@ -191,6 +191,7 @@ const THEY_REFUSE: &[(&str, &str, &str)] = &[
 ];
 
 /// A packet as they read it.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Theirs {
     V4(v4::v4::Packet),
     V5(v5::v5::Packet),

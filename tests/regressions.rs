@@ -1,62 +1,88 @@
 //! What fuzzing found, one test each, as small as it got.
 
+#[allow(unreachable_pub, reason = "tests/shard.rs has the same module")]
 mod world;
 
-use ringmq::protocol::{QoS, Version};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-use world::World;
+use ringmq::protocol::{PacketId, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version};
+use std::fs;
+use std::num::NonZeroU32;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use world::{Packet, World, connect, options};
 
-/// Counts what the present thread has on the heap: tests run in threads of their own.
-struct Counting;
+/// One test at a time: some look at the memory of the process.
+static ALONE: Mutex<()> = Mutex::new(());
 
-thread_local! {
-    static LIVE: Cell<isize> = const { Cell::new(0) };
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-// SAFETY: every call is passed on to `System` as it is; counting does not touch the memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.set(LIVE.get() + layout.size() as isize);
-        // SAFETY: the caller's duty is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.set(LIVE.get() - layout.size() as isize);
-        // SAFETY: the caller's duty is the same.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-/// Bytes that `f` leaves on the heap.
-fn left_by(f: impl FnOnce()) -> isize {
-    let before = LIVE.get();
-    f();
-    LIVE.get() - before
+/// The process's memory, in KiB.
+fn resident_kib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let size = line.and_then(|line| line.split_whitespace().nth(1));
+    size.and_then(|size| size.parse().ok())
+        .expect("a number of KiB")
 }
 
 /// Every read put an empty buffer into the shard's pool, 24 bytes for ever, and on top of the real ones,
 /// which so were never used again.
 #[test]
 fn reading_leaves_nothing_in_the_pool() {
+    let _alone = alone();
     let mut world = World::new(1);
     let client = world.connect(0, "client", Version::V311);
-    world.subscribe(client, "t", QoS::AtMostOnce);
-    let mut some = |count: usize| {
-        for _ in 0..count {
-            // PINGREQ in two pieces, and a message to itself.
-            world.send(client, &[0xC0]);
-            world.send(client, &[0]);
-            world.publish(client, "t", b"payload", QoS::AtMostOnce, 0);
-            let packets = [world.next(client), world.next(client)];
-            assert!(packets.iter().all(Option::is_some));
+    let mut before = 0;
+    for round in 0..401_000 {
+        if round == 1_000 {
+            before = resident_kib();
         }
-    };
-    some(100);
-    let left = left_by(|| some(2_000));
-    assert!(left < 1_000, "{left} bytes are left by 2,000 messages");
+        // PINGREQ.
+        world.send(client, &[0xC0, 0]);
+        assert_eq!(world.next(client), Some(Packet::Pingresp));
+    }
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 2_000, "{grown} KiB are left by 400,000 packets");
+}
+
+/// SUBACK and UNSUBACK have a code for each filter, and went out larger than the client takes ([MQTT-3.1.2-24]).
+#[test]
+fn no_answer_is_larger_than_the_client_takes() {
+    const FITS: usize = 43;
+    let _alone = alone();
+    let mut hello = connect("client", Version::V5);
+    hello.properties.packet_bytes_max = NonZeroU32::new(48);
+    for (count, fits) in [(FITS, true), (FITS + 1, false)] {
+        let user = UserProperties::default();
+        let (mut subscribe, mut unsubscribe) = (Vec::new(), Vec::new());
+        let filters = vec![("a", options()); count];
+        Subscribe::encode(
+            &mut subscribe,
+            Version::V5,
+            PacketId::MIN,
+            None,
+            &user,
+            &filters,
+        );
+        let filters = vec!["a"; count];
+        Unsubscribe::encode(
+            &mut unsubscribe,
+            Version::V5,
+            PacketId::MIN,
+            &user,
+            &filters,
+        );
+        for bytes in [subscribe, unsubscribe] {
+            let mut world = World::new(1);
+            let client = world.connect_with(0, hello.clone());
+            world.send(client, &bytes);
+            let answer = world.next(client);
+            if fits {
+                assert!(matches!(answer, Some(Packet::Suback(_) | Packet::Unsuback)));
+            } else {
+                assert_eq!(answer, Some(Packet::Disconnect(ReasonCode::PacketTooLarge)));
+                assert_eq!(world.next(client), Some(Packet::Closed));
+            }
+        }
+    }
 }

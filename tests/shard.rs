@@ -765,10 +765,21 @@ fn a_retained_message_that_expires_does_not_hide_one_that_is_on_its_way() {
     };
     let publishers = [0, 1].map(|shard| on_shard(&mut world, shard, "publisher"));
     world.links_flow = false;
-    let soon = PublishProperties { message_expiry_s: Some(1), ..PublishProperties::default() };
+    let soon = PublishProperties {
+        message_expiry_s: Some(1),
+        ..PublishProperties::default()
+    };
     let never = PublishProperties::default();
     world.publish_with(publishers[0], "t", b"soon", QoS::AtMostOnce, 0, true, soon);
-    world.publish_with(publishers[1], "t", b"never", QoS::AtMostOnce, 0, true, never);
+    world.publish_with(
+        publishers[1],
+        "t",
+        b"never",
+        QoS::AtMostOnce,
+        0,
+        true,
+        never,
+    );
     // Shard 0 looks for what has expired before the other message arrives.
     world.pass(20_000);
     world.flow();

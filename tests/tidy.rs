@@ -62,6 +62,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "a socket option that no library offers",
     ),
     (
+        "fuzz/src/memory.rs",
+        "an allocator that counts, to say how much memory there may be",
+    ),
+    (
         "tests/common/broker.rs",
         "the kernel ends a broker whose test has died",
     ),

@@ -4,6 +4,7 @@
 //! Every target reads its input from the front, a byte at a time, and takes zeros when it ends: so seeds can be
 //! written by hand (`examples/seeds.rs`), and a mutation of one operation leaves the next ones as they were.
 
+mod client;
 pub mod decode_packet;
 pub mod decode_stream;
 pub mod filter_match;

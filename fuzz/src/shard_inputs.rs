@@ -4,7 +4,7 @@
 //! arbitrary bytes, whole packets, acknowledgements that are due, reads, short writes, closes, links, pressure, time.
 //!
 //! What must hold, beside what `world` checks at every step: nothing panics; memory is bounded by the limits, not by what
-//! clients send; when all clients have left and their sessions have expired, nothing of them is left; and doing the same
+//! clients send; at the end every request has been answered and every session gets what is published for it; when all clients have left and their sessions have expired, nothing of them is left; and doing the same
 //! again and again takes no more memory.
 
 use crate::input::Input;
@@ -24,6 +24,8 @@ use std::num::{NonZeroU16, NonZeroU32};
 const PEERS: usize = 5;
 const OPERATIONS_MAX: usize = 300;
 const SESSION_EXPIRY_S_MAX: u32 = 100;
+/// Until the last session has expired, its Will too, and the upkeep of every shard has seen that.
+const SETTLE_MS: u64 = 1_000 * (SESSION_EXPIRY_S_MAX as u64 + 255 + 45);
 /// Messages on links, above which they flow.
 const ON_LINKS_MAX: usize = 500;
 /// What all shards together may hold under the limits below, with five clients.
@@ -57,7 +59,8 @@ pub fn run(data: &[u8]) {
                 before,
                 Stop::Never,
             );
-            world.end(u64::from(SESSION_EXPIRY_S_MAX) * 3_000);
+            world.probe();
+            world.end(SETTLE_MS);
             left.push(live_bytes());
         }
         let growth = left[REPETITIONS - 1].saturating_sub(left[REPETITIONS - 4]);
@@ -67,7 +70,8 @@ pub fn run(data: &[u8]) {
         );
     } else {
         drive(&mut world, &mut input, shard_count, before, Stop::Allowed);
-        world.end(u64::from(SESSION_EXPIRY_S_MAX) * 3_000);
+        world.probe();
+        world.end(SETTLE_MS);
     }
 }
 
@@ -166,6 +170,7 @@ fn drive(world: &mut World, input: &mut Input<'_>, shard_count: usize, before: u
             16 => world.write(peer, usize::from(input.byte())),
             17 => world.write(peer, usize::from(input.u16())),
             18 => (0..PEERS).for_each(|peer| world.write(peer, usize::MAX)),
+            31 if operation == 31 => world.long_turns = !world.long_turns,
             19 => (0..PEERS).for_each(|peer| world.settle(peer)),
             20 => {
                 let causes = [

@@ -1,86 +1,41 @@
-//! Shards, the links between them and the client ends of their connections, in one thread; and what every byte
-//! they send is checked for.
+//! Shards, the links between them and the client ends of their connections, in one thread.
 //!
 //! The driver's side of the contract is kept to the letter: a connection is written as long as the shard owes it bytes,
 //! a paused one is not read, an index is reused only with another generation. What the shard says is checked
-//! for the other side: bytes wait only on a connection it has named, no request is answered twice, and every packet is
-//! well-formed in the version of its client and within what the client allowed.
+//! for the other side: bytes wait only on a connection it has named, and a connection is named once.
 
+use crate::client::Peer;
 use ringmq::config::limits::Limits;
-use ringmq::protocol::frame::{Cut, PACKET_BYTES_MAX, cut, cut_version};
 use ringmq::protocol::{
-    Ack, Connack, Connect, Disconnect, PacketType, Publish, QoS, ReasonCode, Suback, Subscribe,
-    Unsuback, Unsubscribe, Version, ping,
+    PacketId, PacketType, Publish, PublishProperties, QoS, ReasonCode, Subscribe, SubscribeOptions,
+    UserProperties, Version, put_ack,
 };
 use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
 use ringmq::shard::outbox::{Event, Outbox};
 use ringmq::shard::placement::Placement;
 use ringmq::shard::{Shard, ShardSetup};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Pieces in which one delivery is read, at most.
 const PIECES_MAX: usize = 100;
 
-/// What a client has asked for and not been answered; what it has been sent and not acknowledged.
-#[derive(Debug, Default)]
-struct Exchanges {
-    /// SUBSCRIBE: identifier and number of filters.
-    subscribes: Vec<(u16, usize)>,
-    unsubscribes: Vec<(u16, usize)>,
-    pubacks: Vec<u16>,
-    pubrecs: Vec<u16>,
-    pubcomps: Vec<u16>,
-    pings: usize,
-    /// PUBLISH with QoS above 0 that this client has read.
-    window: BTreeMap<u16, Unacknowledged>,
-    /// It acknowledged what it had not read: the window can no longer be told from outside.
-    acknowledged_unread: bool,
-}
+/// Rounds in which clients that acknowledge one packet each have got everything there can be for them.
+const ROUNDS_MAX: usize = 5_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unacknowledged {
-    AtLeastOnce,
-    ExactlyOnce,
-    Released,
-}
-
-/// The client's end of a connection.
-#[derive(Debug)]
-struct Peer {
-    /// `None` while the connection is handed over.
-    at: Option<(usize, ConnKey)>,
-    /// Sent by the client and not read by the driver.
-    kernel: Vec<u8>,
-    paused: bool,
-    /// The shard named it dirty, and has not been drained since.
-    owed: bool,
-    /// The shard wants it closed.
-    closing: bool,
-    /// Read by the driver and not yet a whole packet.
-    sent: Vec<u8>,
-    /// What was sent is no MQTT: nothing after it is understood.
-    is_broken: bool,
-    /// By its CONNECT.
-    spoken: Option<Version>,
-    /// The same from the shard, as soon as it has accepted CONNECT.
-    version: Option<Version>,
-    packet_bytes_max: usize,
-    receive_maximum: usize,
-    topic_alias_maximum: u16,
-    received: Vec<u8>,
-    connack: Option<ReasonCode>,
-    disconnected: bool,
-    aliases: BTreeMap<u16, String>,
-    exchanges: Exchanges,
-}
+/// The identifier of the probe's packets, which other packets of a client rarely have.
+const PROBE_ID: PacketId = PacketId::MIN;
 
 /// Everything.
 pub struct World {
     /// The time.
     pub now: Now,
     shards: Vec<Shard>,
+    /// Messages to other shards stay in a shard's outbox until its turn ends.
+    outboxes: Vec<Outbox>,
+    /// Whether turns go on over several inputs.
+    pub long_turns: bool,
     links: Vec<Vec<VecDeque<MeshMessage>>>,
     handovers: VecDeque<(usize, usize, Vec<u8>)>,
     peers: Vec<Option<Peer>>,
@@ -116,6 +71,8 @@ impl World {
         Self {
             now,
             shards,
+            outboxes: (0..shard_count).map(|_| Outbox::default()).collect(),
+            long_turns: false,
             links: vec![vec![VecDeque::new(); shard_count]; shard_count],
             handovers: VecDeque::new(),
             peers: (0..peer_count).map(|_| None).collect(),
@@ -132,25 +89,7 @@ impl World {
             return;
         }
         let conn = self.new_key(shard);
-        self.peers[peer] = Some(Peer {
-            at: Some((shard, conn)),
-            kernel: Vec::new(),
-            paused: false,
-            owed: false,
-            closing: false,
-            sent: Vec::new(),
-            is_broken: false,
-            spoken: None,
-            version: None,
-            packet_bytes_max: usize::MAX,
-            receive_maximum: 65_535,
-            topic_alias_maximum: 0,
-            received: Vec::new(),
-            connack: None,
-            disconnected: false,
-            aliases: BTreeMap::new(),
-            exchanges: Exchanges::default(),
-        });
+        self.peers[peer] = Some(Peer::new(shard, conn));
         self.handle(shard, Input::Accepted { conn });
     }
 
@@ -255,6 +194,7 @@ impl World {
 
     /// Delivers at most `count` messages of the link.
     pub fn flow(&mut self, from: usize, to: usize, count: usize) {
+        self.end_turn(from);
         for _ in 0..count {
             let Some(message) = self.links[from][to].pop_front() else {
                 return;
@@ -285,7 +225,9 @@ impl World {
     }
 
     fn is_quiet(&self) -> bool {
-        self.handovers.is_empty() && self.links.iter().flatten().all(VecDeque::is_empty)
+        self.handovers.is_empty()
+            && self.links.iter().flatten().all(VecDeque::is_empty)
+            && self.outboxes.iter().all(|outbox| outbox.mesh.is_empty())
     }
 
     /// Messages on all links.
@@ -371,6 +313,112 @@ impl World {
         }
     }
 
+    fn is_open(&self, peer: usize) -> bool {
+        self.peers[peer].as_ref().is_some_and(Peer::is_open)
+    }
+
+    /// Links flow, sockets take everything, and every client acknowledges what it gets, until nothing moves.
+    fn calm_down(&mut self) {
+        for from in 0..self.shards.len() {
+            for to in 0..self.shards.len() {
+                self.pressure(from, to, Pressure::Low);
+            }
+        }
+        for _ in 0..ROUNDS_MAX {
+            self.flow_all();
+            let mut moved = false;
+            for peer in 0..self.peers.len() {
+                self.read(peer, usize::MAX, false);
+                self.write(peer, usize::MAX);
+                self.settle(peer);
+                moved |= self.peers[peer].as_ref().is_some_and(|open| open.owed);
+                let due = self
+                    .acknowledgement_due(peer, 0)
+                    .filter(|_| self.is_open(peer));
+                if let (Some((packet_type, id)), Some(version)) = (due, self.version(peer)) {
+                    moved = true;
+                    let id = PacketId::new(id).expect("the shard sent it");
+                    let mut bytes = Vec::new();
+                    put_ack(&mut bytes, version, packet_type, id, ReasonCode::Success);
+                    self.send(peer, &bytes, usize::MAX);
+                }
+            }
+            if !moved && self.is_quiet() {
+                return;
+            }
+        }
+        panic!("clients that read and acknowledge everything come to rest");
+    }
+
+    /// Once everything has come to rest, every request is answered, and a message reaches whoever subscribes to it.
+    pub fn probe(&mut self) {
+        self.long_turns = false;
+        self.calm_down();
+        for peer in 0..self.peers.len() {
+            if !self.is_open(peer) {
+                continue;
+            }
+            let open = self.peers[peer].as_mut().expect("it is open");
+            assert!(
+                !open.paused,
+                "a client that has read everything is read from"
+            );
+            assert!(open.is_answered(), "{:?}", open.exchanges);
+            if open.packet_bytes_max < 64 {
+                continue;
+            }
+            let topic = format!("probe-{peer}");
+            let version = open.version.expect("it is open");
+            let options = SubscribeOptions {
+                qos: QoS::AtLeastOnce,
+                ..SubscribeOptions::default()
+            };
+            let mut bytes = Vec::new();
+            let user = UserProperties::default();
+            Subscribe::encode(
+                &mut bytes,
+                version,
+                PROBE_ID,
+                None,
+                &user,
+                &[(&topic, options)],
+            );
+            self.send(peer, &bytes, usize::MAX);
+            self.calm_down();
+            let mut published = 0;
+            for publisher in 0..self.peers.len() {
+                if !self.is_open(publisher) {
+                    continue;
+                }
+                let publish = Publish {
+                    dup: false,
+                    qos: QoS::AtLeastOnce,
+                    retain: false,
+                    topic: &topic,
+                    packet_id: Some(PROBE_ID),
+                    properties: PublishProperties::default(),
+                    payload: b"probe",
+                };
+                let mut bytes = Vec::new();
+                publish.encode(self.version(publisher).expect("it is open"), &mut bytes);
+                self.send(publisher, &bytes, usize::MAX);
+                self.calm_down();
+                published += usize::from(self.is_open(publisher));
+            }
+            if !self.is_open(peer) {
+                continue;
+            }
+            let open = self.peers[peer].as_ref().expect("it is open");
+            let received = open.topics.iter().filter(|got| **got == topic).count();
+            if open.granted < 0x80 {
+                assert!(
+                    received >= published,
+                    "{received} of {published} messages arrived"
+                );
+            }
+        }
+    }
+
     /// All clients leave, all links flow, and all sessions expire.
     pub fn end(&mut self, expiry_ms: u64) {
         for from in 0..self.shards.len() {
@@ -411,9 +459,13 @@ impl World {
     }
 
     fn handle(&mut self, shard: usize, input: Input<'_>) {
-        let mut outbox = Outbox::default();
+        let mut outbox = std::mem::take(&mut self.outboxes[shard]);
         self.shards[shard].handle(self.now, input, &mut outbox);
-        self.drain(shard, outbox);
+        self.drain(shard, &mut outbox);
+        self.outboxes[shard] = outbox;
+        if !self.long_turns {
+            self.end_turn(shard);
+        }
         for open in self.peers.iter().flatten() {
             if let Some((shard, conn)) = open.at {
                 let waits = self.shards[shard].outbound(conn).next().is_some();
@@ -425,12 +477,16 @@ impl World {
         }
     }
 
-    fn drain(&mut self, shard: usize, outbox: Outbox) {
-        for (to, message) in outbox.mesh {
+    /// What the shard has for the others goes onto the links.
+    fn end_turn(&mut self, shard: usize) {
+        for (to, message) in self.outboxes[shard].mesh.drain(..) {
             assert_ne!(to.index(), shard);
             self.links[shard][to.index()].push_back(message);
         }
-        for event in outbox.events {
+    }
+
+    fn drain(&mut self, shard: usize, outbox: &mut Outbox) {
+        for event in outbox.events.drain(..) {
             if let Event::ClientConnected { conn, version, .. } = event
                 && let Some(open) = self.peer(shard, conn)
             {
@@ -438,13 +494,13 @@ impl World {
                 assert_eq!(open.spoken, Some(version));
             }
         }
-        for conn in outbox.dirty {
+        for conn in outbox.dirty.drain(..) {
             if let Some(open) = self.peer(shard, conn) {
                 assert!(!open.owed, "a connection is dirty once");
                 open.owed = true;
             }
         }
-        for handover in outbox.handover {
+        for handover in outbox.handover.drain(..) {
             let to = handover.to.index();
             assert_ne!(to, shard);
             let is_it = |peer: &Option<Peer>| {
@@ -462,20 +518,20 @@ impl World {
             self.free_indexes[shard].push(handover.conn.index);
             self.handovers.push_back((peer, to, handover.unread));
         }
-        for conn in outbox.close {
+        for conn in outbox.close.drain(..) {
             let open = self
                 .peer(shard, conn)
                 .expect("a connection is closed alive");
             assert!(!open.closing, "a connection is closed once");
             open.closing = true;
         }
-        for conn in outbox.pause {
+        for conn in outbox.pause.drain(..) {
             if let Some(open) = self.peer(shard, conn) {
                 assert!(!open.paused);
                 open.paused = true;
             }
         }
-        for conn in outbox.resume {
+        for conn in outbox.resume.drain(..) {
             let open = self
                 .peer(shard, conn)
                 .expect("a connection is resumed alive");
@@ -493,260 +549,6 @@ impl World {
 
     /// The next acknowledgement that the client owes, if any: its packet type and identifier.
     pub fn acknowledgement_due(&self, peer: usize, at: usize) -> Option<(PacketType, u16)> {
-        let window = &self.peers[peer].as_ref()?.exchanges.window;
-        let (id, state) = window.iter().nth(at % window.len().max(1))?;
-        let packet_type = match state {
-            Unacknowledged::AtLeastOnce => PacketType::Puback,
-            Unacknowledged::ExactlyOnce => PacketType::Pubrec,
-            Unacknowledged::Released => PacketType::Pubcomp,
-        };
-        Some((packet_type, *id))
+        self.peers[peer].as_ref()?.acknowledgement_due(at)
     }
-}
-
-impl Peer {
-    /// Takes note of what the client asks for, as the shard will.
-    fn client_sends(&mut self, bytes: &[u8]) {
-        if self.is_broken {
-            return;
-        }
-        self.sent.extend_from_slice(bytes);
-        let sent = std::mem::take(&mut self.sent);
-        let mut rest = &sent[..];
-        loop {
-            match cut_version(rest, PACKET_BYTES_MAX, self.spoken.unwrap_or(Version::V311)) {
-                Ok(Cut::Packet { header, body, len }) => {
-                    if self.note(header.packet_type, header.flags, body).is_none() {
-                        self.is_broken = true;
-                        return;
-                    }
-                    rest = &rest[len..];
-                }
-                Ok(Cut::Incomplete { .. }) => break,
-                Err(_) => {
-                    self.is_broken = true;
-                    return;
-                }
-            }
-        }
-        self.sent = rest.to_vec();
-    }
-
-    /// `None` when the packet breaks the connection.
-    fn note(&mut self, packet_type: PacketType, flags: u8, body: &[u8]) -> Option<()> {
-        let Some(version) = self.spoken else {
-            if packet_type != PacketType::Connect {
-                return None;
-            }
-            let connect = Connect::decode(body).ok()?;
-            let properties = &connect.properties;
-            self.spoken = Some(connect.version);
-            let bytes_max = properties
-                .packet_bytes_max
-                .map_or(usize::MAX, |max| max.get() as usize);
-            self.packet_bytes_max = bytes_max;
-            self.receive_maximum = properties
-                .receive_maximum
-                .map_or(65_535, |max| max.get().into());
-            self.topic_alias_maximum = properties.topic_alias_maximum;
-            return Some(());
-        };
-        let exchanges = &mut self.exchanges;
-        match packet_type {
-            PacketType::Publish => {
-                let publish = Publish::decode(version, flags, body).ok()?;
-                let id = publish.packet_id.map(|id| id.get());
-                match publish.qos {
-                    QoS::AtMostOnce => {}
-                    QoS::AtLeastOnce => exchanges.pubacks.extend(id),
-                    QoS::ExactlyOnce => exchanges.pubrecs.extend(id),
-                }
-            }
-            PacketType::Subscribe => {
-                let subscribe = Subscribe::decode(version, body).ok()?;
-                let count = subscribe.filters().count();
-                exchanges
-                    .subscribes
-                    .push((subscribe.packet_id.get(), count));
-            }
-            PacketType::Unsubscribe => {
-                let unsubscribe = Unsubscribe::decode(version, body).ok()?;
-                let count = unsubscribe.filters().count();
-                exchanges
-                    .unsubscribes
-                    .push((unsubscribe.packet_id.get(), count));
-            }
-            PacketType::Pingreq => exchanges.pings += 1,
-            PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
-                let ack = Ack::decode(version, packet_type, body).ok()?;
-                let accepted = (ack.reason as u8) < 0x80;
-                exchanges.client_acknowledges(packet_type, ack.packet_id.get(), accepted);
-            }
-            _ => {}
-        }
-        Some(())
-    }
-
-    /// Checks what the shard sent; returns how many PUBLISH packets were completed.
-    fn client_receives(&mut self, bytes: &[u8]) -> usize {
-        self.received.extend_from_slice(bytes);
-        let received = std::mem::take(&mut self.received);
-        let mut rest = &received[..];
-        let mut publish_count = 0;
-        loop {
-            // DUP in PUBREL is a client's of 3.1; a server's is read by the stricter rules.
-            match cut(rest, PACKET_BYTES_MAX).expect("the shard sends packets") {
-                Cut::Incomplete { .. } => break,
-                Cut::Packet { header, body, len } => {
-                    publish_count += usize::from(header.packet_type == PacketType::Publish);
-                    self.packet(header.packet_type, header.flags, body, len);
-                    rest = &rest[len..];
-                }
-            }
-        }
-        self.received = rest.to_vec();
-        publish_count
-    }
-
-    fn packet(&mut self, packet_type: PacketType, flags: u8, body: &[u8], len: usize) {
-        assert!(!self.disconnected, "{packet_type:?} after DISCONNECT");
-        if self.connack.is_none() {
-            assert_eq!(packet_type, PacketType::Connack, "the first packet");
-        }
-        let Some(version) = self.version else {
-            // A refusal, in a version of which only the layout tells.
-            assert_eq!(packet_type, PacketType::Connack);
-            let version = if body.len() == 2 {
-                Version::V311
-            } else {
-                Version::V5
-            };
-            let connack = Connack::decode(version, body).expect("a refusal");
-            assert!(connack.reason.is_failure() && self.connack.is_none());
-            self.connack = Some(connack.reason);
-            return;
-        };
-        let exchanges = &mut self.exchanges;
-        match packet_type {
-            PacketType::Connack => {
-                let connack = Connack::decode(version, body).expect("CONNACK");
-                assert_eq!(connack.reason, ReasonCode::Success);
-                assert_eq!(self.connack.replace(connack.reason), None);
-            }
-            PacketType::Publish => self.publish(version, flags, body, len),
-            PacketType::Puback | PacketType::Pubrec | PacketType::Pubcomp => {
-                let ack = Ack::decode(version, packet_type, body).expect("an acknowledgement");
-                answer(
-                    match packet_type {
-                        PacketType::Puback => &mut exchanges.pubacks,
-                        PacketType::Pubrec => &mut exchanges.pubrecs,
-                        _ => &mut exchanges.pubcomps,
-                    },
-                    ack.packet_id.get(),
-                );
-            }
-            PacketType::Pubrel => {
-                let ack = Ack::decode(version, packet_type, body).expect("PUBREL");
-                if ack.reason == ReasonCode::Success {
-                    // Of this connection, or repeated from one before.
-                    exchanges
-                        .window
-                        .insert(ack.packet_id.get(), Unacknowledged::Released);
-                }
-            }
-            PacketType::Suback => {
-                let suback = Suback::decode(version, body).expect("SUBACK");
-                answer(
-                    &mut exchanges.subscribes,
-                    (suback.packet_id.get(), suback.codes.len()),
-                );
-            }
-            PacketType::Unsuback => {
-                let unsuback = Unsuback::decode(version, body).expect("UNSUBACK");
-                let id = unsuback.packet_id.get();
-                let asked = exchanges.unsubscribes.iter().find(|(asked, count)| {
-                    *asked == id && (!version.is_v5() || *count == unsuback.codes.len())
-                });
-                let asked = *asked.expect("UNSUBACK answers an UNSUBSCRIBE");
-                answer(&mut exchanges.unsubscribes, asked);
-            }
-            PacketType::Pingresp => {
-                ping::decode(body).expect("PINGRESP");
-                exchanges.pings = exchanges
-                    .pings
-                    .checked_sub(1)
-                    .expect("PINGRESP answers PINGREQ");
-            }
-            PacketType::Disconnect => {
-                assert!(version.is_v5(), "only 5.0 has a DISCONNECT of the server");
-                Disconnect::decode(version, body).expect("DISCONNECT");
-                self.disconnected = true;
-            }
-            other => panic!("a server does not send {other:?}"),
-        }
-    }
-
-    fn publish(&mut self, version: Version, flags: u8, body: &[u8], len: usize) {
-        let publish = Publish::decode_from_server(version, flags, body).expect("PUBLISH");
-        assert!(
-            len <= self.packet_bytes_max,
-            "{len} bytes to a client that takes fewer"
-        );
-        if let Some(alias) = publish.properties.topic_alias {
-            assert!(alias.get() <= self.topic_alias_maximum);
-            if publish.topic.is_empty() {
-                assert!(
-                    self.aliases.contains_key(&alias.get()),
-                    "an alias without a topic"
-                );
-            } else {
-                self.aliases.insert(alias.get(), publish.topic.to_owned());
-            }
-        }
-        if version == Version::V5 {
-            assert!(
-                publish.properties.message_expiry_s != Some(0),
-                "an expired message is not sent"
-            );
-        }
-        let Some(id) = publish.packet_id else { return };
-        let state = match publish.qos {
-            QoS::AtLeastOnce => Unacknowledged::AtLeastOnce,
-            _ => Unacknowledged::ExactlyOnce,
-        };
-        let before = self.exchanges.window.insert(id.get(), state);
-        if !self.exchanges.acknowledged_unread {
-            assert_eq!(before, None, "identifier {id:?} is in use");
-            let window = self.exchanges.window.len();
-            assert!(window <= self.receive_maximum, "{window} unacknowledged");
-        }
-    }
-}
-
-impl Exchanges {
-    fn client_acknowledges(&mut self, packet_type: PacketType, id: u16, accepted: bool) {
-        use Unacknowledged::{AtLeastOnce, ExactlyOnce, Released};
-        if packet_type == PacketType::Pubrel {
-            self.pubcomps.push(id);
-            return;
-        }
-        match (packet_type, self.window.get(&id)) {
-            (PacketType::Puback, Some(AtLeastOnce)) | (PacketType::Pubcomp, Some(Released)) => {
-                self.window.remove(&id);
-            }
-            (PacketType::Pubrec, Some(ExactlyOnce)) if accepted => {
-                self.window.insert(id, Released);
-            }
-            (PacketType::Pubrec, Some(ExactlyOnce)) => {
-                self.window.remove(&id);
-            }
-            _ => self.acknowledged_unread = true,
-        }
-    }
-}
-
-fn answer<T: PartialEq + std::fmt::Debug>(asked: &mut Vec<T>, answered: T) {
-    let at = asked.iter().position(|one| *one == answered);
-    let at = at.unwrap_or_else(|| panic!("{answered:?} answers nothing of {asked:?}"));
-    asked.remove(at);
 }

@@ -1,6 +1,6 @@
 //! Clients that go through steps together: all connect, one publishes, all leave.
 //!
-//! A [`Crowd`] runs on one thread. What it is told to do is done by [`Crowd::until`], which works until a condition
+//! A [`Crowd`] runs on one thread. What it is told to do is done by `Crowd::until`, which works until a condition
 //! holds or nothing moves any more.
 
 use crate::clock::Clock;

@@ -11,6 +11,7 @@ use ringmq::net::writer;
 use ringmq::protocol::Version;
 use ringmq::protocol::frame::{Cut, FixedHeader, PACKET_BYTES_MAX, cut_version};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -62,7 +63,7 @@ pub struct Links {
     links: Vec<Link>,
     dirty: Vec<u32>,
     /// What the ring is asked for when it is free again: while a packet is handled it shows its bytes.
-    asked: Vec<Ask>,
+    asked: VecDeque<Ask>,
 }
 
 /// A core's ring, which drives the links.
@@ -112,7 +113,7 @@ impl Links {
 
     /// Starts to connect; `on_connected` or `on_closed` follows.
     pub fn connect(&mut self, link: u32) {
-        self.asked.push(Ask::Connect(link));
+        self.asked.push_back(Ask::Connect(link));
     }
 
     /// What is to be written on a link, to append to; it is written at the end of the turn.
@@ -141,14 +142,14 @@ impl Links {
         slot.paused = true;
         if slot.receiving {
             self.asked
-                .push(Ask::CancelReceive(key(link, slot.generation)));
+                .push_back(Ask::CancelReceive(key(link, slot.generation)));
         }
     }
 
     /// Goes on reading a link.
     pub fn resume(&mut self, link: u32) {
         self.links[link as usize].paused = false;
-        self.asked.push(Ask::Receive(link));
+        self.asked.push_back(Ask::Receive(link));
     }
 
     /// Closes a link at once; its late completions are ignored, and it can be connected again.
@@ -156,10 +157,10 @@ impl Links {
         let slot = &mut self.links[link as usize];
         let key = key(link, slot.generation);
         if slot.receiving {
-            self.asked.push(Ask::CancelReceive(key));
+            self.asked.push_back(Ask::CancelReceive(key));
         }
         if slot.full {
-            self.asked.push(Ask::CancelWritable(key));
+            self.asked.push_back(Ask::CancelWritable(key));
         }
         slot.socket = None;
         slot.generation = slot.generation.wrapping_add(1);
@@ -419,7 +420,7 @@ impl Reactor {
 
     /// Does what the handler asked for.
     fn answer(&mut self, links: &mut Links, handler: &mut impl Handler) -> Result<(), String> {
-        while let Some(ask) = links.asked.pop() {
+        while let Some(ask) = links.asked.pop_front() {
             match ask {
                 Ask::Connect(link) => self.connect(links, handler, link)?,
                 Ask::Receive(link) => self.receive_more(links, link),

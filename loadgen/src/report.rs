@@ -224,9 +224,14 @@ impl Summary {
             },
         ));
         if self.expected > 0 || self.publishers > 0 || self.verb == "sub" {
+            let measured = if self.steps.is_empty() {
+                format!(", {:.2} s measured", self.measured_s)
+            } else {
+                String::new()
+            };
             line(format!(
-                "QoS {}, {} B, {} publishers, {:.2} s measured",
-                self.qos, self.payload_bytes, self.publishers, self.measured_s
+                "QoS {}, {} B, {} publishers{measured}",
+                self.qos, self.payload_bytes, self.publishers
             ));
             if self.steps.is_empty() {
                 line(format!(
@@ -463,11 +468,7 @@ mod tests {
         };
         assert!(lossy.verify().is_empty(), "QoS 0 may lose");
         assert_eq!(
-            Summary {
-                qos: 1,
-                ..lossy.clone()
-            }
-            .verify(),
+            Summary { qos: 1, ..lossy }.verify(),
             ["3 deliveries were lost"]
         );
         for damaged in [

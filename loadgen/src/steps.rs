@@ -10,6 +10,8 @@ use crate::run::{Sample, broker_usage, judge, prefix, resolve_route};
 use crate::wire::{Credentials, SessionKind};
 use crate::worker::Times;
 use ringmq::protocol::QoS;
+use std::num::NonZero;
+use std::thread::available_parallelism;
 
 /// From the beginning to the first cycle.
 const START_DELAY_NS: u64 = 50_000_000;
@@ -128,17 +130,19 @@ pub fn durable(args: &Durable) -> Result<Summary, String> {
     let expected = count * u64::from(args.count);
     crowd.connect(subscribers.clone(), SessionKind::Kept, None)?;
     let all_came = crowd.receive(expected)?;
-    let mut drained = Sample::take(target, clock)?;
+    let drained = Sample::take(target, clock)?;
     let tally = crowd.tally();
-    if !all_came {
-        // The wait for what did not come is no part of the draining.
-        drained.at_ns = tally.last_arrival_ns.max(queued.at_ns + 1);
-    }
+    // The wait for what did not come is no part of the draining.
+    let drained_ns = if all_came {
+        drained.at_ns
+    } else {
+        tally.last_arrival_ns
+    };
     // Leave nothing behind: sessions that begin anew end with their connections.
     crowd.leave(subscribers.clone())?;
     crowd.connect(subscribers.clone(), SessionKind::Clean, None)?;
     let queue = step("queue", &start, &queued, expected, target);
-    let drain = step("drain", &queued, &drained, tally.received, target);
+    let drain = step("drain", &queued, &drained, tally.received, target).until(&queued, drained_ns);
     let mut summary = Summary {
         qos: args.qos,
         payload_bytes: args.size,
@@ -207,11 +211,13 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
         Some(&format!("{prefix}/+")),
     )?;
     let all_came = crowd.receive(expected)?;
-    let mut replayed = Sample::take(target, clock)?;
+    let replayed = Sample::take(target, clock)?;
     let tally = crowd.tally();
-    if !all_came {
-        replayed.at_ns = tally.last_arrival_ns.max(stored.at_ns + 1);
-    }
+    let replayed_ns = if all_came {
+        replayed.at_ns
+    } else {
+        tally.last_arrival_ns
+    };
     crowd.leave(subscribers.clone())?;
     let clearing = Sample::take(target, clock)?;
     let cleared_all = crowd.publish(Campaign {
@@ -220,7 +226,8 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
     })?;
     let cleared = Sample::take(target, clock)?;
     let store = step("store", &start, &stored, count, target);
-    let replay = step("replay", &stored, &replayed, tally.received, target);
+    let replay =
+        step("replay", &stored, &replayed, tally.received, target).until(&stored, replayed_ns);
     let clear = step("clear", &clearing, &cleared, count, target);
     let mut summary = Summary {
         qos: args.qos,
@@ -304,17 +311,31 @@ fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) 
     }
 }
 
+impl Step {
+    /// The step, had it ended at another time than its last sample was taken.
+    fn until(self, first: &Sample, end_ns: u64) -> Self {
+        let seconds = end_ns.saturating_sub(first.at_ns).max(1) as f64 / 1e9;
+        Self {
+            seconds,
+            per_s: self.count as f64 / seconds,
+            ..self
+        }
+    }
+}
+
 fn generator(first: &Sample, last: &Sample) -> Generator {
     let interval_ns = (last.at_ns - first.at_ns).max(1);
     let spent = |of: fn(&Sample) -> Usage| of(last).cpu_ns.saturating_sub(of(first).cpu_ns);
     let own = spent(|sample| sample.generator);
     let machine = last.machine_cpu_ns.saturating_sub(first.machine_cpu_ns);
+    let machine_cores = available_parallelism().map_or(1, NonZero::get) as f64;
     let foreign = machine.saturating_sub(own + spent(|sample| sample.broker));
     Generator {
         cores_busy: own as f64 / interval_ns as f64,
         cores: 1,
         send_lag_us: None,
-        foreign_cores_busy: foreign as f64 / interval_ns as f64,
+        // The machine's counters step by 10 ms, which is too coarse for short steps.
+        foreign_cores_busy: (foreign as f64 / interval_ns as f64).min(machine_cores),
     }
 }
 

@@ -33,6 +33,8 @@ const CONNECTING_MAX: usize = 64;
 const SLEEP_MAX: Duration = Duration::from_millis(5);
 /// Before a due time the core stays awake for this long: sleeping and waking would take as much.
 const SPIN_NS: u64 = 30_000;
+/// The longest that one look around takes while awake; what is longer was another process's turn.
+const SPIN_LOOK_NS: u64 = 10_000;
 /// A full window that has not moved for this long is given up.
 const STALL_NS: u64 = 2_000_000_000;
 /// Publishers of other processes that are told apart.
@@ -372,7 +374,7 @@ impl<'a> State<'a> {
             let first_ns = begun_ns + u64::from(self.settings.keep_alive_s) * 500_000_000;
             self.pings = Some(Pace::new(first_ns, rate, 0.0));
         }
-        let mut awake_since_ns = None;
+        let mut awake_since_ns: Option<u64> = None;
         let shared = self.shared;
         let own = &shared.cores[self.core];
         let mut reported_ready = false;
@@ -382,7 +384,7 @@ impl<'a> State<'a> {
             if let Some(since_ns) = awake_since_ns.take()
                 && took == 0
             {
-                self.outcome.spin_ns += now_ns - since_ns;
+                self.outcome.spin_ns += (now_ns - since_ns).min(SPIN_LOOK_NS);
             }
             if shared.is_over() {
                 return Ok(());
@@ -410,9 +412,10 @@ impl<'a> State<'a> {
             if reactor.has_work()? || !self.queue.is_empty() {
                 continue;
             }
-            let wait_ns = self.wait_ns(self.clock.now_ns());
+            let done_ns = self.clock.now_ns();
+            let wait_ns = self.wait_ns(done_ns);
             if wait_ns < SPIN_NS {
-                awake_since_ns = Some(now_ns);
+                awake_since_ns = Some(done_ns);
                 std::hint::spin_loop();
                 continue;
             }

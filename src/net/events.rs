@@ -2,6 +2,7 @@
 //!
 //! The sentences are the ones log scrapers know from mosquitto.
 
+use crate::shard::counters::DropCause;
 use crate::shard::outbox::Event;
 use std::fmt;
 use std::net::SocketAddr;
@@ -116,6 +117,16 @@ impl fmt::Display for LogRecord {
                 "Client {} [{peer}] already connected, closing old connection.",
                 Plain(client_id)
             ),
+            Event::Dropped { counts } => {
+                let total: u64 = counts.iter().sum();
+                write!(f, "{total} messages were dropped:")?;
+                for (cause, count) in DropCause::ALL.iter().zip(counts.iter()) {
+                    if *count > 0 {
+                        write!(f, " {}={count}", cause.name())?;
+                    }
+                }
+                f.write_str(".")
+            }
         }
     }
 }

@@ -10,9 +10,13 @@ use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Connections that may wait for `accept`, per core; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
+/// How long a start waits for the port of a broker that has just been killed.
+pub const PORT_WAIT: Duration = Duration::from_secs(2);
 /// Newcomers turned away at a time when descriptors are short.
 const REFUSED_MAX: usize = 64;
 
@@ -30,11 +34,18 @@ impl Listener {
     /// take IPv4.
     ///
     /// Errors: what the system said; also `AddrInUse` when another process listens there, even one that
-    /// would share its port, such as a second broker.
+    /// would share its port, such as a second broker. It takes up to [`PORT_WAIT`] to say so, because the kernel takes
+    /// down the ring of a broker that was killed, and with it its listeners, some time after the process is gone.
     pub fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
         if address.port() != 0 {
+            let start = Instant::now();
             // Without SO_REUSEPORT this fails where a second broker's sockets would join the first's.
-            unbound(address)?.bind(&address.into())?;
+            while let Err(error) = unbound(address)?.bind(&address.into()) {
+                if error.kind() != io::ErrorKind::AddrInUse || start.elapsed() > PORT_WAIT {
+                    return Err(error);
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
         }
         let mut listeners = Vec::with_capacity(count);
         let mut address = address;

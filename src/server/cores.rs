@@ -66,6 +66,8 @@ pub struct CoreConfig {
     pub random_seed: u64,
     /// Where events about clients go; `None` emits none.
     pub log: Option<LogSink>,
+    /// Whether the log is told of each client that comes and goes.
+    pub log_clients: bool,
     /// The sizes of each core's ring.
     pub ring: RingConfig,
     /// The sizes of the links; `None` are those that fit the number of shards.
@@ -327,7 +329,7 @@ fn start_driver(
         random_seed: config
             .random_seed
             .wrapping_add((setup.id.index() as u64).wrapping_mul(0xd1b5_4a32_d192_ed03)),
-        events: config.log.is_some(),
+        events: config.log_clients && config.log.is_some(),
         now,
     });
     let ring = make_ring(config.ring).map_err(StartError::Ring)?;
@@ -520,6 +522,7 @@ mod tests {
             hash_seed: 1,
             random_seed: 2,
             log: None,
+            log_clients: false,
             ring: RingConfig {
                 buffer_count: 64,
                 ..RingConfig::default()

@@ -87,10 +87,14 @@ fn write_records(records: &Receiver<LogRecord>) {
         }
         match record {
             Ok(record) => {
+                let level = match record.event {
+                    Event::Dropped { .. } => LogLevel::Warn,
+                    _ => LogLevel::Info,
+                };
                 let kind = kind(&record.event);
                 let admitted = log.level >= LogLevel::Debug || limiters[kind].admits(now_ms);
-                if log.level >= LogLevel::Info && admitted {
-                    log.write(LogLevel::Info, &record.to_string());
+                if log.level >= level && admitted {
+                    log.write(level, &record.to_string());
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -99,7 +103,13 @@ fn write_records(records: &Receiver<LogRecord>) {
     }
 }
 
-const KINDS: [&str; 4] = ["connected", "refused", "disconnected", "taken over"];
+const KINDS: [&str; 5] = [
+    "connected",
+    "refused",
+    "disconnected",
+    "taken over",
+    "and what was dropped",
+];
 
 fn kind(event: &Event) -> usize {
     match event {
@@ -107,6 +117,7 @@ fn kind(event: &Event) -> usize {
         Event::ConnectRefused { .. } => 1,
         Event::ClientDisconnected { .. } => 2,
         Event::ClientTakeover { .. } => 3,
+        Event::Dropped { .. } => 4,
     }
 }
 

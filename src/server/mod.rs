@@ -81,7 +81,8 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
         placement_key: installation.placement_key,
         hash_seed: number(hash_seed),
         random_seed: number(random_seed),
-        log: (config.log_level >= LogLevel::Info).then(|| sink.clone()),
+        log: (config.log_level >= LogLevel::Warn).then(|| sink.clone()),
+        log_clients: config.log_level >= LogLevel::Info,
         ring: RingConfig::default(),
         link: None,
     };

@@ -223,8 +223,14 @@ impl Inflight {
         assert!(self.unsent_from <= self.entries.len());
         let sent = self.entries.iter().take(self.unsent_from);
         let sent_count = sent.filter(|entry| !matches!(entry, Entry::Done)).count();
-        assert_eq!(self.sent_count, sent_count, "the window's account of what was sent");
-        assert!(!matches!(self.entries.front(), Some(Entry::Done)), "a gap at the front");
+        assert_eq!(
+            self.sent_count, sent_count,
+            "the window's account of what was sent"
+        );
+        assert!(
+            !matches!(self.entries.front(), Some(Entry::Done)),
+            "a gap at the front"
+        );
     }
 
     fn entry(&self, id: PacketId) -> Option<(usize, &Entry)> {

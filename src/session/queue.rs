@@ -55,7 +55,11 @@ impl Queue {
 
     /// Asserts that the account of bytes is right. Cost: linear in the messages that wait.
     pub fn check_invariants(&self) {
-        let bytes: usize = self.waiting.iter().map(|delivery| delivery.message.bytes()).sum();
+        let bytes: usize = self
+            .waiting
+            .iter()
+            .map(|delivery| delivery.message.bytes())
+            .sum();
         assert_eq!(self.bytes, bytes, "the queue's account of bytes");
     }
 

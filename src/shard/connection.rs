@@ -6,6 +6,7 @@ use super::outbound::Outbound;
 use super::outbox::{Event, Outbox};
 use super::timer::{TICK_MS, Timer, TimerKind, Wheel};
 use crate::protocol::frame::{Cut, FixedHeader, cut, cut_version};
+use crate::protocol::varint::varint_len;
 use crate::protocol::{DecodeError, PacketType, ReasonCode, Version, disconnect};
 use crate::session::SessionKey;
 use hashbrown::HashMap;
@@ -337,6 +338,24 @@ impl Shard {
         }
         let open = self.conns[key.index as usize].stage == Stage::Open;
         Ok(if open { Next::Continue } else { Next::Stop })
+    }
+
+    /// Whether the client takes a SUBACK or UNSUBACK with `code_count` Reason Codes. There is no smaller one that would
+    /// answer, so the connection ends before anything is done that the client would not be told of.
+    ///
+    /// Errors: 0x95.
+    pub(super) fn check_answer_fits(&mut self, key: ConnKey, code_count: usize) -> Handled {
+        // Packet Identifier, no properties, and the codes.
+        let remaining = 2 + 1 + code_count;
+        let bytes = 1 + varint_len(remaining) + remaining;
+        if bytes <= self.open(key).packet_bytes_max as usize {
+            return Ok(());
+        }
+        Err(End {
+            reason: ReasonCode::PacketTooLarge,
+            what: "the answer would be larger than the client's Maximum Packet Size",
+            statement: "MQTT-3.1.2-24",
+        })
     }
 
     /// Appends a packet to the control lane of a connection.

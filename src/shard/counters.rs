@@ -91,6 +91,8 @@ pub struct Counters {
     pub wills_published: u64,
     /// Messages dropped, by `DropCause`.
     pub dropped: [u64; DropCause::ALL.len()],
+    /// Messages dropped under all causes.
+    pub dropped_total: u64,
 }
 
 impl Counters {
@@ -102,6 +104,7 @@ impl Counters {
     /// Counts several drops.
     pub fn drop_many(&mut self, cause: DropCause, count: u64) {
         self.dropped[cause as usize] += count;
+        self.dropped_total += count;
     }
 }
 

@@ -12,10 +12,17 @@ impl Shard {
     pub fn check_invariants(&self) {
         for (index, conn) in self.conns.iter().enumerate() {
             if conn.stage == Stage::Open {
-                let key = ConnKey { index: index as u32, generation: conn.generation };
+                let key = ConnKey {
+                    index: index as u32,
+                    generation: conn.generation,
+                };
                 let session = self.sessions.get(conn.session.0 as usize);
                 let session = session.expect("an open connection has a session");
-                assert_eq!(session.conn, Some(key), "the session has another connection");
+                assert_eq!(
+                    session.conn,
+                    Some(key),
+                    "the session has another connection"
+                );
             }
         }
         assert_eq!(self.by_client_id.len(), self.sessions.len());
@@ -30,15 +37,23 @@ impl Shard {
             });
             let subscriptions_max = self.limits.subscriptions_per_session_max as usize;
             assert!(session.subscriptions.len() <= subscriptions_max);
-            let Some(state) = &session.state else { continue };
+            let Some(state) = &session.state else {
+                continue;
+            };
             state.queue.check_invariants();
             state.inflight.check_invariants();
             assert!(state.queue.len() <= self.limits.queue_messages_max as usize);
             assert!(state.queue.bytes() <= self.limits.queue_bytes_max as usize);
             let sent_max = receive_maximum.unwrap_or(usize::MAX);
-            assert!(state.inflight.sent_count() <= sent_max, "more in flight than allowed");
+            assert!(
+                state.inflight.sent_count() <= sent_max,
+                "more in flight than allowed"
+            );
         }
         let sequences = self.pending_subacks.iter().map(|suback| suback.sequence);
-        assert!(sequences.is_sorted(), "SUBACKs wait in the order of their announcements");
+        assert!(
+            sequences.is_sorted(),
+            "SUBACKs wait in the order of their announcements"
+        );
     }
 }

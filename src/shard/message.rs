@@ -300,7 +300,7 @@ mod tests {
             properties: &[&[1, 1]],
             payload: &payload(count),
             qos: QoS::AtLeastOnce,
-            retain: count % 2 == 0,
+            retain: count.is_multiple_of(2),
             expires_at_ms: u64::from(count),
             stamp: 0,
         }) {
@@ -313,7 +313,7 @@ mod tests {
             assert_eq!(message.properties(), [1, 1]);
             assert_eq!(message.payload(), payload(n));
             assert_eq!(message.qos(), QoS::AtLeastOnce);
-            assert_eq!(message.retain(), n % 2 == 0);
+            assert_eq!(message.retain(), n.is_multiple_of(2));
             assert_eq!(message.expires_at_ms(), u64::from(n));
         }
         assert_eq!(batch.iter().count(), count as usize);

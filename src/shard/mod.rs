@@ -44,20 +44,23 @@ use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
 use crate::topic::share::Groups;
 use connection::{Connection, End};
-use counters::Counters;
+use counters::{Counters, DropCause};
 use deliver::{Images, Match};
 use hashbrown::HashTable;
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use mesh::PendingSuback;
 use message::Message;
 use outbound::Pool;
-use outbox::Outbox;
+use outbox::{Event, Outbox};
 use placement::Placement;
 use retain::Upkeep;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timer::{Timer, Wheel};
+
+/// The least time between two log records about dropped messages, in milliseconds.
+const TELL_DROPS_MS: u64 = 10_000;
 
 /// What a shard is made from.
 #[derive(Clone, Debug)]
@@ -74,7 +77,7 @@ pub struct ShardSetup {
     pub hash_seed: u64,
     /// Seeds assigned client identifiers; different on each shard.
     pub random_seed: u64,
-    /// Whether to emit `Outbox::events`.
+    /// Whether to emit an event for each client that comes and goes.
     pub events: bool,
     /// The present, from which the timers count.
     pub now: Now,
@@ -136,6 +139,10 @@ pub struct Shard {
     wheel: Wheel,
     pool: Pool,
     counters: Counters,
+    /// What the log was told of drops, and when it may be told more.
+    drops_told: [u64; DropCause::ALL.len()],
+    drops_told_total: u64,
+    tell_drops_at_ms: u64,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
     images: Images,
@@ -189,6 +196,9 @@ impl Shard {
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
             counters: Counters::default(),
+            drops_told: [0; DropCause::ALL.len()],
+            drops_told_total: 0,
+            tell_drops_at_ms: 0,
             matches: Vec::new(),
             images: Images::default(),
             fired: Vec::new(),
@@ -224,6 +234,27 @@ impl Shard {
         }
         while let Some((conn, end)) = self.to_end.pop() {
             self.end_connection(conn, end, outbox);
+        }
+        if self.counters.dropped_total != self.drops_told_total
+            && self.now.mono_ms >= self.tell_drops_at_ms
+        {
+            self.tell_drops(outbox);
+        }
+    }
+
+    /// Nobody's messages are dropped silently: the operator is told how many, and why.
+    fn tell_drops(&mut self, outbox: &mut Outbox) {
+        let told = std::mem::replace(&mut self.drops_told, self.counters.dropped);
+        self.drops_told_total = self.counters.dropped_total;
+        self.tell_drops_at_ms = self.now.mono_ms + TELL_DROPS_MS;
+        // A QoS 0 message for a client that is away is not owed to it.
+        let mut counts = Box::new(self.counters.dropped);
+        for (count, told) in counts.iter_mut().zip(told) {
+            *count -= told;
+        }
+        counts[DropCause::Offline as usize] = 0;
+        if counts.iter().any(|count| *count > 0) {
+            outbox.events.push(Event::Dropped { counts });
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a core's state machine wants done: filled during a turn, drained by the shell at its end.
 
+use super::counters::DropCause;
 use super::input::{ConnKey, ShardId};
 use super::mesh_message::MeshMessage;
 use super::message::{MessageBatch, MessageParts};
@@ -148,5 +149,10 @@ pub enum Event {
         new: ConnKey,
         /// The Client Identifier that both gave.
         client_id: Box<str>,
+    },
+    /// Messages were dropped since the last such event; at most one every ten seconds.
+    Dropped {
+        /// How many, by `DropCause` in the order of `DropCause::ALL`.
+        counts: Box<[u64; DropCause::ALL.len()]>,
     },
 }

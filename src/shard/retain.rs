@@ -92,7 +92,8 @@ impl Shard {
                         }
                     });
             for message in expired {
-                self.retained.expire(message.topic(), Stamp(message.stamp()), now_ms);
+                self.retained
+                    .expire(message.topic(), Stamp(message.stamp()), now_ms);
             }
             self.upkeep.found_later = found_later;
             if outcome == ScanOutcome::More {

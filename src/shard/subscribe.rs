@@ -27,6 +27,7 @@ impl Shard {
             (conn.version, conn.session)
         };
         let subscribe = Subscribe::decode(version, body)?;
+        self.check_answer_fits(key, subscribe.filters().count())?;
         let mut codes = Vec::new();
         let mut replays = Vec::new();
         let mut sequence = 0;

@@ -23,6 +23,7 @@ impl Shard {
             (conn.version, conn.session)
         };
         let unsubscribe = Unsubscribe::decode(version, body)?;
+        self.check_answer_fits(key, unsubscribe.filters().count())?;
         let mut codes = Vec::new();
         for text in unsubscribe.filters() {
             codes.push(match TopicFilter::parse(text) {

@@ -687,9 +687,19 @@ mod tests {
         assert!(!retained.expire("a", Stamp(4), 0));
         assert!(retained.expire("a", Stamp(5), 0));
         assert!(!retained.expire("a", Stamp(5), 0));
-        assert_eq!((retained.count(), retained.bytes(), retained.tombstone_count()), (0, 0, 1));
+        assert_eq!(
+            (
+                retained.count(),
+                retained.bytes(),
+                retained.tombstone_count()
+            ),
+            (0, 0, 1)
+        );
         assert_eq!(retained.set(Stamp(5), topic.clone()), SetOutcome::Stale);
-        assert_eq!(retained.set(Stamp(6), topic), SetOutcome::Stored { replaced: None });
+        assert_eq!(
+            retained.set(Stamp(6), topic),
+            SetOutcome::Stored { replaced: None }
+        );
     }
 
     #[test]

@@ -49,6 +49,17 @@ pub(crate) fn subscriber(broker: &Broker, filter: &str, options: u8) -> Raw {
     client
 }
 
+/// A client with the smallest Maximum Packet Size that has room for the server's CONNACK; and this
+/// size in bytes. Smaller ones may get no connection, as a packet that is too large is not sent.
+#[track_caller]
+pub(crate) fn client_with_little_room(broker: &Broker) -> (Raw, usize) {
+    let mut first = Raw::open(broker);
+    first.send_connect(&Connect::v5(unique("c")));
+    let room = first.read_packet().bytes().len();
+    let limit = u32::try_from(room).expect("four bytes");
+    (client_with(broker, packet_size_max(limit)), room)
+}
+
 /// A CONNECT that resumes a session, and keeps it for `expiry_s` after the connection.
 pub(crate) fn keeping_s(client_id: &str, expiry_s: u32) -> Connect {
     Connect::v5(client_id)

@@ -150,8 +150,8 @@ fn mqtt_3_1_2_22_keep_alive_runs_out() {
 fn section_3_1_2_10_keep_alive_off_and_kept() {
     on_each(|broker| {
         let mut off = Raw::connect(broker, &Connect::v5(unique("ka")).keep_alive_s(0));
-        let mut kept = Raw::connect(broker, &Connect::v5(unique("ka")).keep_alive_s(1));
-        for round in 0..6 {
+        let mut kept = Raw::connect(broker, &Connect::v5(unique("ka")).keep_alive_s(2));
+        for round in 0..8 {
             sleep(Duration::from_millis(500));
             if round % 2 == 0 {
                 kept.barrier();

@@ -370,14 +370,12 @@ fn section_3_1_3_2_4_expiry_counts_from_publication() {
     on_each(|broker| {
         let topic = unique("will");
         let mut watcher = subscriber(broker, &topic, 1);
-        let properties = [will_delay_s(2), message_expiry_s(1)].concat();
+        let properties = [will_delay_s(3), message_expiry_s(2)].concat();
         let will = Will::new(&topic, "x").qos(1).properties(properties);
         Raw::connect(broker, &keeping(&unique("will")).will(will)).vanish();
         let got = watcher.take_publish();
-        assert_eq!(
-            got.properties.number(prop::MESSAGE_EXPIRY_INTERVAL),
-            Some(1)
-        );
+        let left_s = got.properties.number(prop::MESSAGE_EXPIRY_INTERVAL);
+        assert!(left_s.is_some_and(|s| (1..=2).contains(&s)), "{left_s:?}");
     });
 }
 

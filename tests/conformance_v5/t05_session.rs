@@ -50,7 +50,7 @@ fn mqtt_3_1_2_5_session_is_resumed() {
         let (id, topic) = (unique("resume"), unique("resume"));
         let mut client = Raw::connect(broker, &keeping(&id));
         subscribe_properties(&mut client, &subscription_id(9), &[(&topic, 1)]);
-        client.vanish();
+        client.disconnect();
         let mut publisher = self::client(broker);
         publisher.publish(&topic, 2, "queued");
         let (mut client, connack) = Raw::session(broker, &keeping(&id));
@@ -123,25 +123,19 @@ fn mqtt_4_1_0_1_session_lives_while_connected() {
         let mut without = subscriber(broker, &topic, 1);
         sleep(OVER_A_SECOND);
         let mut publisher = self::client(broker);
+        publisher.publish(&topic, 1, "x");
         for client in [&mut client, &mut without] {
-            nothing_else_quietly(client, &mut publisher, &topic);
+            assert_eq!(client.take_publish().text(), "x");
+            client.barrier();
         }
         // Nor after it was resumed in time.
         client.vanish();
         let (mut client, connack) = Raw::session(broker, &keeping_s(&id, 1));
         assert!(connack.session_present);
-        client.receive(1);
         sleep(OVER_A_SECOND);
         client.barrier();
         nothing_else(&mut client, &mut publisher, &topic, 1);
     });
-}
-
-/// A message to `client` arrives; it may not be the only one on its topic.
-#[track_caller]
-fn nothing_else_quietly(client: &mut Raw, publisher: &mut Raw, topic: &str) {
-    publisher.publish(topic, 1, "x");
-    assert_eq!(client.take_publish().text(), "x");
 }
 
 /// The session state is discarded when the Session Expiry Interval has passed after the connection.

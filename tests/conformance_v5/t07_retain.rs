@@ -19,6 +19,7 @@ fn mqtt_3_3_1_5_retained_message_is_stored_and_replaced() {
                 .properties(prop::user("is", text))
                 .retain();
             publisher.publish_packet(message, qos);
+            publisher.barrier();
             let got = retained(broker, &topic, &topic).expect("a retained message");
             assert_eq!((got.text().as_str(), got.qos), (text, qos));
             assert_eq!(got.properties.user(), [("is", text)]);
@@ -182,11 +183,11 @@ fn section_3_3_2_3_3_retained_message_expires() {
     on_each(|broker| {
         let topic = unique("retain");
         let message = Publish::v5(&topic, "x")
-            .properties(message_expiry_s(1))
+            .properties(message_expiry_s(2))
             .retain();
         client(broker).publish_packet(message, 1);
         assert!(retained(broker, &topic, &topic).is_some());
-        sleep(Duration::from_millis(2_100));
+        sleep(Duration::from_millis(3_100));
         assert_eq!(retained(broker, &topic, &topic), None);
     });
 }
@@ -229,7 +230,9 @@ fn section_3_3_1_3_qos_of_retained_messages() {
     on_each(|broker| {
         for published in 0..3 {
             let topic = unique("retain");
-            client(broker).retain(&topic, published, "x");
+            let mut publisher = client(broker);
+            publisher.retain(&topic, published, "x");
+            publisher.disconnect();
             for granted in 0..3 {
                 let message = subscriber(broker, &topic, granted).take_publish();
                 assert_eq!(message.qos, granted.min(published));

@@ -160,9 +160,10 @@ fn mqtt_3_10_4_6_several_filters() {
 #[test]
 fn mqtt_3_11_2_1_reason_string_of_unsuback_fits() {
     on_each(|broker| {
-        let mut client = client_with(broker, packet_size_max(24));
+        let (mut client, room) = client_with_little_room(broker);
         client.send(&unsubscribe(Version::V5, 1, &[unique("never")]));
-        assert_eq!(client.expect_kind(UNSUBACK).bytes().len(), 6);
+        let packet = client.expect_kind(UNSUBACK);
+        assert!(packet.bytes().len() <= room, "over {room}: {packet:02x?}");
     });
 }
 

@@ -282,11 +282,11 @@ fn section_4_4_qos_1_no_expiry_once_sent() {
 fn sent_again_after_expiry(broker: &Broker, qos: u8) {
     let (connect, topic) = (keeping(&unique("sent")), unique("sent"));
     let mut client = keeper(broker, &connect, &topic, qos);
-    let message = Publish::v5(&topic, "x").properties(message_expiry_s(1));
+    let message = Publish::v5(&topic, "x").properties(message_expiry_s(2));
     self::client(broker).publish_packet(message, qos);
     let first = client.next_publish();
     client.vanish();
-    sleep(Duration::from_millis(2_100));
+    sleep(Duration::from_millis(3_100));
     let mut client = Raw::connect(broker, &connect);
     let again = client.take_publish();
     assert_eq!(

@@ -3,6 +3,7 @@
 //! Every statement of this section is tested.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use crate::common::*;
 use crate::support::*;
@@ -16,14 +17,25 @@ fn members(broker: &Broker, group: &str, topic: &str, count: usize, qos: u8) -> 
         .collect()
 }
 
-/// What has come to `client` so far, after nothing more came for a while; acknowledged.
+/// Receives until `clients` have got `count` messages among them; acknowledges them. Fails if more
+/// come; returns those of each client.
 #[track_caller]
-fn drain(client: &mut Raw) -> Vec<Received> {
-    let mut got = Vec::new();
-    while let Ok(Some(packet)) = client.packet_within(ABSENT) {
-        let message = packet.publish(Version::V5);
-        client.acknowledge(&message);
-        got.push(message);
+fn gather(clients: &mut [Raw], count: usize) -> Vec<Vec<Received>> {
+    let mut got: Vec<Vec<Received>> = clients.iter().map(|_| Vec::new()).collect();
+    let deadline = Instant::now() + 2 * ARRIVES;
+    while got.iter().map(Vec::len).sum::<usize>() < count {
+        assert!(Instant::now() < deadline, "not all of {count}: {got:?}");
+        for (client, got) in clients.iter_mut().zip(&mut got) {
+            while let Ok(Some(packet)) = client.packet_within(Duration::from_millis(10)) {
+                let message = packet.publish(Version::V5);
+                client.acknowledge(&message);
+                got.push(message);
+            }
+        }
+    }
+    clients[0].expect_silence(150);
+    for client in clients {
+        client.expect_nothing_before_barrier();
     }
     got
 }
@@ -194,9 +206,9 @@ fn section_4_8_2_one_member_of_each_group() {
         }
         assert_eq!(plain.receive(COUNT).len(), COUNT);
         for group in &mut groups {
-            let by_member: Vec<Vec<String>> = group
-                .iter_mut()
-                .map(|member| drain(member).iter().map(Received::text).collect())
+            let by_member: Vec<Vec<String>> = gather(group, COUNT)
+                .iter()
+                .map(|got| got.iter().map(Received::text).collect())
                 .collect();
             let all: BTreeSet<&String> = by_member.iter().flatten().collect();
             let sum: usize = by_member.iter().map(Vec::len).sum();
@@ -227,12 +239,8 @@ fn section_4_8_2_messages_go_to_other_members() {
         dying.barrier();
         let mut others = members(broker, "g", &topic, 3, 1);
         dying.vanish();
-        let mut got = BTreeSet::new();
-        for other in &mut others {
-            for message in drain(other) {
-                assert!(got.insert(message.text()), "{} came twice", message.text());
-            }
-        }
+        let got = gather(&mut others, 9);
+        let got: BTreeSet<String> = got.iter().flatten().map(Received::text).collect();
         let wanted: BTreeSet<String> = (1..10).map(|number| number.to_string()).collect();
         assert_eq!(got, wanted);
     });
@@ -315,8 +323,7 @@ fn section_4_8_2_member_leaves() {
         for number in 0..12 {
             publisher.publish(&topic, 1, number.to_string());
         }
-        let got: Vec<Received> = all.iter_mut().flat_map(drain).collect();
-        assert_eq!(got.len(), 12);
+        gather(&mut all, 12);
         leaver.expect_nothing_before_barrier();
         for member in &mut all {
             member.unsubscribe(&[format!("$share/g/{topic}")]);

@@ -2,6 +2,8 @@
 //!
 //! The links deliver when the test says so, in any order between links and in FIFO order within one.
 
+#![allow(dead_code, reason = "each test binary uses its part")]
+
 use ringmq::config::limits::Limits;
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{
@@ -19,20 +21,20 @@ use std::sync::Arc;
 
 /// A message as a client received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Got {
-    pub topic: String,
-    pub payload: Vec<u8>,
-    pub qos: QoS,
-    pub retain: bool,
-    pub dup: bool,
-    pub id: Option<u16>,
-    pub subscription_ids: Vec<u32>,
-    pub message_expiry_s: Option<u32>,
+pub(crate) struct Got {
+    pub(crate) topic: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) dup: bool,
+    pub(crate) id: Option<u16>,
+    pub(crate) subscription_ids: Vec<u32>,
+    pub(crate) message_expiry_s: Option<u32>,
 }
 
 /// A packet as a client received it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Packet {
+pub(crate) enum Packet {
     Connack {
         session_present: bool,
         reason: ReasonCode,
@@ -51,38 +53,38 @@ pub enum Packet {
 }
 
 /// A client's end of a connection.
-pub struct Client {
-    pub shard: usize,
-    pub conn: ConnKey,
-    pub version: Version,
+pub(crate) struct Client {
+    pub(crate) shard: usize,
+    pub(crate) conn: ConnKey,
+    pub(crate) version: Version,
     /// Whether it reads.
-    pub reads: bool,
-    pub inbox: Vec<u8>,
-    pub packets: VecDeque<Packet>,
+    pub(crate) reads: bool,
+    pub(crate) inbox: Vec<u8>,
+    pub(crate) packets: VecDeque<Packet>,
     /// Topics of the aliases the broker defined.
     aliases: Vec<(u16, String)>,
     blocked: bool,
-    pub closed: bool,
+    pub(crate) closed: bool,
 }
 
-pub struct World {
-    pub now: Now,
-    pub shards: Vec<Shard>,
+pub(crate) struct World {
+    pub(crate) now: Now,
+    pub(crate) shards: Vec<Shard>,
     /// `links[from][to]`.
-    pub links: Vec<Vec<VecDeque<MeshMessage>>>,
+    pub(crate) links: Vec<Vec<VecDeque<MeshMessage>>>,
     /// Whether links deliver by themselves after every step.
-    pub links_flow: bool,
-    pub clients: Vec<Client>,
+    pub(crate) links_flow: bool,
+    pub(crate) clients: Vec<Client>,
     next_index: Vec<u32>,
-    pub placement: Placement,
+    pub(crate) placement: Placement,
 }
 
 impl World {
-    pub fn new(shard_count: usize) -> Self {
+    pub(crate) fn new(shard_count: usize) -> Self {
         Self::with_limits(shard_count, Limits::default())
     }
 
-    pub fn with_limits(shard_count: usize, limits: Limits) -> Self {
+    pub(crate) fn with_limits(shard_count: usize, limits: Limits) -> Self {
         let placement = Placement::new([3; 16], shard_count);
         let limits = Arc::new(limits);
         let now = Now {
@@ -115,7 +117,7 @@ impl World {
     }
 
     /// A new connection landing on `shard`; nothing is sent yet.
-    pub fn accept(&mut self, shard: usize, version: Version) -> usize {
+    pub(crate) fn accept(&mut self, shard: usize, version: Version) -> usize {
         let conn = self.new_key(shard);
         self.clients.push(Client {
             shard,
@@ -141,11 +143,11 @@ impl World {
     }
 
     /// Connects with Clean Start and no properties.
-    pub fn connect(&mut self, shard: usize, id: &str, version: Version) -> usize {
+    pub(crate) fn connect(&mut self, shard: usize, id: &str, version: Version) -> usize {
         self.connect_with(shard, connect(id, version))
     }
 
-    pub fn connect_with(&mut self, shard: usize, connect: Connect<'_>) -> usize {
+    pub(crate) fn connect_with(&mut self, shard: usize, connect: Connect<'_>) -> usize {
         let client = self.accept(shard, connect.version);
         let mut bytes = Vec::new();
         connect.encode(&mut bytes);
@@ -160,7 +162,7 @@ impl World {
     }
 
     /// Connects and returns whether a session was resumed.
-    pub fn reconnect(&mut self, shard: usize, connect: Connect<'_>) -> (usize, bool) {
+    pub(crate) fn reconnect(&mut self, shard: usize, connect: Connect<'_>) -> (usize, bool) {
         let client = self.accept(shard, connect.version);
         let mut bytes = Vec::new();
         connect.encode(&mut bytes);
@@ -174,7 +176,7 @@ impl World {
         }
     }
 
-    pub fn send(&mut self, client: usize, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, client: usize, bytes: &[u8]) {
         if self.clients[client].closed {
             return;
         }
@@ -182,7 +184,14 @@ impl World {
         self.input(shard, Input::Received { conn, bytes });
     }
 
-    pub fn publish(&mut self, client: usize, topic: &str, payload: &[u8], qos: QoS, id: u16) {
+    pub(crate) fn publish(
+        &mut self,
+        client: usize,
+        topic: &str,
+        payload: &[u8],
+        qos: QoS,
+        id: u16,
+    ) {
         self.publish_with(
             client,
             topic,
@@ -195,7 +204,7 @@ impl World {
     }
 
     #[allow(clippy::too_many_arguments, reason = "each is one field of the packet")]
-    pub fn publish_with(
+    pub(crate) fn publish_with(
         &mut self,
         client: usize,
         topic: &str,
@@ -220,7 +229,7 @@ impl World {
     }
 
     /// Subscribes and expects the SUBACK.
-    pub fn subscribe(&mut self, client: usize, filter: &str, qos: QoS) {
+    pub(crate) fn subscribe(&mut self, client: usize, filter: &str, qos: QoS) {
         let options = SubscribeOptions { qos, ..options() };
         self.send_subscribe(client, filter, options, None);
         match self.next(client) {
@@ -229,7 +238,7 @@ impl World {
         }
     }
 
-    pub fn send_subscribe(
+    pub(crate) fn send_subscribe(
         &mut self,
         client: usize,
         filter: &str,
@@ -248,7 +257,7 @@ impl World {
         self.send(client, &bytes);
     }
 
-    pub fn unsubscribe(&mut self, client: usize, filter: &str) {
+    pub(crate) fn unsubscribe(&mut self, client: usize, filter: &str) {
         let mut bytes = Vec::new();
         let version = self.clients[client].version;
         let user = UserProperties::default();
@@ -257,7 +266,7 @@ impl World {
         assert_eq!(self.next(client), Some(Packet::Unsuback));
     }
 
-    pub fn ack(&mut self, client: usize, packet_type: PacketType, id: u16) {
+    pub(crate) fn ack(&mut self, client: usize, packet_type: PacketType, id: u16) {
         let mut bytes = Vec::new();
         let id = PacketId::new(id).expect("not zero");
         let version = self.clients[client].version;
@@ -266,7 +275,7 @@ impl World {
     }
 
     /// The connection breaks.
-    pub fn cut(&mut self, client: usize) {
+    pub(crate) fn cut(&mut self, client: usize) {
         if std::mem::replace(&mut self.clients[client].closed, true) {
             return;
         }
@@ -280,12 +289,12 @@ impl World {
         );
     }
 
-    pub fn disconnect(&mut self, client: usize) {
+    pub(crate) fn disconnect(&mut self, client: usize) {
         self.send(client, &[0xe0, 0]);
     }
 
     /// Time passes, in steps no longer than the shards ask for.
-    pub fn pass(&mut self, ms: u64) {
+    pub(crate) fn pass(&mut self, ms: u64) {
         let end = self.now.mono_ms + ms;
         while self.now.mono_ms < end {
             let next = self
@@ -304,7 +313,7 @@ impl World {
     }
 
     /// Delivers everything that is on the links.
-    pub fn flow(&mut self) {
+    pub(crate) fn flow(&mut self) {
         loop {
             let mut moved = false;
             for from in 0..self.shards.len() {
@@ -321,7 +330,7 @@ impl World {
     }
 
     /// Delivers one message of one link; false when there is none.
-    pub fn deliver_one(&mut self, from: usize, to: usize) -> bool {
+    pub(crate) fn deliver_one(&mut self, from: usize, to: usize) -> bool {
         let Some(message) = self.links[from][to].pop_front() else {
             return false;
         };
@@ -335,7 +344,7 @@ impl World {
         true
     }
 
-    pub fn input(&mut self, shard: usize, input: Input<'_>) {
+    pub(crate) fn input(&mut self, shard: usize, input: Input<'_>) {
         self.handle(shard, input);
         if self.links_flow {
             self.flow();
@@ -413,7 +422,7 @@ impl World {
     }
 
     /// A client that did not read reads again.
-    pub fn read_again(&mut self, client: usize) {
+    pub(crate) fn read_again(&mut self, client: usize) {
         self.clients[client].reads = true;
         if std::mem::take(&mut self.clients[client].blocked) {
             let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
@@ -422,13 +431,13 @@ impl World {
     }
 
     /// The next packet the client received.
-    pub fn next(&mut self, client: usize) -> Option<Packet> {
+    pub(crate) fn next(&mut self, client: usize) -> Option<Packet> {
         self.parse(client);
         self.clients[client].packets.pop_front()
     }
 
     /// All messages the client received; acknowledgements must not be among them.
-    pub fn messages(&mut self, client: usize) -> Vec<Got> {
+    pub(crate) fn messages(&mut self, client: usize) -> Vec<Got> {
         let mut got = Vec::new();
         while let Some(packet) = self.next(client) {
             match packet {
@@ -439,7 +448,7 @@ impl World {
         got
     }
 
-    pub fn payloads(&mut self, client: usize) -> Vec<Vec<u8>> {
+    pub(crate) fn payloads(&mut self, client: usize) -> Vec<Vec<u8>> {
         self.messages(client)
             .into_iter()
             .map(|got| got.payload)
@@ -536,7 +545,7 @@ fn parse_packet(client: &mut Client, packet_type: PacketType, flags: u8, body: &
 }
 
 /// CONNECT with Clean Start and defaults.
-pub fn connect(id: &str, version: Version) -> Connect<'_> {
+pub(crate) fn connect(id: &str, version: Version) -> Connect<'_> {
     Connect {
         version,
         clean_start: true,
@@ -550,7 +559,7 @@ pub fn connect(id: &str, version: Version) -> Connect<'_> {
 }
 
 /// CONNECT that keeps its session.
-pub fn persistent(id: &str, version: Version) -> Connect<'_> {
+pub(crate) fn persistent(id: &str, version: Version) -> Connect<'_> {
     let mut connect = connect(id, version);
     connect.clean_start = false;
     if version.is_v5() {
@@ -560,11 +569,11 @@ pub fn persistent(id: &str, version: Version) -> Connect<'_> {
 }
 
 /// QoS 0 and no flags.
-pub fn options() -> SubscribeOptions {
+pub(crate) fn options() -> SubscribeOptions {
     SubscribeOptions::from_bits(0).expect("valid")
 }
 
 /// No properties to forward.
-pub fn nothing() -> Forward<'static> {
+pub(crate) fn nothing() -> Forward<'static> {
     Forward::default()
 }

@@ -382,11 +382,14 @@ impl<S: StateMachine> Driver<S> {
     fn log_events(&mut self) {
         for event in self.outbox.events.drain(..) {
             let Some(log) = &self.log else { continue };
-            let (Event::ClientConnected { conn, .. }
-            | Event::ConnectRefused { conn, .. }
-            | Event::ClientDisconnected { conn, .. }
-            | Event::ClientTakeover { new: conn, .. }) = event;
-            let socket = self.sockets.get(conn);
+            let conn = match &event {
+                Event::ClientConnected { conn, .. }
+                | Event::ConnectRefused { conn, .. }
+                | Event::ClientDisconnected { conn, .. }
+                | Event::ClientTakeover { new: conn, .. } => Some(*conn),
+                Event::Dropped { .. } => None,
+            };
+            let socket = conn.and_then(|conn| self.sockets.get(conn));
             let peer =
                 socket.and_then(|socket| SockRef::from(&*socket).peer_addr().ok()?.as_socket());
             log.put(LogRecord { peer, event });
