@@ -677,7 +677,11 @@ pub fn client_id(number: usize) -> String {
 }
 
 fn qos(swarm: &Swarm, random: &mut Random) -> QoS {
-    let drawn = random.below(3);
+    let drawn = if swarm.avoids_qos_0 {
+        random.between(1, 2)
+    } else {
+        random.below(3)
+    };
     match drawn {
         2 if swarm.has(Feature::Qos2) => QoS::ExactlyOnce,
         1 | 2 if swarm.has(Feature::Qos1) => QoS::AtLeastOnce,
