@@ -833,7 +833,13 @@ impl Auditor {
             self.model.delivered(session, &it);
             return;
         };
-        if let Some(flight) = self.model.sessions[session].flights.get_mut(&id) {
+        // Given to another member, and come back under the same number: that is no repetition.
+        let is_anew = !publish.dup
+            && self.model.sessions[session]
+                .flights
+                .get(&id)
+                .is_some_and(|flight| self.model.may_be_given_up(session, flight));
+        if !is_anew && let Some(flight) = self.model.sessions[session].flights.get_mut(&id) {
             let is_same = candidates.contains(&flight.message) && flight.qos == publish.qos;
             if is_same {
                 assert!(

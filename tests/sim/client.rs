@@ -141,8 +141,8 @@ impl Client {
             .filter(|_| !self.unacknowledged.is_empty())
             .unwrap_or(drawn);
         self.version = Some(version);
-        let drawn = !swarm.has(Feature::Sessions) || random.chance(25);
-        let clean_start = calm.unwrap_or(drawn);
+        let clean_start =
+            calm.unwrap_or_else(|| !swarm.has(Feature::Sessions) || random.chance(25));
         let mut properties = ConnectProperties::default();
         if version.is_v5() {
             if swarm.has(Feature::Sessions) && random.chance(90) {
@@ -677,7 +677,11 @@ pub fn client_id(number: usize) -> String {
 }
 
 fn qos(swarm: &Swarm, random: &mut Random) -> QoS {
-    let drawn = random.below(3);
+    let drawn = if swarm.avoids_qos_0 {
+        random.between(1, 2)
+    } else {
+        random.below(3)
+    };
     match drawn {
         2 if swarm.has(Feature::Qos2) => QoS::ExactlyOnce,
         1 | 2 if swarm.has(Feature::Qos1) => QoS::AtLeastOnce,

@@ -404,7 +404,7 @@ impl Model {
 
     /// Whether the broker may have given up a message that it had sent: it is too large for a later connection, or
     /// another member of the group has it. That it has expired is no reason ([MQTT-4.3.3-7]).
-    fn may_be_given_up(&self, session: SessionId, flight: &Flight) -> bool {
+    pub fn may_be_given_up(&self, session: SessionId, flight: &Flight) -> bool {
         let it = &self.sessions[session];
         let message = &self.messages[flight.message];
         let is_shared = || {
@@ -416,7 +416,10 @@ impl Model {
                     share.is_some() && matches(filter, &message.topic)
                 })
         };
-        let was_lost = flight.maybe_free && flight.qos == QoS::AtLeastOnce;
+        if !flight.maybe_free {
+            return false;
+        }
+        let was_lost = flight.qos == QoS::AtLeastOnce;
         size_at_most(message) > it.packet_bytes_max || !flight.counted || was_lost && is_shared()
     }
 

@@ -15,11 +15,13 @@ use ringmq::protocol::{
 use ringmq::shard::Shard;
 use ringmq::shard::counters::DropCause;
 use ringmq::shard::input::CloseCause;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounds in which everything must come to rest once the faults have stopped.
 const HEAL_ROUNDS_MAX: usize = 20_000;
 
+/// How often a turn that has nothing to do is drawn again.
+const TRIES: usize = 4;
 /// Steps between two looks at the invariants of a shard.
 const INVARIANTS_EVERY: u64 = 8;
 
@@ -36,6 +38,8 @@ pub struct Run {
     heal_phases: u64,
     /// The run ends with a stop of the broker.
     stops: bool,
+    /// Links that deliver nothing for a while.
+    frozen: BTreeSet<(usize, usize)>,
 }
 
 /// What a run says about itself.
@@ -77,6 +81,7 @@ impl Run {
             turn: 0,
             heal_phases: 0,
             stops: random.chance(10),
+            frozen: BTreeSet::new(),
             swarm,
         }
     }
@@ -113,20 +118,23 @@ impl Run {
     }
 
     fn one_turn(&mut self) {
-        let link_weight = if self.swarm.has(Feature::SlowLinks) {
-            6
-        } else {
-            30
-        };
+        // What has nothing to do gives its turn away, a few times.
+        let _ = (0..TRIES).any(|_| self.one_action());
+        self.report_pressure();
+    }
+
+    /// Returns whether there was anything to do.
+    fn one_action(&mut self) -> bool {
+        let slow = self.swarm.has(Feature::SlowLinks);
         let weights = [
-            link_weight, // a link delivers
-            25,          // a shard reads
-            25,          // a socket takes
-            20,          // a client reads
-            30,          // a client acts
-            4,           // time passes
-            2,           // a fault
-            2,           // a close is noticed
+            if slow { 6 } else { 30 }, // a link delivers
+            25,                        // a shard reads
+            25,                        // a socket takes
+            20,                        // a client reads
+            35,                        // a client acts
+            4,                         // time passes
+            2,                         // a fault
+            2,                         // an end is noticed
         ];
         let mut drawn = self.schedule.below(weights.iter().sum());
         let mut what = 0;
@@ -136,49 +144,53 @@ impl Run {
         }
         match what {
             0 => {
-                let links = self.world.busy_links();
-                if !links.is_empty() {
-                    let (from, to) = *self.schedule.pick(&links);
-                    self.deliver(from, to);
+                let mut links = self.world.busy_links();
+                links.retain(|link| !self.frozen.contains(link));
+                if links.is_empty() {
+                    return false;
                 }
+                let (from, to) = *self.schedule.pick(&links);
+                self.deliver(from, to);
             }
             1 => {
-                if let Some(socket) = self
-                    .pick_socket(|world, it| world.may_read(it) && !world.sockets[it].up.is_empty())
-                {
-                    let length = self.world.sockets[socket].up.len();
-                    let count = self.some(length, Feature::ShortReads);
-                    self.shard_reads(socket, count);
-                }
+                let wants = |world: &World, it: SocketId| {
+                    world.may_read(it) && !world.sockets[it].up.is_empty()
+                };
+                let Some(socket) = self.pick_socket(wants) else {
+                    return false;
+                };
+                let length = self.world.sockets[socket].up.len();
+                let count = self.some(length, Feature::ShortReads);
+                self.shard_reads(socket, count);
             }
             2 => {
-                if let Some(socket) =
-                    self.pick_socket(|world, it| world.room(it) > 0 && world.outbound_len(it) > 0)
-                {
-                    let length = self.world.outbound_len(socket).min(self.world.room(socket));
-                    let count = self.some(length, Feature::ShortWrites);
-                    self.shard_writes(socket, count);
-                }
+                let wants =
+                    |world: &World, it: SocketId| world.room(it) > 0 && world.outbound_len(it) > 0;
+                let Some(socket) = self.pick_socket(wants) else {
+                    return false;
+                };
+                let length = self.world.outbound_len(socket).min(self.world.room(socket));
+                let count = self.some(length, Feature::ShortWrites);
+                self.shard_writes(socket, count);
             }
             3 => {
                 let client = self.schedule.below(self.clients.len());
-                if !self.clients[client].is_stalled() {
-                    self.client_reads(client, false);
-                }
+                return !self.clients[client].is_stalled() && self.client_reads(client, false);
             }
             4 => {
                 let client = self.schedule.below(self.clients.len());
-                self.client_acts(client);
+                return self.client_acts(client);
             }
             5 => self.time_passes(),
             6 => self.fault(),
             _ => {
-                if let Some(socket) = self.pick_socket(is_ending) {
-                    self.notice_end(socket);
-                }
+                let Some(socket) = self.pick_socket(is_ending) else {
+                    return false;
+                };
+                self.notice_end(socket);
             }
         }
-        self.report_pressure();
+        true
     }
 
     fn pick_socket(&mut self, of: impl Fn(&World, SocketId) -> bool) -> Option<SocketId> {
@@ -311,18 +323,19 @@ impl Run {
         (stage, &mut self.clients)
     }
 
-    fn client_reads(&mut self, client: usize, all: bool) {
+    /// Returns whether there was anything to read.
+    fn client_reads(&mut self, client: usize, all: bool) -> bool {
         let Some(socket) = self.clients[client].socket() else {
-            return;
+            return false;
         };
         let it = &self.world.sockets[socket];
         let length = it.down.len();
         if length == 0 {
             if it.stage == Stage::Gone {
                 // The broker has closed it.
-                self.clients[client].drop_connection();
+                return self.clients[client].drop_connection().is_some();
             }
-            return;
+            return false;
         }
         let count = if all {
             length
@@ -331,17 +344,20 @@ impl Run {
         };
         let (mut stage, clients) = self.stage();
         clients[client].read(&mut stage, count);
+        true
     }
 
-    fn client_acts(&mut self, client: usize) {
+    /// Returns whether the client could do anything.
+    fn client_acts(&mut self, client: usize) -> bool {
         if self.clients[client].socket().is_none() {
-            if self.act.chance(30) {
+            let connects = self.act.chance(30);
+            if connects {
                 self.connect(client, None);
             }
-            return;
+            return connects;
         }
         if !self.clients[client].is_connected() || self.clients[client].is_rude() {
-            return;
+            return false;
         }
         let drawn = self.act.below(100);
         let unsubscribes = self.swarm.has(Feature::Unsubscribe);
@@ -349,17 +365,16 @@ impl Run {
         let (mut stage, clients) = self.stage();
         let it = &mut clients[client];
         match drawn {
-            0..40 => {
-                it.acknowledge(&mut stage);
-            }
+            0..40 => return it.acknowledge(&mut stage),
             40..75 => it.publish(&mut stage),
             75..88 if !it.is_subscribing() => it.subscribe(&mut stage),
             88..94 if unsubscribes && !it.is_subscribing() => it.unsubscribe(&mut stage),
             94..97 => it.ping(&mut stage),
             97 => it.disconnect(&mut stage, false),
             98 if is_rude => it.be_rude(&mut stage),
-            _ => {}
+            _ => return false,
         }
+        true
     }
 
     fn connect(&mut self, client: usize, calm: Option<bool>) {
@@ -373,6 +388,14 @@ impl Run {
     }
 
     fn fault(&mut self) {
+        if self.swarm.has(Feature::FrozenLinks) && self.schedule.chance(40) {
+            let count = self.swarm.shard_count;
+            let link = (self.schedule.below(count), self.schedule.below(count));
+            if !self.frozen.remove(&link) {
+                self.frozen.insert(link);
+            }
+            return;
+        }
         let client = self.schedule.below(self.clients.len());
         let Some(socket) = self.clients[client].socket() else {
             return;

@@ -61,6 +61,7 @@ features! {
     AckRefusal "ack-refusal",
     EagerClients "eager-clients",
     LongTurns "long-turns",
+    FrozenLinks "frozen-links",
 }
 
 /// One seed's mix.
@@ -74,6 +75,8 @@ pub struct Swarm {
     /// Names of topic levels; few, so that filters and topics meet.
     pub levels: Vec<&'static str>,
     pub depth_max: usize,
+    /// Whether QoS 0 is drawn only when nothing else is allowed: then more is owed.
+    pub avoids_qos_0: bool,
     /// How many of 100 subscriptions are shared, when any are.
     pub shared_percent: usize,
 }
@@ -158,6 +161,7 @@ impl Swarm {
             levels: ["a", "", "$b"][..levels].to_vec(),
             depth_max,
             shared_percent: *random.pick(&[20, 50, 90]),
+            avoids_qos_0: random.chance(35),
             on,
         }
     }
