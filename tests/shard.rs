@@ -790,3 +790,40 @@ fn a_retained_message_that_expires_does_not_hide_one_that_is_on_its_way() {
         assert_eq!(world.payloads(subscriber), [b"never"], "shard {shard}");
     }
 }
+
+#[test]
+fn unsubscribing_ends_the_replay_of_retained_messages() {
+    let mut world = World::new(1);
+    let publisher = world.connect(0, "publisher", Version::V311);
+    let none = PublishProperties::default;
+    for n in 0..5_000 {
+        let topic = format!("r/{n}");
+        world.publish_with(
+            publisher,
+            &topic,
+            &[1; 100],
+            QoS::AtMostOnce,
+            0,
+            true,
+            none(),
+        );
+    }
+    let subscriber = world.connect(0, "subscriber", Version::V5);
+    world.clients[subscriber].reads = false;
+    world.send_subscribe(subscriber, "r/#", options(), None);
+    let mut bytes = Vec::new();
+    ringmq::protocol::Unsubscribe::encode(
+        &mut bytes,
+        Version::V5,
+        ringmq::protocol::PacketId::MIN,
+        &ringmq::protocol::UserProperties::default(),
+        &["r/#"],
+    );
+    world.send(subscriber, &bytes);
+    world.read_again(subscriber);
+    let mut count = 0;
+    while let Some(packet) = world.next(subscriber) {
+        count += u32::from(matches!(packet, Packet::Publish(_)));
+    }
+    assert!(count < 1_000, "{count} messages came after UNSUBSCRIBE");
+}

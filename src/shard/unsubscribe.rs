@@ -52,9 +52,14 @@ impl Shard {
         if !self.end_subscription(session_key, gone, outbox) {
             return false;
         }
-        self.sessions[session_key.0 as usize]
-            .subscriptions
-            .remove(gone);
+        let session = &mut self.sessions[session_key.0 as usize];
+        session.subscriptions.remove(gone);
+        if let (SubscriptionRef::Filter(_), Some(state)) = (gone, &mut session.state) {
+            // What is retained was owed to the subscription.
+            state
+                .replays
+                .retain(|replay| *replay.filter != *filter.filter());
+        }
         true
     }
 
