@@ -3,13 +3,16 @@
 //! One task per core calls [`Driver::turn`] for ever. A turn
 //!
 //! 1. takes the time once, and tells the shard when one of its deadlines is due;
-//! 2. drains the links from the other cores, always and bounded by their size, whatever the outgoing links
-//!    look like: that is what keeps two cores from waiting for each other;
-//! 3. lets the ring work and feeds its completions to the shard in their order;
-//! 4. flushes: one batch per link, one write per connection that has something, closes;
-//! 5. arms the receives that have ended and are still wanted.
+//! 2. lets the ring work, which is when bytes are received;
+//! 3. drains the links from the other cores, always and bounded by their size, whatever the outgoing links
+//!    look like: that is what keeps two cores from waiting for each other. It comes after the receiving and before
+//!    the feeding, and links are flushed before sockets are written: so what a client sends after it has seen an
+//!    acknowledgement from another core meets everything that core had sent here before (unless the link was full);
+//! 4. feeds the ring's completions to the shard in their order;
+//! 5. flushes: one batch per link, one write per connection that has something, closes;
+//! 6. arms the receives that have ended and are still wanted.
 //!
-//! Step 4 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
+//! Step 5 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
 //! to many subscribers leaves while it is still in the cache. Fairness between connections comes from the
 //! order of completions: the kernel fills at most 32 buffers of one connection before it goes on to the next.
 //!
@@ -291,14 +294,14 @@ impl<S: StateMachine> Driver<S> {
         self.now = now;
         let mut busy = self.look_at_shutdown();
         busy |= self.look_at_clock();
-        busy |= self.drain_links();
-        self.feed_deferred();
         for _ in 0..SUBMITS_PER_TURN {
             self.ring.submit()?;
             if !self.ring.has_deferred_work() {
                 break;
             }
         }
+        busy |= self.drain_links();
+        self.feed_deferred();
         while let Some(completion) = self.ring.next_completion() {
             busy = true;
             self.complete(completion);
