@@ -46,6 +46,8 @@ pub(super) struct Match {
 pub(super) struct Images {
     /// By `layout`.
     images: [Image; 6],
+    /// Whether one of them is encoded.
+    are_used: bool,
     /// Further identifiers of sessions with overlapping subscriptions: (session, identifier).
     more_ids: Vec<(u32, u32)>,
     ids: Vec<u32>,
@@ -60,8 +62,10 @@ struct Image {
 
 impl Images {
     fn clear(&mut self) {
-        for image in &mut self.images {
-            image.bytes.clear();
+        if std::mem::take(&mut self.are_used) {
+            for image in &mut self.images {
+                image.bytes.clear();
+            }
         }
         self.more_ids.clear();
     }
@@ -98,7 +102,7 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> bool {
         let mut matches = std::mem::take(&mut self.matches);
-        let mut images = std::mem::take(&mut self.images);
+        let mut images = self.images.take().unwrap_or_default();
         let mut matched = false;
         matches.clear();
         images.clear();
@@ -166,12 +170,12 @@ impl Shard {
                 ids: &ids,
                 group: None,
             };
-            let images_for_all = cache.then_some(&mut images);
+            let images_for_all = cache.then_some(&mut *images);
             self.deliver(&to, publication, images_for_all, outbox);
             images.ids = ids;
         }
         self.matches = matches;
-        self.images = images;
+        self.images = Some(images);
         matched
     }
 
@@ -564,7 +568,10 @@ impl Writer<'_> {
         let of_its_own = self.conn.topic_alias_maximum > 0 || !head.subscription_ids.is_empty();
         let image = images
             .filter(|_| !of_its_own && !outgoing.dup)
-            .map(|images| &mut images.images[layout(version, head.qos)]);
+            .map(|images| {
+                images.are_used = true;
+                &mut images.images[layout(version, head.qos)]
+            });
         if let Some(image) = image {
             if image.bytes.is_empty() {
                 head.retain = false;

@@ -145,7 +145,7 @@ pub struct Shard {
     tell_drops_at_ms: u64,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
-    images: Images,
+    images: Option<Box<Images>>,
     fired: Vec<Timer>,
 }
 
@@ -200,7 +200,7 @@ impl Shard {
             drops_told_total: 0,
             tell_drops_at_ms: 0,
             matches: Vec::new(),
-            images: Images::default(),
+            images: None,
             fired: Vec::new(),
         }
     }
