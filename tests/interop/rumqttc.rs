@@ -35,6 +35,8 @@ pub(crate) struct Plan<'a> {
     id: String,
     clean: bool,
     will: Option<(&'a str, &'a [u8], u8)>,
+    /// Whether the client is to end without a word.
+    vanishes: bool,
 }
 
 type Publish = Box<dyn Fn(String, u8, bool, Vec<u8>)>;
@@ -53,7 +55,7 @@ pub(crate) struct Client {
 
 /// Polls a connection until it ends, or until it shall vanish: then the socket is closed without DISCONNECT.
 ///
-/// Only a client with a will vanishes, so only its polls have a timeout: one that is cut off in the middle of a
+/// Only the polls of a client that vanishes have a timeout: one that is cut off in the middle of a
 /// large write loses the rest of it.
 macro_rules! pump {
     ($connection:ident, $happened:ident, $timeout:path, $will:expr) => {{
@@ -99,7 +101,7 @@ pub(crate) fn v4(plan: &Plan<'_>) -> Client {
         connection,
         happened_v4,
         rumqttc::RecvTimeoutError::Timeout,
-        plan.will.is_some()
+        plan.vanishes
     );
     let (publisher, subscriber) = (client.clone(), client.clone());
     Client {
@@ -171,7 +173,7 @@ pub(crate) fn v5(plan: &Plan<'_>) -> Client {
         connection,
         happened_v5,
         client_v5::RecvTimeoutError::Timeout,
-        plan.will.is_some()
+        plan.vanishes
     );
     let (publisher, subscriber) = (client.clone(), client.clone());
     Client {
@@ -318,6 +320,7 @@ pub(crate) fn run(
             id: format!("{prefix}{name}"),
             clean,
             will,
+            vanishes: name == "victim",
         });
         client.wait(
             |happened| matches!(happened, Happened::Connected { .. }),
