@@ -41,6 +41,7 @@ const BULK_BYTES: usize = 48 << 20;
 enum Seen {
     Accepted(ConnKey),
     HandedOver(Vec<u8>),
+    Identified(String),
     Received(usize),
     Closed(CloseCause),
     Mesh(u64),
@@ -123,6 +124,7 @@ impl StateMachine for Fake {
                 assert!(self.conns.insert(conn, state).is_none());
                 outbox.dirty.push(conn);
             }
+            Input::Identified { username, .. } => self.seen.push(Seen::Identified(username.into())),
             Input::Received { conn, bytes } => {
                 assert!(!bytes.is_empty());
                 self.received(now, conn, bytes, outbox);
