@@ -30,6 +30,7 @@ pub mod outbox;
 pub mod placement;
 mod publication;
 mod publish;
+pub mod record;
 mod retain;
 mod session_end;
 mod subscribe;
