@@ -688,7 +688,6 @@ fn describe(error: &rustls::Error) -> &'static str {
                 "the certificate is not valid yet"
             }
             Certificate::Revoked => "the certificate is revoked",
-            Certificate::UnknownIssuer => "the certificate is not signed by a known authority",
             Certificate::UnknownRevocationStatus => "no revocation list tells of the certificate",
             Certificate::ExpiredRevocationList
             | Certificate::ExpiredRevocationListContext { .. } => "the revocation list has expired",
@@ -698,7 +697,10 @@ fn describe(error: &rustls::Error) -> &'static str {
             Certificate::InvalidPurpose | Certificate::InvalidPurposeContext { .. } => {
                 "the certificate is for another purpose"
             }
-            Certificate::BadSignature => "the certificate's signature is wrong",
+            // The latter when two authorities have the same name.
+            Certificate::UnknownIssuer | Certificate::BadSignature => {
+                "the certificate is not signed by a known authority"
+            }
             _ => "the certificate is not valid",
         },
         Error::AlertReceived(alert) => match alert {

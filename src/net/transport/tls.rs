@@ -28,8 +28,12 @@ const RECORD_HEAD_BYTES: usize = 5;
 pub struct TlsSession {
     end: End,
     /// Records that have not arrived whole.
+    ///
+    /// rustls remembers places in these bytes, so every call gets them.
     carry: Vec<u8>,
     is_closed: bool,
+    /// It failed: rustls is not to be called any more.
+    is_over: bool,
 }
 
 enum End {
@@ -66,6 +70,7 @@ impl TlsSession {
             end,
             carry: Vec::new(),
             is_closed: false,
+            is_over: false,
         }
     }
 
@@ -106,7 +111,7 @@ impl TlsSession {
         plain: &mut Vec<u8>,
         wire: &mut Vec<u8>,
     ) -> Result<(), Error> {
-        if self.is_closed {
+        if self.is_closed || self.is_over {
             // Nothing after a close_notify counts.
             return Ok(());
         }
@@ -121,12 +126,14 @@ impl TlsSession {
             End::Server(conn) => read(&mut ***conn, records, plain, wire),
             End::Client(conn) => read(&mut ***conn, records, plain, wire),
         };
+        self.is_over = read.is_err();
         let Read { taken, is_closed } = read?;
         self.is_closed = is_closed;
         let rest = &records[taken..];
         if rest.is_empty() || is_closed {
             self.carry = Vec::new();
         } else if rest.len() > HANDSHAKE_BYTES_MAX {
+            self.is_over = true;
             return Err(Error::General("the handshake is too long".into()));
         } else {
             self.carry.clear();
@@ -148,24 +155,33 @@ impl TlsSession {
     ///
     /// Errors: the handshake is not done, or the keys are used up.
     pub fn seal(&mut self, plain: &[u8], wire: &mut Vec<u8>) -> Result<(), Error> {
+        if self.is_over {
+            return Err(Error::EncryptError);
+        }
         match &mut self.end {
-            End::Server(conn) => seal(&mut ***conn, plain, wire),
-            End::Client(conn) => seal(&mut ***conn, plain, wire),
+            End::Server(conn) => seal(&mut ***conn, &mut self.carry, plain, wire),
+            End::Client(conn) => seal(&mut ***conn, &mut self.carry, plain, wire),
         }
     }
 
     /// Appends close_notify to `wire`: nothing is sent after it. Before the handshake is done there is none.
     pub fn close(&mut self, wire: &mut Vec<u8>) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
         match &mut self.end {
-            End::Server(conn) => close(&mut ***conn, wire),
-            End::Client(conn) => close(&mut ***conn, wire),
+            End::Server(conn) => close(&mut ***conn, &mut self.carry, wire),
+            End::Client(conn) => close(&mut ***conn, &mut self.carry, wire),
         }
     }
 }
 
-/// Both ends have this function, but no trait of rustls has.
+/// What both ends have, but no trait of rustls.
 trait Records<Data> {
     fn process<'c, 'i>(&'c mut self, records: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Data>;
+
+    /// Whether rustls has something to send itself.
+    fn wants_write(&self) -> bool;
 }
 
 impl Records<ServerConnectionData> for UnbufferedConnectionCommon<ServerConnectionData> {
@@ -175,6 +191,10 @@ impl Records<ServerConnectionData> for UnbufferedConnectionCommon<ServerConnecti
     ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
         self.process_tls_records(records)
     }
+
+    fn wants_write(&self) -> bool {
+        CommonState::wants_write(self)
+    }
 }
 
 impl Records<ClientConnectionData> for UnbufferedConnectionCommon<ClientConnectionData> {
@@ -183,6 +203,10 @@ impl Records<ClientConnectionData> for UnbufferedConnectionCommon<ClientConnecti
         records: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
         self.process_tls_records(records)
+    }
+
+    fn wants_write(&self) -> bool {
+        CommonState::wants_write(self)
     }
 }
 
@@ -228,7 +252,7 @@ fn read<Data>(
             // Early data is not offered, so none comes.
             Ok(_) => true,
             Err(error) => {
-                drain_alert(conn, wire);
+                put_alert(conn, &mut records[read.taken + discard..], wire);
                 return Err(error);
             }
         };
@@ -240,37 +264,35 @@ fn read<Data>(
 }
 
 /// Appends the alert that an error has left behind.
-fn drain_alert<Data>(conn: &mut impl Records<Data>, wire: &mut Vec<u8>) {
-    loop {
-        match conn.process(&mut []).state {
-            Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                if put(wire, 0, |room| message.encode(room).map_err(encode_size)).is_err() {
-                    return;
-                }
-            }
-            Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
-            _ => return,
+fn put_alert<Data>(conn: &mut impl Records<Data>, records: &mut [u8], wire: &mut Vec<u8>) {
+    // What is to be sent comes before what is to be read. Once it has come, rustls would only fail again.
+    while conn.wants_write()
+        && let Ok(ConnectionState::EncodeTlsData(mut message)) = conn.process(records).state
+    {
+        if put(wire, 0, |room| message.encode(room).map_err(encode_size)).is_err() {
+            return;
         }
     }
 }
 
 fn seal<Data>(
     conn: &mut impl Records<Data>,
+    carry: &mut Vec<u8>,
     plain: &[u8],
     wire: &mut Vec<u8>,
 ) -> Result<(), Error> {
     let records = plain.len() / RECORD_BYTES_MAX + 1;
     let guess = plain.len() + records * RECORD_OVERHEAD_BYTES;
-    with_traffic(conn, wire, |traffic, wire| {
+    with_traffic(conn, carry, wire, |traffic, wire| {
         put(wire, guess, |room| {
             traffic.encrypt(plain, room).map_err(encrypt_size)
         })
     })
 }
 
-fn close<Data>(conn: &mut impl Records<Data>, wire: &mut Vec<u8>) {
+fn close<Data>(conn: &mut impl Records<Data>, carry: &mut Vec<u8>, wire: &mut Vec<u8>) {
     // Without it the peer sees the end of the connection all the same.
-    let _ = with_traffic(conn, wire, |traffic, wire| {
+    let _ = with_traffic(conn, carry, wire, |traffic, wire| {
         put(wire, 0, |room| {
             traffic.queue_close_notify(room).map_err(encrypt_size)
         })
@@ -280,12 +302,18 @@ fn close<Data>(conn: &mut impl Records<Data>, wire: &mut Vec<u8>) {
 /// Calls `write` when application data can be sent, after what rustls has to say itself.
 fn with_traffic<Data>(
     conn: &mut impl Records<Data>,
+    carry: &mut Vec<u8>,
     wire: &mut Vec<u8>,
     write: impl FnOnce(&mut WriteTraffic<'_, Data>, &mut Vec<u8>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     loop {
-        match conn.process(&mut []).state? {
-            ConnectionState::WriteTraffic(mut traffic) => return write(&mut traffic, wire),
+        let UnbufferedStatus { discard, state } = conn.process(carry);
+        match state? {
+            ConnectionState::WriteTraffic(mut traffic) => {
+                write(&mut traffic, wire)?;
+                carry.drain(..discard);
+                return Ok(());
+            }
             ConnectionState::EncodeTlsData(mut message) => {
                 put(wire, 0, |room| message.encode(room).map_err(encode_size))?;
             }
@@ -294,6 +322,7 @@ fn with_traffic<Data>(
             ConnectionState::PeerClosed => {}
             _ => return Err(Error::HandshakeNotComplete),
         }
+        carry.drain(..discard);
     }
 }
 
