@@ -61,6 +61,8 @@ mod receive;
 #[cfg(test)]
 mod tests;
 mod through;
+#[cfg(test)]
+mod through_tests;
 
 use super::counters::NetCounters;
 use super::events::{LogRecord, LogSink};
