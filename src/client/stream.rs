@@ -178,10 +178,7 @@ impl Stream {
                 ..
             } = &mut *state;
             scratch.clear();
-            transport.close(
-                Some(CloseCode::NORMAL),
-                scratch,
-            );
+            transport.close(Some(CloseCode::NORMAL), scratch);
             to_send.extend_from_slice(&scratch.wire);
             drop(state);
             let _ = self.flush(through);

@@ -54,6 +54,14 @@ pub struct TransportArgs {
     unix: Option<PathBuf>,
 }
 
+impl TransportArgs {
+    /// The same, with TLS in any case if `tls` is set.
+    pub fn or_tls(mut self, tls: bool) -> Self {
+        self.tls |= tls;
+        self
+    }
+}
+
 fn parse_tls_version(text: &str) -> Result<TlsVersion, String> {
     match text {
         "tlsv1.2" => Ok(TlsVersion::V12),
