@@ -503,7 +503,7 @@ impl WebSocket {
         }
     }
 
-    fn put<'a>(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &'a [u8]) {
+    fn put(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
         let mask = self.masks.as_mut().map(Masks::next);
         put_frame(out, opcode, mask, [payload]);
     }
