@@ -23,7 +23,7 @@
 
 #![warn(clippy::disallowed_methods)]
 
-mod civil;
+pub mod civil;
 #[allow(clippy::disallowed_methods, reason = "a client lives in real time")]
 pub mod client;
 pub mod config;

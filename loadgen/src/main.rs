@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Verb::Churn(args) => (args.target.json, steps::churn(args)),
         Verb::Durable(args) => (args.target.json, steps::durable(args)),
         Verb::Retained(args) => (args.target.json, steps::retained(args)),
+        Verb::Report(_)|Verb::Compare(_) => return ExitCode::SUCCESS,
         Verb::Relay(args) => {
             let Err(error) = relay::run(args.bind);
             eprintln!("loadgen: {error}");
