@@ -127,12 +127,7 @@ struct Clients<'a> {
 }
 
 impl<'a> Clients<'a> {
-    fn new(
-        churn: &'a Churn,
-        clock: Clock,
-        times: Times,
-        intervals: Sender<Interval>,
-    ) -> Self {
+    fn new(churn: &'a Churn, clock: Clock, times: Times, intervals: Sender<Interval>) -> Self {
         let client = |number| Client {
             stage: Stage::Free,
             client_id: format!("{}-c{number}", churn.prefix),

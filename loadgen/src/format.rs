@@ -12,6 +12,18 @@ pub fn time(us: f64) -> String {
     format!("{} {unit}", digits(value))
 }
 
+/// Microseconds that are round, as on an axis: `500 ns`, `20 µs`, `1.5 ms`, `0`.
+pub fn round_time(us: f64) -> String {
+    let (value, unit) = match us {
+        us if us <= 0.0 => return "0".into(),
+        us if us < 0.999_5 => (us * 1e3, "ns"),
+        us if us < 999.5 => (us, "µs"),
+        us if us < 999_500.0 => (us / 1e3, "ms"),
+        us => (us / 1e6, "s"),
+    };
+    format!("{} {unit}", short(value))
+}
+
 /// A number with three digits, or all of them where it is large: `0.0123`, `4.21`, `57.3`, `1,234`.
 pub fn digits(value: f64) -> String {
     match value.abs() {
@@ -78,12 +90,25 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits_and_a_unit() {
-        let times = [0.0, 0.64, 41.23, 999.4, 999.6, 1_234.0, 999_600.0, 12_000_000.0];
+        let times = [
+            0.0,
+            0.64,
+            41.23,
+            999.4,
+            999.6,
+            1_234.0,
+            999_600.0,
+            12_000_000.0,
+        ];
         let shown: Vec<_> = times.into_iter().map(time).collect();
         assert_eq!(
             shown,
-            ["0 µs", "640 ns", "41.2 µs", "999 µs", "1.00 ms", "1.23 ms", "1.00 s", "12.0 s"]
+            [
+                "0 µs", "640 ns", "41.2 µs", "999 µs", "1.00 ms", "1.23 ms", "1.00 s", "12.0 s"
+            ]
         );
+        let shown: Vec<_> = [0.0, 0.5, 20.0, 1_500.0].map(round_time).into();
+        assert_eq!(shown, ["0", "500 ns", "20 µs", "1.5 ms"]);
         let shown: Vec<_> = [0.0, 0.005, 4.206, 57.28, 99.96, 1_234_567.0]
             .map(digits)
             .into();

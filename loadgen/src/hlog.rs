@@ -114,12 +114,16 @@ impl IntervalLog {
         }
         let text = String::from_utf8(bytes).expect("the log is of ASCII and our comments");
         // Java's reader wants this line; the crate does not write it.
-        let legend =
-            "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n";
+        let legend = "\"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n";
         let header_end = text
             .match_indices('\n')
             .map(|(at, _)| at + 1)
-            .take_while(|at| text[..*at].lines().last().is_some_and(|line| line.starts_with('#')))
+            .take_while(|at| {
+                text[..*at]
+                    .lines()
+                    .last()
+                    .is_some_and(|line| line.starts_with('#'))
+            })
             .last()
             .unwrap_or(0);
         format!("{}{legend}{}", &text[..header_end], &text[header_end..])

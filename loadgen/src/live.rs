@@ -250,7 +250,13 @@ impl Live {
             ("published", second.published, course(|one| one.published)),
             ("received", second.delivered, course(|one| one.delivered)),
         ] {
-            row(name, format!("{} /s  {course}", bold(&format!("{:>11}", count(value as f64)))));
+            row(
+                name,
+                format!(
+                    "{} /s  {course}",
+                    bold(&format!("{:>11}", count(value as f64)))
+                ),
+            );
         }
         if let Some(all) = Percentiles::of(&second.latency()) {
             row("latency", times_row(&all));
@@ -258,7 +264,11 @@ impl Live {
         if let Some(lag) = Percentiles::of(&second.send_lag()) {
             row("send lag", times_row(&lag));
         }
-        row("errors", trouble(&self.timeline.total().trouble).map_or_else(|| "none".into(), |text| red(&text)));
+        row(
+            "errors",
+            trouble(&self.timeline.total().trouble)
+                .map_or_else(|| "none".into(), |text| red(&text)),
+        );
         if let Some(cores) = second.generator_cores() {
             let share = 100.0 * cores / head.cores.max(1) as f64;
             let text = format!("{share:.0} % of {} core(s)", head.cores);
@@ -271,7 +281,10 @@ impl Live {
         }
         if let (Some(cores), Some(broker)) = (second.broker_cores(), second.broker) {
             let memory = bytes(broker.rss_bytes as f64);
-            row("broker", format!("{} cores   {memory} resident", digits(cores)));
+            row(
+                "broker",
+                format!("{} cores   {memory} resident", digits(cores)),
+            );
         }
         lines
     }
@@ -327,7 +340,12 @@ fn line(number: i64, second: &Second) -> String {
 }
 
 fn times_row(all: &Percentiles) -> String {
-    format!("p50 {}  p99 {}  max {}", time(all.p50), time(all.p99), time(all.max))
+    format!(
+        "p50 {}  p99 {}  max {}",
+        time(all.p50),
+        time(all.p99),
+        time(all.max)
+    )
 }
 
 /// What went wrong, with the reasons that there are; `None` when nothing did.
@@ -412,7 +430,10 @@ mod tests {
         let (mut live, sender) = live();
         live.connecting(700, SECOND);
         let screen = live.screen(None).join("\n");
-        assert!(screen.contains("connecting") && screen.contains("700 of 1,200"), "{screen}");
+        assert!(
+            screen.contains("connecting") && screen.contains("700 of 1,200"),
+            "{screen}"
+        );
         let times = Times {
             start_ns: 9 * SECOND,
             measure_ns: 10 * SECOND,
@@ -431,7 +452,16 @@ mod tests {
         live.tick(1_199, 11 * SECOND + FEED_DELAY_NS);
         assert_eq!(live.shown, 1, "the first measured second was shown");
         let screen = live.screen(Some(0)).join("\n");
-        for part in ["1 s of 2 s", "1,199 of 1,200", "5,000", "4,900", "p99 250 µs", "p99 3.0", "3 corrupt", "% of 1 core"] {
+        for part in [
+            "1 s of 2 s",
+            "1,199 of 1,200",
+            "5,000",
+            "4,900",
+            "p99 250 µs",
+            "p99 3.0",
+            "3 corrupt",
+            "% of 1 core",
+        ] {
             assert!(screen.contains(part), "{part} is not in\n{screen}");
         }
         drop(sender);
@@ -439,7 +469,10 @@ mod tests {
         assert_eq!(timeline.total().published, 5_000);
         let (number, second) = timeline.seconds(0..1).next().unwrap();
         let line = line(number, second);
-        assert!(line.contains("1 s  published      5000/s") && line.contains("3 corrupt"), "{line}");
+        assert!(
+            line.contains("1 s  published      5000/s") && line.contains("3 corrupt"),
+            "{line}"
+        );
     }
 
     #[test]

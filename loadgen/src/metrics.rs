@@ -62,7 +62,12 @@ impl Exporter {
                 if ends.load(Ordering::Acquire) {
                     break;
                 }
-                let text = || shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let text = || {
+                    shared
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .clone()
+                };
                 // Who went away or asked in another language gets nothing, and the run goes on.
                 let _ = stream.and_then(|stream| answer(stream, text));
             }
@@ -156,20 +161,48 @@ pub fn page(state: &State, timeline: &Timeline) -> String {
     }
     page.head("loadgen_run_info", "gauge", "What is run.");
     page.value("loadgen_run_info", &labels, 1);
-    page.head("loadgen_valid", "gauge", "1 unless the generator itself is late or busy.");
+    page.head(
+        "loadgen_valid",
+        "gauge",
+        "1 unless the generator itself is late or busy.",
+    );
     page.value("loadgen_valid", "", u8::from(state.valid));
-    page.head("loadgen_connections", "gauge", "Clients that are connected and subscribed.");
+    page.head(
+        "loadgen_connections",
+        "gauge",
+        "Clients that are connected and subscribed.",
+    );
     page.value("loadgen_connections", "", state.connected);
-    page.head("loadgen_connections_target", "gauge", "Clients there are to be.");
+    page.head(
+        "loadgen_connections_target",
+        "gauge",
+        "Clients there are to be.",
+    );
     page.value("loadgen_connections_target", "", state.connections);
     let total = timeline.total();
-    page.head("loadgen_messages_sent_total", "counter", "Messages published.");
+    page.head(
+        "loadgen_messages_sent_total",
+        "counter",
+        "Messages published.",
+    );
     page.value("loadgen_messages_sent_total", "", total.published);
-    page.head("loadgen_messages_received_total", "counter", "Messages delivered, duplicates not counted.");
+    page.head(
+        "loadgen_messages_received_total",
+        "counter",
+        "Messages delivered, duplicates not counted.",
+    );
     page.value("loadgen_messages_received_total", "", total.delivered);
-    page.head("loadgen_errors_total", "counter", "What went wrong, by reason.");
+    page.head(
+        "loadgen_errors_total",
+        "counter",
+        "What went wrong, by reason.",
+    );
     for (reason, count) in Trouble::REASONS.iter().zip(total.trouble.counts()) {
-        page.value("loadgen_errors_total", &format!("reason=\"{reason}\""), count);
+        page.value(
+            "loadgen_errors_total",
+            &format!("reason=\"{reason}\""),
+            count,
+        );
     }
     page.histogram(
         "loadgen_latency_seconds",
@@ -181,21 +214,39 @@ pub fn page(state: &State, timeline: &Timeline) -> String {
         "From the intended time of sending to the writing, where nothing but the generator was in the way.",
         timeline.send_lag(),
     );
-    let last = state.last.and_then(|last| timeline.seconds(last..last + 1).next());
+    let last = state
+        .last
+        .and_then(|last| timeline.seconds(last..last + 1).next());
     let Some((_, last)) = last else { return page.0 };
     let latency = last.latency();
     if !latency.is_empty() {
         let name = "loadgen_last_second_latency_seconds";
-        page.head(name, "gauge", "Latency of the messages received in the last second, by quantile.");
+        page.head(
+            name,
+            "gauge",
+            "Latency of the messages received in the last second, by quantile.",
+        );
         for quantile in [0.5, 0.99, 1.0] {
             let seconds = latency.value_at_quantile(quantile) as f64 / 1e9;
             page.value(name, &format!("quantile=\"{quantile}\""), seconds);
         }
     }
     for (name, value, help) in [
-        ("loadgen_generator_cpu_cores", last.generator_cores(), "Cores the generator kept busy in the last second."),
-        ("loadgen_broker_cpu_cores", last.broker_cores(), "Cores the broker kept busy in the last second."),
-        ("loadgen_broker_resident_bytes", last.broker.map(|broker| broker.rss_bytes as f64), "The broker's resident memory."),
+        (
+            "loadgen_generator_cpu_cores",
+            last.generator_cores(),
+            "Cores the generator kept busy in the last second.",
+        ),
+        (
+            "loadgen_broker_cpu_cores",
+            last.broker_cores(),
+            "Cores the broker kept busy in the last second.",
+        ),
+        (
+            "loadgen_broker_resident_bytes",
+            last.broker.map(|broker| broker.rss_bytes as f64),
+            "The broker's resident memory.",
+        ),
     ] {
         if let Some(value) = value {
             page.head(name, "gauge", help);
@@ -257,7 +308,9 @@ mod tests {
 
     fn ask(address: SocketAddr, request: &str) -> String {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -330,7 +383,10 @@ mod tests {
             "loadgen_latency_seconds_count 4",
             "loadgen_send_lag_seconds_count 0",
         ] {
-            assert!(page.lines().any(|one| one == line), "{line} is not in\n{page}");
+            assert!(
+                page.lines().any(|one| one == line),
+                "{line} is not in\n{page}"
+            );
         }
         let quantile = "loadgen_last_second_latency_seconds{quantile=\"0.5\"} 0.00001";
         assert!(page.contains(quantile), "{page}");
@@ -342,7 +398,10 @@ mod tests {
                 .find_map(|end| name.strip_suffix(end))
                 .unwrap_or(name);
             assert!(page.contains(&format!("# TYPE {family} ")), "{line}");
-            assert!(line.rsplit(' ').next().unwrap().parse::<f64>().is_ok(), "{line}");
+            assert!(
+                line.rsplit(' ').next().unwrap().parse::<f64>().is_ok(),
+                "{line}"
+            );
         }
     }
 }

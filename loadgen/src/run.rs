@@ -7,10 +7,10 @@ use crate::cli::{
 use crate::clock::{Clock, nanoseconds};
 use crate::format::count;
 use crate::links::Route;
-use crate::plan::{ClientPlan, Hears, Names, Plan};
-use crate::procfs::{Usage, machine_cpu_ns};
 use crate::live::{Head, Live};
+use crate::plan::{ClientPlan, Hears, Names, Plan};
 use crate::probe::broker_version;
+use crate::procfs::{Usage, machine_cpu_ns};
 use crate::report::provenance::{self, Provenance, is_own};
 use crate::report::{Broker, Generator, Percentiles, Summary, files};
 use crate::shared::Shared;

@@ -301,7 +301,10 @@ mod tests {
         assert_eq!([of(3, "second"), of(3, "phase")], ["2", "end"]);
         assert_eq!([of(2, "published"), of(2, "delivered")], ["4", "3"]);
         assert!(of(2, "p50_us").starts_with('2') && of(2, "max_us").starts_with('3'));
-        assert_eq!([of(2, "broker_cores"), of(2, "broker_rss_bytes")], ["0.5", "4096"]);
+        assert_eq!(
+            [of(2, "broker_cores"), of(2, "broker_rss_bytes")],
+            ["0.5", "4096"]
+        );
         assert_eq!([of(3, "corrupt"), of(3, "p50_us")], ["7", ""]);
         assert_eq!(of(3, "valid"), "false");
         assert_eq!(timeline.total().published, 8);

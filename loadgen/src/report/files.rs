@@ -7,7 +7,7 @@ use crate::timeline::{Timeline, Trouble};
 use hdrhistogram::Histogram;
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 /// A run as its directory holds it.
@@ -93,12 +93,28 @@ pub fn write(
 /// Makes the report of one run and its plots again from its other files.
 ///
 /// Errors: in plain words, what could not be read or written.
-pub fn write_report(directory: &Path, report: &Path) -> Result<(), String> {
+fn write_report(directory: &Path, report: &Path) -> Result<(), String> {
     let runs = [Recorded::read(directory)?];
     for (name, svg) in charts::plots(&runs) {
         save(directory, &format!("{name}.svg"), &svg)?;
     }
     fs::write(report, html::page(&runs)).map_err(|error| failed(report, &error))
+}
+
+/// Makes the report of one run again, or lays several over each other; returns where the report is.
+///
+/// Errors: in plain words, what could not be read or written.
+pub fn rebuild(directories: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, String> {
+    if let [directory] = directories {
+        let report = out.map_or_else(|| directory.join("report.html"), Path::to_owned);
+        write_report(directory, &report)?;
+        return Ok(report);
+    }
+    let read = |directory: &PathBuf| Recorded::read(directory);
+    let runs: Vec<_> = directories.iter().map(read).collect::<Result<_, _>>()?;
+    let report = out.unwrap_or(Path::new("report.html"));
+    fs::write(report, html::page(&runs)).map_err(|error| failed(report, &error))?;
+    Ok(report.to_owned())
 }
 
 impl Recorded {
@@ -110,13 +126,13 @@ impl Recorded {
             let path = directory.join(name);
             fs::read_to_string(&path).map_err(|error| failed(&path, &error))
         };
-        let wrong = |name: &str, error: String| format!("{}: {error}", directory.join(name).display());
+        let wrong =
+            |name: &str, error: String| format!("{}: {error}", directory.join(name).display());
         let summary = serde_json::from_str(&text("summary.json")?)
             .map_err(|error| wrong("summary.json", error.to_string()))?;
         let provenance = toml::from_str(&text("run.toml")?)
             .map_err(|error| wrong("run.toml", error.to_string()))?;
-        let seconds =
-            rows(&text("timeline.csv")?).map_err(|error| wrong("timeline.csv", error))?;
+        let seconds = rows(&text("timeline.csv")?).map_err(|error| wrong("timeline.csv", error))?;
         let log = IntervalLog::parse(&text("latency.hlog")?)
             .map_err(|error| wrong("latency.hlog", error))?;
         Ok(Self {

@@ -109,7 +109,12 @@ impl Provenance {
 
 impl Host {
     fn this() -> Self {
-        let line = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let line = |path: &str| {
+            fs::read_to_string(path)
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
         let cpuinfo = line("/proc/cpuinfo");
         let cpu = |name: &str| field(&cpuinfo, name, ':');
         let memory = field(&line("/proc/meminfo"), "MemTotal", ':');
@@ -292,7 +297,9 @@ mod tests {
 
     #[test]
     fn settings_are_those_that_were_in_effect() {
-        let settings = settings(&words("loadgen fanout -c 7 --closed-loop --ifaddr 127.0.0.2"));
+        let settings = settings(&words(
+            "loadgen fanout -c 7 --closed-loop --ifaddr 127.0.0.2",
+        ));
         let one = |name: &str| settings[name].join(" ");
         assert_eq!([one("verb"), one("count")], ["fanout", "7"]);
         assert_eq!([one("closed-loop"), one("inflight")], ["true", "32"]);
