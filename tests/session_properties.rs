@@ -21,6 +21,7 @@ fn delivery(number: u16, payload_bytes: usize, qos: QoS) -> Delivery {
         retain: false,
         expires_at_ms: NEVER,
         stamp: 0,
+        number: 0,
     });
     Delivery {
         message: Rc::new(message),

@@ -394,6 +394,7 @@ mod tests {
             retain: false,
             expires_at_ms: NEVER,
             stamp: 0,
+            number: 0,
         })))
     }
 

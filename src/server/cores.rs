@@ -21,6 +21,7 @@ use crate::net::listener::Listener;
 use crate::net::ring::{self, Ring, RingConfig, RingError};
 use crate::shard::input::ShardId;
 use crate::shard::placement::Placement;
+use crate::shard::record::Durability;
 use crate::shard::{Shard, ShardSetup};
 use glommio::io::BufferedFile;
 use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder};
@@ -330,6 +331,7 @@ fn start_driver(
             .random_seed
             .wrapping_add((setup.id.index() as u64).wrapping_mul(0xd1b5_4a32_d192_ed03)),
         events: config.log_clients && config.log.is_some(),
+        durability: Durability::None,
         now,
     });
     let ring = make_ring(config.ring).map_err(StartError::Ring)?;

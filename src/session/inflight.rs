@@ -288,6 +288,7 @@ mod tests {
             retain: false,
             expires_at_ms: NEVER,
             stamp: 0,
+            number: 0,
         });
         Delivery {
             message: Rc::new(message),

@@ -10,8 +10,11 @@ pub mod received;
 pub mod will;
 
 mod state;
+mod stored;
 
 pub use state::{Replay, Session, SessionKey, SessionState, SubscriptionRef, SubscriptionRefs};
+
+pub use stored::ReceiverFlags;
 
 /// The Subscription Identifiers that one delivery carries; `None` for nearly all.
 pub type SubscriptionIds = Option<Box<Vec<u32>>>;

@@ -25,6 +25,7 @@ impl Will {
             retain: will.retain,
             expires_at_ms: NEVER,
             stamp: 0,
+            number: 0,
         });
         Self {
             message,

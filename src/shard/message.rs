@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 const EXPIRES_AT: usize = 0;
 const STAMP: usize = 8;
-const PROPERTIES_LEN: usize = 16;
-const TOPIC_LEN: usize = 20;
-const FLAGS: usize = 22;
-const HEADER: usize = 24;
+const NUMBER: usize = 16;
+const PROPERTIES_LEN: usize = 24;
+const TOPIC_LEN: usize = 28;
+const FLAGS: usize = 30;
+const HEADER: usize = 32;
 
 const FLAG_QOS: u8 = 0b011;
 const FLAG_RETAIN: u8 = 0b100;
@@ -52,6 +53,8 @@ pub struct MessageParts<'a> {
     pub expires_at_ms: u64,
     /// Order among retained messages of one topic; 0 when it is not to be retained.
     pub stamp: u64,
+    /// The number under which it is stored for sessions, or 0: a `StoredMessage`'s.
+    pub number: u64,
 }
 
 impl MessageParts<'_> {
@@ -72,6 +75,7 @@ impl MessageParts<'_> {
         let (header, body) = to.split_at_mut(HEADER);
         header[EXPIRES_AT..EXPIRES_AT + 8].copy_from_slice(&self.expires_at_ms.to_le_bytes());
         header[STAMP..STAMP + 8].copy_from_slice(&self.stamp.to_le_bytes());
+        header[NUMBER..NUMBER + 8].copy_from_slice(&self.number.to_le_bytes());
         header[PROPERTIES_LEN..PROPERTIES_LEN + 4].copy_from_slice(&properties_len.to_le_bytes());
         header[TOPIC_LEN..TOPIC_LEN + 2].copy_from_slice(&topic_len.to_le_bytes());
         header[FLAGS] = self.qos as u8 | if self.retain { FLAG_RETAIN } else { 0 };
@@ -140,6 +144,11 @@ impl Message {
         self.view().stamp()
     }
 
+    /// The number under which it is stored for sessions, or 0.
+    pub fn number(&self) -> u64 {
+        self.view().number()
+    }
+
     /// Bytes of the one allocation, which is what a queue is charged for holding the message.
     pub fn bytes(&self) -> usize {
         self.0.len()
@@ -186,6 +195,11 @@ impl<'a> MessageView<'a> {
     /// Order among retained messages of one topic.
     pub fn stamp(self) -> u64 {
         self.u64_at(STAMP)
+    }
+
+    /// The number under which it is stored for sessions, or 0.
+    pub fn number(self) -> u64 {
+        self.u64_at(NUMBER)
     }
 
     fn topic_len(self) -> usize {
@@ -280,6 +294,7 @@ mod tests {
             retain: true,
             expires_at_ms: 77,
             stamp: 99,
+            number: 1 << 40,
         });
         assert_eq!(message.topic(), "a/b");
         assert_eq!(message.properties(), &[1, 1, 3, 0, 1, b'x']);
@@ -287,7 +302,8 @@ mod tests {
         assert_eq!(message.qos(), QoS::ExactlyOnce);
         assert!(message.retain());
         assert_eq!((message.expires_at_ms(), message.stamp()), (77, 99));
-        assert_eq!(message.bytes(), 24 + 3 + 6 + 7);
+        assert_eq!(message.number(), 1 << 40);
+        assert_eq!(message.bytes(), 32 + 3 + 6 + 7);
     }
 
     #[test]
@@ -303,6 +319,7 @@ mod tests {
             retain: count.is_multiple_of(2),
             expires_at_ms: u64::from(count),
             stamp: 0,
+            number: 0,
         }) {
             count += 1;
         }
@@ -329,6 +346,7 @@ mod tests {
             retain: false,
             expires_at_ms: NEVER,
             stamp: 0,
+            number: 0,
         });
         assert_eq!((message.topic(), message.payload()), ("", &b""[..]));
         assert!(!message.retain());

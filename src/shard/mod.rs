@@ -15,6 +15,7 @@
 //! 6. No output depends on the iteration order of a hash map.
 
 mod ack;
+mod commit;
 mod connect;
 mod connection;
 pub mod counters;
@@ -31,6 +32,7 @@ pub mod placement;
 mod publication;
 mod publish;
 pub mod record;
+mod recovery;
 mod retain;
 mod session_end;
 mod subscribe;
@@ -44,6 +46,7 @@ use crate::topic::index::{Index, Subscriber};
 use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
 use crate::topic::share::Groups;
+use commit::Keeper;
 use connection::{Connection, End};
 use counters::{Counters, DropCause};
 use deliver::{Images, Match};
@@ -54,6 +57,7 @@ use message::Message;
 use outbound::Pool;
 use outbox::{Event, Outbox};
 use placement::Placement;
+use record::Durability;
 use retain::Upkeep;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -80,6 +84,8 @@ pub struct ShardSetup {
     pub random_seed: u64,
     /// Whether to emit an event for each client that comes and goes.
     pub events: bool,
+    /// What the store promises; with `Durability::None` nothing is recorded, and nothing waits.
+    pub durability: Durability,
     /// The present, from which the timers count.
     pub now: Now,
 }
@@ -140,6 +146,7 @@ pub struct Shard {
     wheel: Wheel,
     pool: Pool,
     counters: Counters,
+    keeper: Keeper,
     /// What the log was told of drops, and when it may be told more.
     drops_told: [u64; DropCause::ALL.len()],
     drops_told_total: u64,
@@ -161,6 +168,7 @@ impl Shard {
             hash_seed,
             random_seed,
             events,
+            durability,
             now,
         } = setup;
         assert!(shard_count <= ShardId::COUNT_MAX);
@@ -197,6 +205,7 @@ impl Shard {
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
             counters: Counters::default(),
+            keeper: Keeper::new(durability),
             drops_told: [0; DropCause::ALL.len()],
             drops_told_total: 0,
             tell_drops_at_ms: 0,
@@ -231,6 +240,9 @@ impl Shard {
                 self.closed(conn, what, outbox);
             }
             Input::Link { to, pressure } => self.link(to, pressure, outbox),
+            Input::Committed { up_to, .. } => self.committed(up_to),
+            Input::Fetched { .. } => {}
+            Input::StoreState { accepting } => self.keeper.accepts = accepting,
             Input::Shutdown => self.shutdown(outbox),
         }
         while let Some((conn, end)) = self.to_end.pop() {

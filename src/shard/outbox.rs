@@ -4,6 +4,7 @@ use super::counters::DropCause;
 use super::input::{ConnKey, ShardId};
 use super::mesh_message::MeshMessage;
 use super::message::{MessageBatch, MessageParts};
+use super::record::{Fetch, Record};
 use crate::protocol::{ReasonCode, Version};
 
 /// A connection that leaves this shard for the owner of its client id.
@@ -40,6 +41,10 @@ pub struct Outbox {
     pub resume: Vec<ConnKey>,
     /// What the operator may want to know.
     pub events: Vec<Event>,
+    /// What is to be kept: together or not at all. The shard counts them: the first ever is `Lsn(1)`.
+    pub records: Vec<Record>,
+    /// What is to be read back, each answered by one `Input::Fetched`.
+    pub fetch: Vec<Fetch>,
 }
 
 impl Default for Outbox {
@@ -53,6 +58,8 @@ impl Default for Outbox {
             pause: Vec::new(),
             resume: Vec::new(),
             events: Vec::new(),
+            records: Vec::new(),
+            fetch: Vec::new(),
         }
     }
 }
@@ -92,6 +99,8 @@ impl Outbox {
             && self.pause.is_empty()
             && self.resume.is_empty()
             && self.events.is_empty()
+            && self.records.is_empty()
+            && self.fetch.is_empty()
     }
 }
 

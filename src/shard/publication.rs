@@ -19,6 +19,8 @@ pub(super) struct Publication<'a> {
     pub(super) expires_at_ms: u64,
     /// 0 unless the message is to be retained.
     pub(super) stamp: u64,
+    /// 0 unless sessions may have it stored.
+    pub(super) number: u64,
     shared: Option<Message>,
     local: Option<Rc<Message>>,
 }
@@ -35,6 +37,7 @@ impl<'a> Publication<'a> {
             retain: parts.retain,
             expires_at_ms: parts.expires_at_ms,
             stamp: parts.stamp,
+            number: parts.number,
             shared: None,
             local: None,
         }
@@ -50,6 +53,7 @@ impl<'a> Publication<'a> {
             retain: message.retain(),
             expires_at_ms: message.expires_at_ms(),
             stamp: message.stamp(),
+            number: message.number(),
             shared: None,
             local: None,
         }
@@ -81,6 +85,7 @@ impl<'a> Publication<'a> {
             retain: self.retain,
             expires_at_ms: self.expires_at_ms,
             stamp: self.stamp,
+            number: self.number,
         })
     }
 

@@ -92,6 +92,7 @@ impl Shard {
             retain: publish.retain,
             expires_at_ms,
             stamp,
+            number: 0,
         });
         let matched = self.route(Some(session), &mut publication, Some(key), outbox);
         if let Some(id) = publish.packet_id {

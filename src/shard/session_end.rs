@@ -157,6 +157,7 @@ impl Shard {
             retain: message.retain(),
             expires_at_ms,
             stamp,
+            number: 0,
         })
     }
 

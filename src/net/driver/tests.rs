@@ -164,6 +164,7 @@ impl StateMachine for Fake {
                     outbox.resume.push(conn);
                 }
             }
+            Input::Committed { .. } | Input::Fetched { .. } | Input::StoreState { .. } => {}
             Input::Shutdown => {
                 self.seen.push(Seen::Shutdown);
                 outbox.close.extend(self.conns.keys());
