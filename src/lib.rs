@@ -10,6 +10,7 @@
 //! | [`shard`] | a core's whole state: [`shard::input::Input`] in, [`shard::outbox::Outbox`] out | the three above, `config::limits` |
 //! | [`net`] | sockets: the core's io_uring, the turn, listening, writing | all above, `mesh` |
 //! | [`mesh`] | links between cores | `shard`, `net::ring` |
+//! | [`store`] | what outlives the process: one SQLite database and its thread | `shard`, `mesh::wake`, `config` |
 //! | [`server`] | the process: probe, data directory, cores, signals, log | all above |
 //! | [`config`] | everything an operator decides, as plain data | `shard::input` |
 //! | [`client`] | `ringmq pub` and `ringmq sub` | `protocol`, `topic` |
@@ -42,4 +43,6 @@ pub mod protocol;
 pub mod server;
 pub mod session;
 pub mod shard;
+#[allow(clippy::disallowed_methods, reason = "it waits for the disk")]
+pub mod store;
 pub mod topic;

@@ -23,6 +23,17 @@ pub(super) struct NewMessage {
     pub(super) wall_minus_mono_ms: u64,
     pub(super) receivers: Vec<Receiver>,
     pub(super) received_from: Option<(StoredSession, PacketId)>,
+    /// The shard and its record, if there is a publisher to be told.
+    refusable: Option<(usize, Lsn)>,
+}
+
+/// What a batch gave up.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// The records, by shard and ascending.
+    pub(super) records: Vec<Vec<Lsn>>,
+    /// The messages.
+    pub(super) messages: Vec<StoredMessage>,
 }
 
 /// The net effect of some records.
@@ -41,18 +52,35 @@ pub(super) struct Batch {
     pub(super) incoming_ended: BTreeSet<(StoredSession, PacketId)>,
     /// With the difference of the clocks, by topic.
     pub(super) retained: BTreeMap<Box<str>, (Message, u64)>,
-    /// The records that are refused when they cannot be kept, with their shards.
-    pub(super) refusable: Vec<(usize, Lsn)>,
     /// Records taken in.
     pub(super) records: u64,
+    /// Per shard: the first record that cannot be refused.
+    pub(super) steadfast: Vec<Option<Lsn>>,
+    /// The records in `retained`, and those that they have replaced.
+    retained_records: Vec<(usize, Lsn)>,
     /// Where in `messages` an identifier came into use.
     incoming: BTreeMap<(StoredSession, PacketId), usize>,
 }
 
 impl Batch {
+    /// For the records of so many shards.
+    pub(super) fn new(shard_count: usize) -> Self {
+        Self {
+            steadfast: vec![None; shard_count],
+            ..Self::default()
+        }
+    }
+
     /// Takes in the next record of a shard.
     pub(super) fn add(&mut self, shard: usize, lsn: Lsn, record: Record) {
         self.records += 1;
+        let is_refusable = matches!(
+            record,
+            Record::Message { refusable: true, .. } | Record::Retained { .. }
+        );
+        if !is_refusable {
+            self.steadfast[shard].get_or_insert(lsn);
+        }
         match record {
             Record::Session(session) => {
                 self.sessions.insert(session.session, session);
@@ -77,9 +105,9 @@ impl Batch {
                 message,
                 wall_minus_mono_ms,
                 receivers,
+                refusable,
                 received_from,
             } => {
-                self.refusable.push((shard, lsn));
                 if let Some(from) = received_from {
                     self.incoming.insert(from, self.messages.len());
                 }
@@ -89,6 +117,7 @@ impl Batch {
                     wall_minus_mono_ms,
                     receivers,
                     received_from,
+                    refusable: refusable.then_some((shard, lsn)),
                 });
             }
             Record::Ended { id, session } => self.ended.entry(id).or_default().push(session),
@@ -112,7 +141,7 @@ impl Batch {
                 message,
                 wall_minus_mono_ms,
             } => {
-                self.refusable.push((shard, lsn));
+                self.retained_records.push((shard, lsn));
                 let newer = self
                     .retained
                     .get(message.topic())
@@ -125,15 +154,37 @@ impl Batch {
         }
     }
 
-    /// Gives up the messages, retained ones too, and returns which records they were; state stays.
-    pub(super) fn refuse(&mut self) -> Vec<(usize, Lsn)> {
-        for message in self.messages.drain(..) {
-            // Nobody will ask for it, so an end that has come already has nothing to wait for.
-            self.ended.remove(&message.id);
+    /// Gives up what can be refused; the rest stays.
+    pub(super) fn refuse(&mut self) -> Refused {
+        let mut refused = Refused {
+            records: vec![Vec::new(); self.steadfast.len()],
+            messages: Vec::new(),
+        };
+        for (shard, lsn) in self.retained_records.drain(..) {
+            refused.records[shard].push(lsn);
+        }
+        self.retained.clear();
+        self.messages.retain(|message| {
+            let Some((shard, lsn)) = message.refusable else {
+                return true;
+            };
+            refused.records[shard].push(lsn);
+            refused.messages.push(message.id);
+            false
+        });
+        for records in &mut refused.records {
+            records.sort_unstable();
+        }
+        // What was ahead of a message has nothing to wait for any more.
+        for id in &refused.messages {
+            self.ended.remove(id);
         }
         self.incoming.clear();
-        self.retained.clear();
-        std::mem::take(&mut self.refusable)
+        for (at, message) in self.messages.iter().enumerate() {
+            self.incoming
+                .extend(message.received_from.map(|from| (from, at)));
+        }
+        refused
     }
 
     /// Whether there is nothing to write.

@@ -48,6 +48,14 @@ impl Fault {
         }
     }
 
+    /// Another program's reading makes the write-ahead log grow without end.
+    pub(super) fn log_too_long() -> Self {
+        Self {
+            kind: FaultKind::Busy,
+            detail: "the write-ahead log is longer than 4 GB because something has been reading the database for long".into(),
+        }
+    }
+
     /// What the operator can do about it.
     pub fn remedy(&self) -> &'static str {
         match self.kind {

@@ -12,7 +12,7 @@
 
 use crate::mesh::wake::Wake;
 use crate::shard::message::Message;
-use crate::shard::record::{Lsn, Record, StoredMessage};
+use crate::shard::record::{Fetch, FetchToken, Lsn, Record, StoredMessage};
 use std::collections::VecDeque;
 use std::mem::take;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -35,11 +35,11 @@ pub(super) struct Group {
 
 /// What the store tells a core beside what is durable.
 #[derive(Debug)]
-pub enum Reply {
-    /// Message records that are not kept; earlier ones than the next durable number, or later.
+pub(super) enum Reply {
+    /// Records that are not kept, ascending; each stands before a number that is, or will be, durable.
     Refused(Vec<Lsn>),
     /// Messages that were asked for; `None` for one that is not there.
-    Fetched(Vec<(StoredMessage, Option<Message>)>),
+    Fetched(FetchToken, Vec<(StoredMessage, Option<Message>)>),
     /// The store can be written again, or cannot.
     Available(bool),
 }
@@ -61,7 +61,7 @@ pub(super) struct Threads {
     pub(super) writer: OnceLock<Thread>,
     pub(super) reader: OnceLock<Thread>,
     /// The shard, and what it asked for.
-    pub(super) fetches: Mutex<VecDeque<(usize, Vec<StoredMessage>)>>,
+    pub(super) fetches: Mutex<VecDeque<(usize, Fetch)>>,
 }
 
 /// A core's end: it stays on its thread.
@@ -72,6 +72,21 @@ pub struct StoreLink {
     threads: Arc<Threads>,
     submitted: u64,
     durable_seen: u64,
+    /// Refused, and not settled yet.
+    refused: Vec<Lsn>,
+}
+
+/// What [`StoreLink::poll`] found.
+#[derive(Debug, Default)]
+pub struct News {
+    /// The number up to which records are settled, if it has grown.
+    pub settled: Option<Lsn>,
+    /// Those among them that were refused, ascending.
+    pub refused: Vec<Lsn>,
+    /// Answers to fetches, with what they asked for.
+    pub fetched: Vec<(FetchToken, Vec<(StoredMessage, Option<Message>)>)>,
+    /// Whether the store takes messages, if that has changed.
+    pub accepting: Option<bool>,
 }
 
 impl Port {
@@ -105,6 +120,10 @@ impl Port {
         self.wake.wake();
     }
 
+    pub(super) fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Relaxed))
+    }
+
     pub(super) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes.load(Ordering::Relaxed)
     }
@@ -118,6 +137,7 @@ impl StoreLink {
             threads,
             submitted: 0,
             durable_seen: 0,
+            refused: Vec::new(),
         }
     }
 
@@ -140,9 +160,9 @@ impl StoreLink {
         }
     }
 
-    /// Asks for messages; the answer is a [`Reply::Fetched`] with all of them, in this order.
-    pub fn fetch(&self, messages: Vec<StoredMessage>) {
-        lock(&self.threads.fetches).push_back((self.shard, messages));
+    /// Asks for messages; the answer is a [`Reply::Fetched`].
+    pub fn fetch(&self, fetch: Fetch) {
+        lock(&self.threads.fetches).push_back((self.shard, fetch));
         if let Some(reader) = self.threads.reader.get() {
             reader.unpark();
         }
@@ -159,21 +179,30 @@ impl StoreLink {
             || self.port.has_replies.load(Ordering::Relaxed)
     }
 
-    /// The number up to which records are durable or refused, if it has grown, and the replies since the last call.
-    pub fn poll(&mut self) -> (Option<Lsn>, Vec<Reply>) {
+    /// What is new since the last call.
+    pub fn poll(&mut self) -> News {
+        let mut news = News::default();
         if !self.has_news() {
-            return (None, Vec::new());
+            return news;
         }
         // Before the replies: those that belong to it are there then.
         let durable = self.port.durable.load(Ordering::Acquire);
-        let grown = durable != self.durable_seen;
-        self.durable_seen = durable;
-        let replies = if self.port.has_replies.swap(false, Ordering::Acquire) {
-            take(&mut *lock(&self.port.replies))
-        } else {
-            Vec::new()
-        };
-        (grown.then_some(Lsn(durable)), replies)
+        if self.port.has_replies.swap(false, Ordering::Acquire) {
+            for reply in take(&mut *lock(&self.port.replies)) {
+                match reply {
+                    Reply::Refused(mut lsns) => self.refused.append(&mut lsns),
+                    Reply::Fetched(token, messages) => news.fetched.push((token, messages)),
+                    Reply::Available(accepting) => news.accepting = Some(accepting),
+                }
+            }
+        }
+        if durable != self.durable_seen {
+            self.durable_seen = durable;
+            news.settled = Some(Lsn(durable));
+            let settled = self.refused.partition_point(|lsn| lsn.0 <= durable);
+            news.refused = self.refused.drain(..settled).collect();
+        }
+        news
     }
 
     /// Records that are neither durable nor refused yet.
@@ -226,13 +255,19 @@ mod tests {
         assert_eq!(link.pending(), 3);
         assert_eq!(port.waiting_bytes(), 3 * RECORD_BYTES);
         assert!(!link.is_full() && !link.has_news());
-        port.reply(Reply::Refused(vec![Lsn(2)]));
-        port.finish(Lsn(3), 3 * RECORD_BYTES);
+        port.reply(Reply::Refused(vec![Lsn(2), Lsn(3)]));
+        let news = link.poll();
+        assert!(news.settled.is_none() && news.refused.is_empty());
+        port.finish(Lsn(2), 2 * RECORD_BYTES);
         assert!(link.has_news());
-        let (durable, replies) = link.poll();
-        assert_eq!(durable, Some(Lsn(3)));
-        assert!(matches!(&replies[..], [Reply::Refused(lsns)] if lsns[..] == [Lsn(2)]));
+        let news = link.poll();
+        assert_eq!((news.settled, news.refused), (Some(Lsn(2)), vec![Lsn(2)]));
+        port.reply(Reply::Available(false));
+        port.finish(Lsn(3), RECORD_BYTES);
+        let news = link.poll();
+        assert_eq!((news.settled, news.refused), (Some(Lsn(3)), vec![Lsn(3)]));
+        assert_eq!(news.accepting, Some(false));
         assert_eq!((link.pending(), port.waiting_bytes()), (0, 0));
-        assert!(matches!(link.poll(), (None, replies) if replies.is_empty()));
+        assert!(!link.has_news() && link.poll().settled.is_none());
     }
 }

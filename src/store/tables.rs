@@ -84,7 +84,7 @@ impl<'c> Tables<'c> {
             begin: prepare("BEGIN IMMEDIATE")?,
             commit: prepare("COMMIT")?,
             rollback: prepare("ROLLBACK")?,
-            session: prepare("REPLACE INTO session VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)")?,
+            session: prepare("REPLACE INTO session VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)")?,
             session_ended: [
                 prepare("DELETE FROM session WHERE id = ?1")?,
                 prepare("DELETE FROM subscription WHERE session = ?1")?,
@@ -103,17 +103,23 @@ impl<'c> Tables<'c> {
             incoming_ended: prepare("DELETE FROM incoming WHERE session = ?1 AND packet_id = ?2")?,
             // Records of different shards come in any order: the greater stamp wins.
             retained: prepare(
-                "INSERT INTO retained VALUES (?1,?2,?3,?4,?5,?6) ON CONFLICT(topic) DO UPDATE SET
-                 stamp = excluded.stamp, expires_at = excluded.expires_at, qos = excluded.qos,
+                "INSERT INTO retained VALUES (?1,?2,?3,?4,?5,?6,?7) ON CONFLICT(topic) DO UPDATE SET
+                 stamp = excluded.stamp, number = excluded.number, expires_at = excluded.expires_at, qos = excluded.qos,
                  properties = excluded.properties, payload = excluded.payload WHERE excluded.stamp > stamp",
             )?,
             retained_cleared: prepare("DELETE FROM retained WHERE topic = ?1 AND stamp < ?2")?,
         })
     }
 
-    /// Writes the batch in one transaction. If it fails nothing has changed.
+    /// Writes the batch in one transaction. If it fails nothing has changed. An empty batch writes something too: it
+    /// tries the disk.
     pub(super) fn write(&mut self, batch: &Batch, now_ms: u64) -> Result<Rows> {
-        let (delta, rows) = self.transaction(|tables| tables.apply(batch, now_ms))?;
+        let (delta, rows) = self.transaction(|tables| {
+            if batch.is_empty() {
+                tables.conn.pragma_update(None, "user_version", super::schema::VERSION as u32)?;
+            }
+            tables.apply(batch, now_ms)
+        })?;
         self.kept.merge(batch, delta, now_ms);
         Ok(rows)
     }
@@ -189,6 +195,7 @@ impl<'c> Tables<'c> {
             record.client_id,
             record.expiry_s,
             record.disconnected_at_ms.map(sql),
+            record.queue_full,
             will.map(|will| will.delay_s),
             will.and_then(|will| will.message_expiry_s),
             message.map(|message| message.qos() as u8),
@@ -336,6 +343,7 @@ impl<'c> Tables<'c> {
             self.retained.execute(params![
                 topic,
                 stamp,
+                sql(message.number()),
                 expiry_to_wall(message.expires_at_ms(), *wall_minus_mono_ms),
                 message.qos() as u8,
                 optional(message.properties()),
@@ -347,6 +355,11 @@ impl<'c> Tables<'c> {
 }
 
 impl Kept {
+    /// A message was refused: nothing waits for it.
+    pub(super) fn forget(&mut self, message: StoredMessage) {
+        self.early.remove(&message);
+    }
+
     /// Takes over what a transaction has changed.
     fn merge(&mut self, batch: &Batch, delta: Delta, now_ms: u64) {
         for (id, left) in delta.shared {

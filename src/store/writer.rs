@@ -8,6 +8,8 @@
 //! The transaction is rolled back and the messages in it are refused to their shards, which refuse them to the
 //! publishers. What sessions and clients did stays in the batch, in its net effect, and is tried again every [`RETRY`]
 //! with whatever has come since, until it is in. As long as that lasts messages are refused as they come, without a try.
+//! A full disk is what happens most, so some space is kept in [`RESERVE_FILE`] and given free for the state of
+//! sessions; messages are taken again when that space can be had back.
 //!
 //! # Checkpoints
 //!
@@ -20,12 +22,16 @@ use super::port::{Group, Port, Reply, lock};
 use super::stats::{Bytes, StoreStats};
 use super::sweep::Sweep;
 use super::tables::{Kept, Tables};
-use super::{LogLine, StoreLog};
+use super::StoreLog;
+use crate::config::LogLevel;
 use crate::shard::record::Lsn;
-use rusqlite::{CheckpointMode, Connection};
+use rusqlite::{Connection, hooks::Wal, wal::CheckpointMode};
 use std::collections::VecDeque;
 use std::mem::take;
-use std::path::PathBuf;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -41,6 +47,9 @@ const WAL_BYTES_MAX: u64 = 4 << 30;
 const IDLE: Duration = Duration::from_secs(1);
 /// Time between two tries when the disk refuses.
 const RETRY: Duration = Duration::from_millis(250);
+/// What is kept for a full disk.
+pub(super) const RESERVE_FILE: &str = "store.reserve";
+const RESERVE_BYTES: u64 = 4 << 20;
 /// Time between two lines in the log about a fault that goes on, and about the work done.
 const REPORT: Duration = Duration::from_secs(60);
 /// How long a checkpoint waits for another program that reads.
@@ -67,6 +76,7 @@ pub(super) struct WriterSetup {
 
 struct Writer<'c> {
     path: PathBuf,
+    reserve: PathBuf,
     tables: Tables<'c>,
     ports: Vec<Arc<Port>>,
     reading: Arc<Mutex<()>>,
@@ -116,7 +126,7 @@ pub(super) fn run(setup: WriterSetup) {
     } = setup;
     let wal_pages = Arc::new(AtomicU32::new(0));
     let pages = Arc::clone(&wal_pages);
-    let hook = move |_: &mut _, count| {
+    let hook = move |_: &mut Wal, count| {
         pages.store(u32::try_from(count).unwrap_or(0), Ordering::Relaxed);
         Ok(())
     };
@@ -129,14 +139,18 @@ pub(super) fn run(setup: WriterSetup) {
         Ok(prepared) => prepared,
         Err(error) => {
             // It was written a moment ago by the same program.
-            log(LogLine::Error, format!("{}: {}", path.display(), Fault::of(&error)));
+            log(LogLevel::Error, format!("{}: {}", path.display(), Fault::of(&error)));
             std::process::exit(1)
         }
     };
     let count = ports.len();
     let report = Report::new(&stats, Instant::now());
+    let reserve = path.with_file_name(RESERVE_FILE);
+    // Without it a full disk is the same, only sooner.
+    let _ = make_reserve(&reserve);
     let mut writer = Writer {
         path,
+        reserve,
         tables,
         ports,
         reading,
@@ -145,7 +159,7 @@ pub(super) fn run(setup: WriterSetup) {
         page_bytes: u64::from(page_bytes),
         wal_pages,
         waiting: VecDeque::new(),
-        batch: Batch::default(),
+        batch: Batch::new(count),
         taken: vec![(Lsn(0), 0); count],
         sweep: None,
         failing: None,
@@ -166,7 +180,7 @@ impl Writer<'_> {
             if let Some(failing) = &mut self.failing {
                 let retry_at = failing.retry_at;
                 if now >= retry_at || stopping {
-                    self.write();
+                    self.retry();
                 } else {
                     self.refuse();
                     thread::park_timeout(retry_at - now);
@@ -174,7 +188,7 @@ impl Writer<'_> {
                 if stopping {
                     return self.end();
                 }
-            } else if !self.batch.is_empty() || self.has_taken() {
+            } else if self.has_taken() {
                 self.write();
                 self.checkpoint_if(WAL_BYTES);
                 idle_since = now;
@@ -215,16 +229,40 @@ impl Writer<'_> {
     /// Commits the batch, or refuses what can be refused of it.
     fn write(&mut self) {
         let begin = Instant::now();
-        let result = self.write_within_bounds();
-        match result {
+        match self.write_within_bounds() {
             Ok(()) => {
                 self.stats.commit.record(begin.elapsed());
-                self.recovered();
-                self.batch = Batch::default();
-                for (port, (last, bytes)) in self.ports.iter().zip(&mut self.taken) {
-                    if *bytes > 0 || last.0 > 0 {
-                        port.finish(*last, take(bytes));
-                    }
+                self.settle();
+            }
+            Err(fault) => self.failed(fault),
+        }
+    }
+
+    /// All that was taken is durable, or was refused.
+    fn settle(&mut self) {
+        self.batch = Batch::new(self.ports.len());
+        for (port, (last, bytes)) in self.ports.iter().zip(&mut self.taken) {
+            if *bytes > 0 || port.durable() != *last {
+                port.finish(*last, take(bytes));
+            }
+        }
+    }
+
+    /// Tries again what could not be written, and ends the failing when there is room for more.
+    fn retry(&mut self) {
+        self.refuse();
+        let has_room = make_reserve(&self.reserve).is_ok();
+        if !has_room {
+            // What is there of it is for the batch.
+            let _ = fs::remove_file(&self.reserve);
+        }
+        match self.write_within_bounds() {
+            Ok(()) => {
+                self.settle();
+                if has_room {
+                    self.recovered();
+                } else if let Some(failing) = &mut self.failing {
+                    failing.retry_at = Instant::now() + RETRY;
                 }
             }
             Err(fault) => self.failed(fault),
@@ -239,15 +277,10 @@ impl Writer<'_> {
             }
         }
         let wal_before = self.wal_pages.load(Ordering::Relaxed);
-        let rows = if self.batch.is_empty() && self.failing.is_none() {
-            super::tables::Rows::default()
-        } else {
-            // Even an empty batch tries the disk when it failed the last time.
-            let probe = self.failing.is_some();
-            self.tables
-                .write(&self.batch, now_ms(), probe)
-                .map_err(|error| Fault::of(&error))?
-        };
+        let rows = self
+            .tables
+            .write(&self.batch, now_ms())
+            .map_err(|error| Fault::of(&error))?;
         if let Some(sweep) = &mut self.sweep {
             sweep.note(&self.batch);
         }
@@ -269,6 +302,7 @@ impl Writer<'_> {
 
     fn failed(&mut self, fault: Fault) {
         let now = Instant::now();
+        let is_new = self.failing.is_none();
         match &mut self.failing {
             Some(failing) => {
                 failing.retry_at = now + RETRY;
@@ -289,30 +323,34 @@ impl Writer<'_> {
             }
         }
         self.refuse();
+        if is_new && fs::remove_file(&self.reserve).is_ok() && self.write_within_bounds().is_ok() {
+            self.settle();
+        }
         self.report_fault(now);
     }
 
-    /// Tells the shards which messages of the batch are not kept. What else it holds stays.
+    /// Tells the shards which records of the batch are not kept. What else it holds stays.
     fn refuse(&mut self) {
-        let mut refused: Vec<Vec<Lsn>> = vec![Vec::new(); self.ports.len()];
-        for (shard, lsn) in self.batch.refuse() {
-            refused[shard].push(lsn);
+        let refused = self.batch.refuse();
+        for message in refused.messages {
+            self.tables.kept.forget(message);
         }
-        let nothing_waits = self.batch.is_empty();
-        for ((port, taken), refused) in self.ports.iter().zip(&mut self.taken).zip(refused) {
-            let (last, bytes) = taken;
-            if !refused.is_empty() {
-                let count = refused.len() as u64;
+        for (shard, records) in refused.records.into_iter().enumerate() {
+            let port = &self.ports[shard];
+            if !records.is_empty() {
+                let count = records.len() as u64;
                 self.stats.refused.fetch_add(count, Ordering::Relaxed);
                 if let Some(failing) = &mut self.failing {
                     failing.refused += count;
                 }
-                port.reply(Reply::Refused(refused));
+                port.reply(Reply::Refused(records));
             }
-            // What waits for the disk is bounded by what there is, and must not keep the core from reading.
-            let durable = if nothing_waits { *last } else { port.durable() };
+            let (last, bytes) = &mut self.taken[shard];
+            // Settled is what stands before the first record that waits for the disk. What waits is bounded by what
+            // there is, and must not keep the core from reading.
+            let settled = self.batch.steadfast[shard].map_or(*last, |first| Lsn(first.0 - 1));
             if *bytes > 0 {
-                port.finish(durable, take(bytes));
+                port.finish(settled, take(bytes));
             }
         }
     }
@@ -323,7 +361,7 @@ impl Writer<'_> {
         };
         self.stats.failing.store(0, Ordering::Relaxed);
         (self.log)(
-            LogLine::Info,
+            LogLevel::Info,
             format!(
                 "{}: can be written again after {} s; {} messages were refused meanwhile, nothing acknowledged was lost.",
                 self.path.display(),
@@ -345,7 +383,7 @@ impl Writer<'_> {
         }
         failing.report_at = now + REPORT;
         (self.log)(
-            LogLine::Error,
+            LogLevel::Error,
             format!(
                 "{}: {}. Until then messages that must be stored are refused ({} so far); QoS 0 goes on.",
                 self.path.display(),
@@ -369,7 +407,7 @@ impl Writer<'_> {
         let records = self.report.records - old.records;
         let commit = self.report.commit.since(&old.commit);
         (self.log)(
-            LogLine::Info,
+            LogLevel::Info,
             format!(
                 "store: {records} records in {commits} commits ({} a commit, at most {} so far), commit p50 {:?} p99 {:?}, {} written, {} in the log.",
                 records / commits,
@@ -403,7 +441,7 @@ impl Writer<'_> {
                 .and_then(|result| conn.busy_timeout(WRITE_BUSY).map(|()| result))
         };
         // One that is kept from it, or fails, comes again: everything is in the log.
-        if let Ok((false, _, _)) = result {
+        if result.is_ok() {
             self.wal_pages.store(0, Ordering::Relaxed);
         }
         self.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
@@ -421,7 +459,7 @@ impl Writer<'_> {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(error) => (self.log)(
-                    LogLine::Warn,
+                    LogLevel::Warn,
                     format!("{}: {}", self.path.display(), Fault::of(&error)),
                 ),
             }
@@ -453,7 +491,7 @@ impl Writer<'_> {
     fn end(&mut self) {
         if !self.batch.is_empty() {
             (self.log)(
-                LogLine::Error,
+                LogLevel::Error,
                 format!(
                     "{}: {} records could not be written: the state of sessions is as it was when the disk began to fail.",
                     self.path.display(),
@@ -475,6 +513,25 @@ impl Report {
             written_bytes: stats.written_bytes.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Makes the file that keeps some space, unless it is there.
+fn make_reserve(path: &Path) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|found| found.len() == RESERVE_BYTES) {
+        return Ok(());
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    let zeros = vec![0; 64 << 10];
+    for _ in 0..RESERVE_BYTES / zeros.len() as u64 {
+        file.write_all(&zeros)?;
+    }
+    // Some file systems find out only then that there is no space.
+    file.sync_data()
 }
 
 pub(super) fn now_ms() -> u64 {
