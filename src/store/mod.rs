@@ -18,6 +18,8 @@ mod batch;
 mod codec;
 pub mod fault;
 pub mod load;
+#[cfg(test)]
+mod model_tests;
 pub mod port;
 mod reader;
 pub mod schema;
