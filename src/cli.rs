@@ -60,9 +60,12 @@ pub(crate) struct BrokerArgs {
     /// Keep each shard's thread on one CPU
     #[arg(long, action = ArgAction::SetTrue)]
     pin: bool,
-    /// Directory of what outlives the process [default: $STATE_DIRECTORY, else none]
+    /// Directory of what outlives the process [default: $STATE_DIRECTORY, else ringmq in $XDG_STATE_HOME or ~/.local/state]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// What an acknowledged message survives: power, process (its end) or none [default: power]
+    #[arg(long, value_name = "LEVEL")]
+    durability: Option<String>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -122,6 +125,9 @@ impl BrokerArgs {
         }
         if let Some(dir) = &self.data_dir {
             flag("--data-dir", "data-dir", dir.to_string_lossy().into_owned());
+        }
+        if let Some(durability) = &self.durability {
+            flag("--durability", "durability", durability.clone());
         }
         if let Some(level) = &self.log_level {
             flag("--log-level", "log-level", level.clone());

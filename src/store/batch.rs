@@ -76,7 +76,10 @@ impl Batch {
         self.records += 1;
         let is_refusable = matches!(
             record,
-            Record::Message { refusable: true, .. } | Record::Retained { .. }
+            Record::Message {
+                refusable: true,
+                ..
+            } | Record::Retained { .. }
         );
         if !is_refusable {
             self.steadfast[shard].get_or_insert(lsn);

@@ -61,7 +61,10 @@ fn number(text: &mut String, number: u64) {
 /// Takes `[[1,2],[3]]` apart and gives each inner list to `list`; false when the text is not of that form, and then
 /// some lists may have been given.
 pub(super) fn each_list(text: &str, mut list: impl FnMut(&[u64]) -> bool) -> bool {
-    let Some(inner) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) else {
+    let Some(inner) = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+    else {
         return false;
     };
     if inner.is_empty() {
@@ -95,7 +98,9 @@ pub(super) fn each_receiver(text: &str, mut receiver: impl FnMut(Receiver)) -> b
         let flags = u8::try_from(*flags).ok().and_then(ReceiverFlags::from_bits);
         let (Some(flags), Ok(ids)) = (
             flags,
-            ids.iter().map(|id| u32::try_from(*id)).collect::<Result<Vec<_>, _>>(),
+            ids.iter()
+                .map(|id| u32::try_from(*id))
+                .collect::<Result<Vec<_>, _>>(),
         ) else {
             return false;
         };
@@ -110,22 +115,27 @@ pub(super) fn each_receiver(text: &str, mut receiver: impl FnMut(Receiver)) -> b
 
 /// A monotonic expiry as the wall clock's, or NULL.
 pub(super) fn expiry_to_wall(expires_at_ms: u64, wall_minus_mono_ms: u64) -> Option<i64> {
-    (expires_at_ms != NEVER)
-        .then(|| i64::try_from(expires_at_ms.saturating_add(wall_minus_mono_ms)).unwrap_or(i64::MAX))
+    (expires_at_ms != NEVER).then(|| {
+        i64::try_from(expires_at_ms.saturating_add(wall_minus_mono_ms)).unwrap_or(i64::MAX)
+    })
 }
 
 /// The reverse; what has expired before the process started becomes 0.
 pub(super) fn expiry_to_mono(wall_ms: Option<i64>, wall_minus_mono_ms: u64) -> u64 {
     match wall_ms {
         None => NEVER,
-        Some(wall_ms) => {
-            u64::try_from(wall_ms).unwrap_or(0).saturating_sub(wall_minus_mono_ms)
-        }
+        Some(wall_ms) => u64::try_from(wall_ms)
+            .unwrap_or(0)
+            .saturating_sub(wall_minus_mono_ms),
     }
 }
 
 /// The columns of a message from `at` on: `number, expires_at, qos, retain, stamp, topic, properties, payload`.
-pub(super) fn message(row: &Row<'_>, at: usize, wall_minus_mono_ms: u64) -> rusqlite::Result<Message> {
+pub(super) fn message(
+    row: &Row<'_>,
+    at: usize,
+    wall_minus_mono_ms: u64,
+) -> rusqlite::Result<Message> {
     let text = |at: usize| -> rusqlite::Result<&str> { Ok(row.get_ref(at)?.as_str()?) };
     Ok(Message::new(&MessageParts {
         topic: text(at + 5)?,
@@ -153,7 +163,9 @@ pub(super) fn unsigned(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<u64>
         ValueRef::Null => Ok(None),
         value => {
             let value = value.as_i64()?;
-            Ok(Some(u64::try_from(value).map_err(|_| FromSqlError::OutOfRange(value))?))
+            Ok(Some(
+                u64::try_from(value).map_err(|_| FromSqlError::OutOfRange(value))?,
+            ))
         }
     }
 }
@@ -205,7 +217,20 @@ mod tests {
 
     #[test]
     fn damaged_lists_are_refused() {
-        for text in ["", "[", "[]]", "[1]", "[[]]", "[[1]]", "[[1,3]]", "[[1,256]]", "[[1,2],]", "[[1,2] ,[3,4]]", "[[-1,2]]", "[[1,2,4294967296]]"] {
+        for text in [
+            "",
+            "[",
+            "[]]",
+            "[1]",
+            "[[]]",
+            "[[1]]",
+            "[[1,3]]",
+            "[[1,256]]",
+            "[[1,2],]",
+            "[[1,2] ,[3,4]]",
+            "[[-1,2]]",
+            "[[1,2,4294967296]]",
+        ] {
             assert_eq!(receivers_of(text), None, "{text}");
         }
         assert_eq!(receivers_of("[]"), Some(vec![]));

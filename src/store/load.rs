@@ -4,10 +4,12 @@
 //! tables side by side. Messages are read after that and put to their sessions; their payloads stay where they
 //! are. To whom a session belongs is asked for each, so nothing here depends on how many shards there were.
 
+use super::StoreLog;
 use super::codec::{blob, each_receiver, message, number_at, unsigned};
 use super::schema::{self, OpenError};
 use super::sweep::{Done, add_acks, read_done};
 use super::tables::Kept;
+use crate::config::LogLevel;
 use crate::protocol::PacketId;
 use crate::shard::input::ShardId;
 use crate::shard::message::{Message, MessageParts, NEVER};
@@ -20,6 +22,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 /// Rows of one table that could not be understood; they stay where they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +49,32 @@ pub struct Recovered {
     /// What could not be understood, by table.
     pub unreadable: BTreeMap<&'static str, Unreadable>,
     pub(super) kept: Kept,
+}
+
+impl Recovered {
+    /// Says to the operator what was found, and exactly what could not be understood.
+    pub fn tell(&self, path: &Path, took: Duration, log: StoreLog) {
+        let path = path.display();
+        let sessions: usize = self.sessions.iter().map(Vec::len).sum();
+        let (messages, retained) = (self.messages, self.retained.len());
+        let took = took.as_secs_f32();
+        log(
+            LogLevel::Info,
+            format!(
+                "{path}: {sessions} sessions, {messages} messages that wait, {retained} retained messages, read in {took:.1} s."
+            ),
+        );
+        for (table, lost) in &self.unreadable {
+            let (rows, examples) = (lost.rows, lost.examples.join(", "));
+            log(
+                LogLevel::Error,
+                format!(
+                    "{path}: {rows} rows of table {table} cannot be understood and have no effect: {examples}. \
+                         `ringmq store check` shows all, `ringmq store repair` removes them."
+                ),
+            );
+        }
+    }
 }
 
 /// Why a database cannot be loaded.
@@ -108,7 +137,10 @@ pub fn load(setup: &LoadSetup<'_>) -> Result<Recovered, LoadError> {
             .into_iter()
             .map(|worker| worker.join().expect("it has no panic of its own"))
             .collect();
-        (sessions, retained.join().expect("it has no panic of its own"))
+        (
+            sessions,
+            retained.join().expect("it has no panic of its own"),
+        )
     });
     let mut found = Vec::new();
     let mut unreadable = Tables::new();
@@ -190,7 +222,11 @@ fn ranges(conn: &Connection, workers: usize) -> Result<Vec<(i64, i64)>, LoadErro
     for worker in 1..workers as i64 {
         let offset = count / workers as i64 * worker;
         if offset > 0 {
-            firsts.push(select.query_row([offset], |row| row.get(0)).map_err(failed)?);
+            firsts.push(
+                select
+                    .query_row([offset], |row| row.get(0))
+                    .map_err(failed)?,
+            );
         }
     }
     firsts.dedup();
@@ -224,25 +260,31 @@ fn read_sessions(
             Err(error) => note(&mut lost, "session", || format!("{} ({error})", key(row))),
         },
     )?;
-    let mut belongings = |table, sql: &str, add: fn(&Row<'_>, &mut Found) -> rusqlite::Result<()>| {
-        // Both are in the order of the session's number.
-        let mut at = 0;
-        each_row(&conn, table, sql, range, |row| {
-            let result = number_at(row, 0).and_then(|session| {
-                while found.get(at).is_some_and(|found| found.session.record.session.0 < session) {
-                    at += 1;
+    let mut belongings =
+        |table, sql: &str, add: fn(&Row<'_>, &mut Found) -> rusqlite::Result<()>| {
+            // Both are in the order of the session's number.
+            let mut at = 0;
+            each_row(&conn, table, sql, range, |row| {
+                let result = number_at(row, 0).and_then(|session| {
+                    while found
+                        .get(at)
+                        .is_some_and(|found| found.session.record.session.0 < session)
+                    {
+                        at += 1;
+                    }
+                    match found.get_mut(at) {
+                        Some(found) if found.session.record.session.0 == session => add(row, found),
+                        // What a session left behind that is gone is nobody's.
+                        _ => Ok(()),
+                    }
+                });
+                if let Err(error) = result {
+                    note(&mut lost, table, || {
+                        format!("of session {} ({error})", key(row))
+                    });
                 }
-                match found.get_mut(at) {
-                    Some(found) if found.session.record.session.0 == session => add(row, found),
-                    // What a session left behind that is gone is nobody's.
-                    _ => Ok(()),
-                }
-            });
-            if let Err(error) = result {
-                note(&mut lost, table, || format!("of session {} ({error})", key(row)));
-            }
-        })
-    };
+            })
+        };
     belongings(
         "subscription",
         "SELECT * FROM subscription WHERE session >= ?1 AND session < ?2 ORDER BY session, filter",

@@ -41,7 +41,8 @@ impl Model {
             Record::SessionEnded(session) => {
                 self.gone.insert(session.0);
                 self.sessions.remove(&session.0);
-                self.subscriptions.retain(|(owner, _), _| *owner != session.0);
+                self.subscriptions
+                    .retain(|(owner, _), _| *owner != session.0);
                 self.outgoing.retain(|(owner, _), _| *owner != session.0);
                 self.incoming.retain(|(owner, _)| *owner != session.0);
                 for (_, receivers) in self.messages.values_mut() {
@@ -104,11 +105,16 @@ impl Model {
     /// What is lost with the process: what was ahead of its message, and the stamps of cleared topics.
     fn crash(&mut self) {
         self.early.clear();
-        self.retained.retain(|_, message| !message.payload().is_empty());
+        self.retained
+            .retain(|_, message| !message.payload().is_empty());
     }
 
     fn check(&self, recovered: &Recovered) {
-        assert!(recovered.unreadable.is_empty(), "{:?}", recovered.unreadable);
+        assert!(
+            recovered.unreadable.is_empty(),
+            "{:?}",
+            recovered.unreadable
+        );
         let mut deliveries = BTreeMap::<u64, Vec<(u64, u8, Option<Box<Vec<u32>>>)>>::new();
         for (id, (_, receivers)) in &self.messages {
             for receiver in receivers {
@@ -129,7 +135,10 @@ impl Model {
                 let expected = &self.sessions[&id];
                 assert_eq!(format!("{:?}", session.record), format!("{expected:?}"));
                 let payload = |record: &SessionRecord| {
-                    record.will.as_ref().map(|will| will.message.payload().to_vec())
+                    record
+                        .will
+                        .as_ref()
+                        .map(|will| will.message.payload().to_vec())
                 };
                 assert_eq!(payload(&session.record), payload(expected));
                 let subscriptions: BTreeMap<_, _> = self
@@ -184,7 +193,9 @@ impl Model {
                     .collect();
                 assert!(found.is_subset(&published), "{found:?} {published:?}");
                 let messages = |set: &BTreeSet<(u64, u16)>| {
-                    set.iter().map(|(message, _)| *message).collect::<BTreeSet<_>>()
+                    set.iter()
+                        .map(|(message, _)| *message)
+                        .collect::<BTreeSet<_>>()
                 };
                 assert_eq!(messages(&found), messages(&published));
                 let received: Vec<_> = self.incoming.range(range).map(|(_, id)| *id).collect();
@@ -238,7 +249,11 @@ fn message(random: &mut Random, topic: &str, stamp: u64, payload: &[u8]) -> Mess
         payload,
         qos: QoS::from_bits(random.below(3) as u8).unwrap(),
         retain: random.below(2) == 0,
-        expires_at_ms: if random.below(3) == 0 { 5_000 + random.below(9_000) } else { NEVER },
+        expires_at_ms: if random.below(3) == 0 {
+            5_000 + random.below(9_000)
+        } else {
+            NEVER
+        },
         stamp,
         number: 0,
     })
@@ -385,7 +400,11 @@ impl Source {
                 let session = StoredSession(session);
                 if random.below(2) == 0 {
                     let step = OutgoingStep::Released;
-                    return Some(Record::Outgoing { session, packet_id, step });
+                    return Some(Record::Outgoing {
+                        session,
+                        packet_id,
+                        step,
+                    });
                 }
                 self.outgoing
                     .retain(|out| *out != (session.0, packet_id.get()));
@@ -393,12 +412,15 @@ impl Source {
             }
             17 => {
                 let written = |source: &Self, of: (u64, u16)| {
-                    !source.unwritten.iter().any(|record| matches!(record,
+                    !source.unwritten.iter().any(|record| {
+                        matches!(record,
                         Record::Message { received_from: Some((session, id)), .. }
-                            if (session.0, id.get()) == of))
+                            if (session.0, id.get()) == of)
+                    })
                 };
-                let (session, packet_id) =
-                    random.pick(&self.incoming).filter(|of| written(self, *of))?;
+                let (session, packet_id) = random
+                    .pick(&self.incoming)
+                    .filter(|of| written(self, *of))?;
                 self.incoming.retain(|of| *of != (session, packet_id));
                 Some(Record::ReceivedEnded {
                     session: StoredSession(session),
@@ -425,8 +447,9 @@ impl Source {
             } = record
             {
                 self.places.retain(|(message, _)| *message != id.0);
-                self.incoming
-                    .retain(|of| received_from.is_none_or(|(session, id)| *of != (session.0, id.get())));
+                self.incoming.retain(|of| {
+                    received_from.is_none_or(|(session, id)| *of != (session.0, id.get()))
+                });
             }
         }
     }
@@ -482,7 +505,9 @@ fn run(seed: u64) {
     }
     for table in ["msg", "done"] {
         let count: u32 = conn
-            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0))
+            .query_row(&format!("SELECT count(*) FROM {table}"), [], |row| {
+                row.get(0)
+            })
             .unwrap();
         assert_eq!(count, 0, "rows left in {table}");
     }

@@ -218,10 +218,9 @@ fn record_bytes(record: &Record) -> usize {
                 message, receivers, ..
             } => message.bytes() + 16 * receivers.len(),
             Record::Retained { message, .. } => message.bytes(),
-            Record::Session(session) => session
-                .will
-                .as_ref()
-                .map_or(0, |will| will.message.bytes()),
+            Record::Session(session) => {
+                session.will.as_ref().map_or(0, |will| will.message.bytes())
+            }
             _ => 0,
         }
 }

@@ -95,7 +95,11 @@ fn read(
             *report_at = now + REPORT;
             (setup.log)(
                 LogLevel::Error,
-                format!("{}: message {} cannot be read: {fault}.", setup.path.display(), id.0),
+                format!(
+                    "{}: message {} cannot be read: {fault}.",
+                    setup.path.display(),
+                    id.0
+                ),
             );
         }
         if !waits {

@@ -58,9 +58,7 @@ impl Durations {
 
     /// The counts now.
     pub fn snapshot(&self) -> DurationCounts {
-        DurationCounts(std::array::from_fn(|at| {
-            self.0[at].load(Ordering::Relaxed)
-        }))
+        DurationCounts(std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed)))
     }
 }
 
@@ -149,7 +147,10 @@ mod tests {
         let window = durations.snapshot().since(&before);
         let p50 = window.quantile(500).as_micros();
         let p99 = window.quantile(990).as_micros();
-        assert!((499..600).contains(&p50) && (990..1200).contains(&p99), "{p50} {p99}");
+        assert!(
+            (499..600).contains(&p50) && (990..1200).contains(&p99),
+            "{p50} {p99}"
+        );
         assert_eq!(before.since(&before).quantile(500), Duration::ZERO);
     }
 }

@@ -71,7 +71,9 @@ impl Sweep {
             let id = StoredMessage(super::codec::number_at(row, 0)?);
             let mut receivers = Vec::new();
             // A damaged row is for `ringmq store check`.
-            if each_receiver(row.get_ref(1)?.as_str()?, |receiver| receivers.push(receiver)) {
+            if each_receiver(row.get_ref(1)?.as_str()?, |receiver| {
+                receivers.push(receiver)
+            }) {
                 rows.push((id, receivers));
             }
             self.at = id;

@@ -116,7 +116,9 @@ impl<'c> Tables<'c> {
     pub(super) fn write(&mut self, batch: &Batch, now_ms: u64) -> Result<Rows> {
         let (delta, rows) = self.transaction(|tables| {
             if batch.is_empty() {
-                tables.conn.pragma_update(None, "user_version", super::schema::VERSION as u32)?;
+                tables
+                    .conn
+                    .pragma_update(None, "user_version", super::schema::VERSION as u32)?;
             }
             tables.apply(batch, now_ms)
         })?;
@@ -269,9 +271,7 @@ impl<'c> Tables<'c> {
                     *ends -= 1;
                     false
                 }
-                _ => {
-                    !batch.sessions_ended.contains(session) && !self.kept.gone.contains(session)
-                }
+                _ => !batch.sessions_ended.contains(session) && !self.kept.gone.contains(session),
             }
         });
         Cow::Owned(left.cloned().collect())
@@ -320,7 +320,11 @@ impl<'c> Tables<'c> {
         // What is new in this transaction is in no row yet.
         let oldest = self.kept.shared.keys().find(|id| !ended.contains(id));
         let is_over = |newest: &StoredMessage| oldest.is_none_or(|oldest| newest < oldest);
-        let over = self.kept.done.iter().take_while(|(_, newest)| is_over(newest));
+        let over = self
+            .kept
+            .done
+            .iter()
+            .take_while(|(_, newest)| is_over(newest));
         delta.done_until = over.last().map(|(seq, _)| *seq);
         if let Some(seq) = delta.done_until {
             self.done_until.execute([sql(seq)])?;
@@ -371,7 +375,11 @@ impl Kept {
         }
         if let Some(row) = delta.done {
             self.done.push_back(row);
-            self.done_parts += delta.acks.iter().map(|(_, sessions)| sessions.len() as u64).sum::<u64>();
+            self.done_parts += delta
+                .acks
+                .iter()
+                .map(|(_, sessions)| sessions.len() as u64)
+                .sum::<u64>();
         }
         if let Some(until) = delta.done_until {
             while self.done.front().is_some_and(|(seq, _)| *seq <= until) {

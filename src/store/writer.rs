@@ -16,20 +16,20 @@
 //! The write-ahead log is brought into the database when it is larger than [`WAL_BYTES`], or when nothing was written for
 //! [`IDLE`]. The reader is kept out meanwhile, for the log can only begin anew when nobody reads it.
 
+use super::StoreLog;
 use super::batch::Batch;
 use super::fault::Fault;
 use super::port::{Group, Port, Reply, lock};
 use super::stats::{Bytes, StoreStats};
 use super::sweep::Sweep;
 use super::tables::{Kept, Tables};
-use super::StoreLog;
 use crate::config::LogLevel;
 use crate::shard::record::Lsn;
 use rusqlite::{Connection, hooks::Wal, wal::CheckpointMode};
 use std::collections::VecDeque;
-use std::mem::take;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::mem::take;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -139,7 +139,10 @@ pub(super) fn run(setup: WriterSetup) {
         Ok(prepared) => prepared,
         Err(error) => {
             // It was written a moment ago by the same program.
-            log(LogLevel::Error, format!("{}: {}", path.display(), Fault::of(&error)));
+            log(
+                LogLevel::Error,
+                format!("{}: {}", path.display(), Fault::of(&error)),
+            );
             std::process::exit(1)
         }
     };
@@ -286,13 +289,23 @@ impl Writer<'_> {
         }
         let wal_pages = self.wal_pages.load(Ordering::Relaxed);
         // When the log has begun anew all of its pages are from this commit.
-        let pages = if wal_pages >= wal_before { wal_pages - wal_before } else { wal_pages };
+        let pages = if wal_pages >= wal_before {
+            wal_pages - wal_before
+        } else {
+            wal_pages
+        };
         let stats = &self.stats;
         stats.commits.fetch_add(1, Ordering::Relaxed);
-        stats.records.fetch_add(self.batch.records, Ordering::Relaxed);
-        stats.batch_records_max.fetch_max(self.batch.records, Ordering::Relaxed);
+        stats
+            .records
+            .fetch_add(self.batch.records, Ordering::Relaxed);
+        stats
+            .batch_records_max
+            .fetch_max(self.batch.records, Ordering::Relaxed);
         stats.messages.fetch_add(rows.messages, Ordering::Relaxed);
-        stats.annihilated.fetch_add(rows.annihilated, Ordering::Relaxed);
+        stats
+            .annihilated
+            .fetch_add(rows.annihilated, Ordering::Relaxed);
         stats
             .written_bytes
             .fetch_add(u64::from(pages) * (self.page_bytes + 24), Ordering::Relaxed);
@@ -446,7 +459,9 @@ impl Writer<'_> {
         }
         self.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
         self.stats.checkpoint.record(begin.elapsed());
-        self.stats.wal_bytes.store(self.wal_bytes(), Ordering::Relaxed);
+        self.stats
+            .wal_bytes
+            .store(self.wal_bytes(), Ordering::Relaxed);
     }
 
     /// Does a piece of what can wait, and returns whether there is more.
@@ -535,6 +550,8 @@ fn make_reserve(path: &Path) -> io::Result<()> {
 }
 
 pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
