@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand};
 use ringmq::client::{PubArgs, SubArgs};
 use ringmq::config::{ConfigError, Loaded, Origin, Setting};
+use ringmq::store::tool::StoreVerb;
 use std::path::PathBuf;
 
 /// An MQTT 3.1, 3.1.1 and 5.0 broker for one Linux machine.
@@ -33,6 +34,9 @@ pub(crate) enum Verb {
     /// Check or print the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Look at, check, repair, copy and move what is stored
+    #[command(subcommand)]
+    Store(StoreVerb),
     /// Publish messages (the flags of mosquitto_pub)
     Pub(Box<PubArgs>),
     /// Subscribe and print messages (the flags of mosquitto_sub)

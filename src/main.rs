@@ -5,7 +5,7 @@ mod cli;
 use clap::Parser;
 use cli::{BrokerArgs, Cli, ConfigVerb, Verb};
 use ringmq::config::{self, Loaded};
-use ringmq::{client, server};
+use ringmq::{client, server, store};
 use std::process::ExitCode;
 
 /// The configuration is not valid; the number is mosquitto's.
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
             print!("{}", config::sample());
             ExitCode::SUCCESS
         }
+        Some(Verb::Store(verb)) => store::tool::run(&verb),
         Some(Verb::Pub(args)) => client::run_pub(*args),
         Some(Verb::Sub(args)) => client::run_sub(*args),
     }

@@ -67,6 +67,22 @@ pub(super) fn choose(config: &Config) -> Result<Option<PathBuf>, String> {
     if config.data_dir.is_some() || config.durability == Durability::None {
         return Ok(config.data_dir.clone());
     }
+    match state_dir() {
+        Some(dir) => Ok(Some(dir)),
+        None => Err("there is no directory to keep sessions and messages in, as neither --data-dir nor $HOME is given; \
+                     name one with --data-dir, or keep nothing with --durability none"
+            .into()),
+    }
+}
+
+/// The data directory of a broker without a configuration in this environment.
+pub(crate) fn default_dir() -> Option<PathBuf> {
+    let list = env::var("STATE_DIRECTORY").ok();
+    let first = list.as_deref().and_then(|list| list.split(':').next());
+    first.map(PathBuf::from).or_else(state_dir)
+}
+
+fn state_dir() -> Option<PathBuf> {
     // What is not absolute has no meaning there (XDG Base Directory Specification).
     let absolute = |name| {
         env::var_os(name)
@@ -74,12 +90,7 @@ pub(super) fn choose(config: &Config) -> Result<Option<PathBuf>, String> {
             .filter(|dir| dir.is_absolute())
     };
     let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    match state {
-        Some(state) => Ok(Some(state.join("ringmq"))),
-        None => Err("there is no directory to keep sessions and messages in, as neither --data-dir nor $HOME is given; \
-                     name one with --data-dir, or keep nothing with --durability none"
-            .into()),
-    }
+    state.map(|state| state.join("ringmq"))
 }
 
 /// What the operator can do about a directory that cannot be used.
@@ -106,7 +117,10 @@ fn remedy(dir: &Path, error: &io::Error) -> String {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, String> {
+/// Keeps every other process out of the directory until the file is closed.
+///
+/// Errors: a sentence for the operator, which names the process that has it.
+pub(crate) fn lock(dir: &Path) -> Result<File, String> {
     let path = dir.join(LOCK_FILE);
     let cannot = |error: &io::Error| {
         format!(

@@ -3,7 +3,7 @@
 pub mod clock;
 pub mod cores;
 mod cpus;
-mod data_dir;
+pub(crate) mod data_dir;
 mod log;
 mod probe;
 mod signals;

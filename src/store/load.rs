@@ -339,7 +339,7 @@ fn key(row: &Row<'_>) -> String {
         .map_or_else(|error| error.to_string(), |value| format!("{value:?}"))
 }
 
-fn packet_id(row: &Row<'_>) -> rusqlite::Result<PacketId> {
+pub(super) fn packet_id(row: &Row<'_>) -> rusqlite::Result<PacketId> {
     PacketId::new(row.get(1)?).ok_or_else(|| rusqlite::types::FromSqlError::OutOfRange(0).into())
 }
 

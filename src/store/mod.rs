@@ -12,6 +12,7 @@
 //! | `writer`, `sweep` | the writing thread: commits, faults, checkpoints, tidying |
 //! | `reader` | the reading thread |
 //! | [`load`] | everything at the start |
+//! | [`tool`] | `ringmq store` |
 //! | [`fault`], [`stats`] | what goes wrong, what is counted |
 
 mod batch;
@@ -28,11 +29,13 @@ mod sweep;
 mod tables;
 #[cfg(test)]
 mod testing;
+pub mod tool;
 mod writer;
 
 use crate::config::LogLevel;
 use crate::mesh::wake::Wake;
 use crate::shard::record::Durability;
+use fault::{Fault, FaultKind};
 use load::{LoadError, LoadSetup, Recovered};
 use port::{Port, StoreLink, Threads};
 use stats::StoreStats;
@@ -50,6 +53,8 @@ pub type StoreLog = fn(LogLevel, String);
 pub enum StoreError {
     /// The database cannot be opened or loaded.
     Load(LoadError),
+    /// It is damaged: why, and what of it can be read.
+    Damaged(LoadError, String),
     /// A thread cannot be had.
     Thread(io::Error),
 }
@@ -58,6 +63,11 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Load(error) => write!(f, "{error}"),
+            Self::Damaged(error, report) => write!(
+                f,
+                "{error}. What can be read, and what would be lost with a repair:\n{report}\
+                 The broker does not start on it, so that nothing is lost unseen."
+            ),
             Self::Thread(error) => write!(f, "cannot start a thread: {error}"),
         }
     }
@@ -87,8 +97,13 @@ impl Store {
     ) -> Result<(Self, Recovered, Vec<StoreLink>), StoreError> {
         assert!(durability != Durability::None);
         assert!(wakes.len() == setup.shard_count);
-        let load_error = |error| StoreError::Load(error);
-        let open_error = |error| StoreError::Load(LoadError::Open(error));
+        let load_error = |error| match error {
+            LoadError::Table(_, ref cause) if Fault::of(cause).kind == FaultKind::Damaged => {
+                StoreError::Damaged(error, tool::damage_report(setup.path))
+            }
+            error => StoreError::Load(error),
+        };
+        let open_error = |error| load_error(LoadError::Open(error));
         let conn = schema::open(setup.path).map_err(open_error)?;
         if durability == Durability::Process {
             conn.pragma_update(None, "synchronous", "NORMAL")
