@@ -46,7 +46,7 @@ macro_rules! limit_keys {
 
         // A limit that has no key does not compile.
         const _: fn(&Limits) = |limits| {
-            let Limits { $($field: _,)* queue_full: _ } = limits;
+            let Limits { $($field: _,)* queue_full: _, queue_full_rules: _ } = limits;
         };
     };
 }
@@ -74,6 +74,12 @@ limit_keys! {
         "Messages waiting for one session.";
     queue_bytes_max: u32, "queue-bytes-max", Bytes, 1..=U32, None,
         "Bytes of messages waiting for one session.";
+    queue_age_s_max: u32, "queue-age-max", Seconds, 1..=U32, Some(U32),
+        "How long a stored message may wait for one session.";
+    queue_bytes_all_max: u64, "queue-bytes-all-max", Bytes, 1024..=(1024 * GIB), None,
+        "Bytes of messages waiting for all sessions.";
+    queue_hold_ms: u32, "queue-hold", Milliseconds, 1..=3_600_000, None,
+        "How long an acknowledgement may wait for room in a queue whose policy is \"hold\".";
     outbound_bytes_max: u32, "outbound-bytes-max", Bytes, 1024..=U32, None,
         "Outbound bytes of one connection above which its QoS 0 messages are dropped and others wait.";
     session_expiry_s_max: u32, "session-expiry-max", Seconds, 0..=U32, Some(U32),
@@ -131,11 +137,6 @@ pub(super) static TOP_KEYS: &[TopKey] = &[
 ];
 
 const QUEUE_FULL: &str = "queue-full";
-const QUEUE_FULL_NAMES: &[(&str, QueueFullPolicy)] = &[
-    ("drop-oldest", QueueFullPolicy::DropOldest),
-    ("drop-newest", QueueFullPolicy::DropNewest),
-    ("disconnect", QueueFullPolicy::Disconnect),
-];
 /// What `limits.queue-full` says, for the sample.
 pub(super) const QUEUE_FULL_DOC: &str =
     "What a full queue does: \"drop-oldest\", \"drop-newest\" or \"disconnect\".";
@@ -188,10 +189,7 @@ impl LimitKey {
 
 /// The value of `limits.queue-full`, as it would be written in a file.
 pub(super) fn show_queue_full(limits: &Limits) -> String {
-    let name = QUEUE_FULL_NAMES
-        .iter()
-        .find(|(_, policy)| *policy == limits.queue_full);
-    format!("\"{}\"", name.expect("every policy has a name").0)
+    format!("\"{}\"", limits.queue_full.name())
 }
 
 /// The value of a key of [`TOP_KEYS`], as it would be written in a file; none when it is unset.
@@ -255,10 +253,10 @@ pub(super) fn set(config: &mut Config, name: &str, text: &str) -> Result<(), Str
 
 fn set_limit(limits: &mut Limits, name: &str, text: &str) -> Result<(), String> {
     if name == QUEUE_FULL {
-        let policy = QUEUE_FULL_NAMES.iter().find(|(policy, _)| *policy == text);
-        let wanted = "\"drop-oldest\", \"drop-newest\" or \"disconnect\"";
+        let policy = QueueFullPolicy::from_name(text);
+        let wanted = "\"drop-oldest\", \"drop-newest\", \"disconnect\", \"refuse\" or \"hold\"";
         let bad = || format!("`limits.{name}` is `{text}`; it must be {wanted}");
-        limits.queue_full = policy.ok_or_else(bad)?.1;
+        limits.queue_full = policy.ok_or_else(bad)?;
         return Ok(());
     }
     let key = LIMIT_KEYS.iter().find(|key| key.is_called(name));

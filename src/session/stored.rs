@@ -1,7 +1,51 @@
 //! What the store keeps of a message on its way to a session, beside the message.
 
-use super::DeliveryOptions;
+use super::{Delivery, DeliveryOptions, Progress, SubscriptionIds};
 use crate::protocol::QoS;
+use crate::shard::message::Message;
+use crate::topic::share::GroupId;
+use std::rc::Rc;
+
+/// A message on its way to one session whose payload is in the store alone.
+#[derive(Clone, Debug)]
+pub struct StoredDelivery {
+    /// Under which number.
+    pub number: u64,
+    /// Which Subscription Identifiers to send with it.
+    pub subscription_ids: SubscriptionIds,
+    /// Its `Message::bytes`.
+    pub bytes: u32,
+    /// On which terms.
+    pub flags: ReceiverFlags,
+}
+
+// What a message costs in memory that waits for a client which is away.
+const _: () = assert!(size_of::<StoredDelivery>() <= 24);
+
+impl StoredDelivery {
+    /// What is left of a delivery when its message is in the store.
+    pub fn of(delivery: Delivery) -> Self {
+        assert!(delivery.number() != 0);
+        Self {
+            number: delivery.number(),
+            bytes: delivery.message.bytes() as u32,
+            flags: ReceiverFlags::new(delivery.options, delivery.group.is_some()),
+            subscription_ids: delivery.subscription_ids,
+        }
+    }
+
+    /// The delivery, now that its message is here; `group` is the shared group that it came through, if there is one still.
+    pub fn with(self, message: Rc<Message>, group: Option<GroupId>) -> Delivery {
+        Delivery {
+            message,
+            subscription_ids: self.subscription_ids,
+            options: self.flags.options(),
+            group,
+            progress: Progress::Fresh,
+            is_stored: true,
+        }
+    }
+}
 
 /// The terms on which a session gets a message, in a byte: QoS, RETAIN, and whether it came through a shared group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,6 +34,15 @@ impl Will {
         }
     }
 
+    /// One that was stored.
+    pub fn recovered(message: Message, delay_s: u32, message_expiry_s: Option<u32>) -> Self {
+        Self {
+            message,
+            delay_s,
+            message_expiry_s,
+        }
+    }
+
     /// The message to publish.
     pub fn message(&self) -> &Message {
         &self.message

@@ -225,9 +225,11 @@ impl MessageBatch {
     /// A message larger than this goes by reference instead.
     pub const MESSAGE_BYTES_MAX: usize = 1 << 10;
     const CAPACITY: usize = 2 << 10;
+    /// In front of a message: the receiver is to answer.
+    const ASKED: u32 = 1 << 31;
 
-    /// Appends a message; false when it does not fit.
-    pub fn push(&mut self, parts: &MessageParts<'_>) -> bool {
+    /// Appends a message, and whether the receiver is to answer; false when it does not fit.
+    pub fn push(&mut self, parts: &MessageParts<'_>, asked: bool) -> bool {
         let len = parts.encoded_len();
         assert!(len <= Self::MESSAGE_BYTES_MAX);
         if self.0.is_empty() {
@@ -239,19 +241,21 @@ impl MessageBatch {
         }
         self.0.resize(start + 4 + len, 0);
         let (prefix, to) = self.0[start..].split_at_mut(4);
-        prefix.copy_from_slice(&(len as u32).to_le_bytes());
+        let flag = if asked { Self::ASKED } else { 0 };
+        prefix.copy_from_slice(&(len as u32 | flag).to_le_bytes());
         parts.encode(to);
         true
     }
 
-    /// The messages in the order in which they were appended.
-    pub fn iter(&self) -> impl Iterator<Item = MessageView<'_>> {
+    /// The messages in the order in which they were appended, and which of them want an answer.
+    pub fn iter(&self) -> impl Iterator<Item = (MessageView<'_>, bool)> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             let (prefix, behind) = rest.split_first_chunk::<4>()?;
-            let (message, next) = behind.split_at(u32::from_le_bytes(*prefix) as usize);
+            let prefix = u32::from_le_bytes(*prefix);
+            let (message, next) = behind.split_at((prefix & !Self::ASKED) as usize);
             rest = next;
-            Some(MessageView(message))
+            Some((MessageView(message), prefix & Self::ASKED != 0))
         })
     }
 
@@ -264,7 +268,7 @@ impl MessageBatch {
 impl fmt::Debug for MessageBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.iter().map(MessageView::topic))
+            .entries(self.iter().map(|(message, _)| message.topic()))
             .finish()
     }
 }
@@ -311,21 +315,25 @@ mod tests {
         let mut batch = MessageBatch::default();
         let mut count = 0u32;
         let payload = |n: u32| vec![n as u8; (n % 700) as usize];
-        while batch.push(&MessageParts {
-            topic: "a/b",
-            properties: &[&[1, 1]],
-            payload: &payload(count),
-            qos: QoS::AtLeastOnce,
-            retain: count.is_multiple_of(2),
-            expires_at_ms: u64::from(count),
-            stamp: 0,
-            number: 0,
-        }) {
+        while batch.push(
+            &MessageParts {
+                topic: "a/b",
+                properties: &[&[1, 1]],
+                payload: &payload(count),
+                qos: QoS::AtLeastOnce,
+                retain: count.is_multiple_of(2),
+                expires_at_ms: u64::from(count),
+                stamp: 0,
+                number: 0,
+            },
+            count.is_multiple_of(3),
+        ) {
             count += 1;
         }
         assert!(batch.bytes() <= MessageBatch::BYTES_MAX);
         assert!(count > 16);
-        for (n, message) in (0..).zip(batch.iter()) {
+        for (n, (message, asked)) in (0u32..).zip(batch.iter()) {
+            assert_eq!(asked, n.is_multiple_of(3));
             assert_eq!(message.topic(), "a/b");
             assert_eq!(message.properties(), [1, 1]);
             assert_eq!(message.payload(), payload(n));

@@ -73,18 +73,19 @@ impl Outbox {
 
     /// Adds a message of at most `MessageBatch::MESSAGE_BYTES_MAX` bytes to the batch that is the last message to
     /// that shard, or begins one.
-    pub fn send_small(&mut self, to: ShardId, parts: &MessageParts<'_>) {
+    /// `asked` says whether that shard is to answer with `MeshMessage::Taken`.
+    pub fn send_small(&mut self, to: ShardId, parts: &MessageParts<'_>, asked: bool) {
         // A place that the shell has emptied meanwhile holds nothing, or a message to some shard that was added since;
         // a batch to this shard can only be the one remembered.
         let open = self.open_batch[to.index()].and_then(|at| self.mesh.get_mut(at as usize));
         if let Some((open_to, MeshMessage::Batch(batch))) = open
             && *open_to == to
-            && batch.push(parts)
+            && batch.push(parts, asked)
         {
             return;
         }
         let mut batch = MessageBatch::default();
-        let fits = batch.push(parts);
+        let fits = batch.push(parts, asked);
         assert!(fits, "a small message fits an empty batch");
         self.open_batch[to.index()] = u32::try_from(self.mesh.len()).ok();
         self.mesh.push((to, MeshMessage::Batch(batch)));
@@ -163,5 +164,20 @@ pub enum Event {
     Dropped {
         /// How many, by `DropCause` in the order of `DropCause::ALL`.
         counts: Box<[u64; DropCause::ALL.len()]>,
+        /// The first of them by client, topic and cause.
+        named: Vec<Dropped>,
     },
+}
+
+/// Messages for one client that were dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Whose they were.
+    pub client_id: Box<str>,
+    /// Their Topic Name; empty if they were in the store alone.
+    pub topic: Box<str>,
+    /// Why.
+    pub cause: DropCause,
+    /// How many.
+    pub count: u64,
 }

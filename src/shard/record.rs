@@ -32,7 +32,7 @@
 //!
 //! On each shard, before anything else happens: `set_next_numbers`, `recover_retained` for every retained message (on *every* shard),
 //! then `recover` for the sessions that `Placement` gives to this shard for their Client Identifier, in ascending order
-//! of their numbers. Each fills the `Outbox` (records, mesh messages), to be drained as ever. Clients are let in when
+//! of their numbers, then `finish_recovery`. Each fills the `Outbox` (records, mesh messages), to be drained as ever. Clients are let in when
 //! `Shard::is_ready` on all shards: then each knows what the others are interested in.
 //!
 //! # Times
