@@ -454,6 +454,9 @@ fn start_driver(
     for session in recovered.sessions {
         shard.recover(now, session, &mut setup.outbox);
     }
+    if config.store.is_some() {
+        shard.finish_recovery(now, &mut setup.outbox);
+    }
     let ring = make_ring(config.ring).map_err(StartError::Ring)?;
     Driver::new(setup, ring, shard, now).map_err(StartError::Ring)
 }

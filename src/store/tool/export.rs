@@ -22,12 +22,12 @@ const LINES: &[&str] = &[
     "SELECT json_object('type', 'subscription', 'client_id', client_id, 'filter', filter, 'options', options, 'id', subscription_id)
      FROM subscription JOIN session ON session.id = subscription.session ORDER BY session.id, filter",
     "SELECT json_object('type', 'message', 'topic', topic, 'qos', qos, 'retain', retain, 'expires_at', expires_at,
-        'properties', hex(properties), 'payload', hex(payload), 'receivers', (
+        'properties', hex(properties), 'payload', hex(payload), 'receivers', json((
             SELECT json_group_array(json_array(client_id, outgoing.packet_id, json(receiver.value)))
             FROM json_each(msg.receivers) AS receiver
                 JOIN session ON session.id = json_extract(receiver.value, '$[0]')
                 LEFT JOIN outgoing ON outgoing.session = session.id AND outgoing.message = msg.id
-            WHERE (msg.id, session.id) NOT IN (SELECT message, session FROM done_parts)))
+            WHERE (msg.id, session.id) NOT IN (SELECT message, session FROM done_parts))))
      FROM msg ORDER BY id",
     "SELECT json_object('type', 'released', 'client_id', client_id, 'packet_id', packet_id)
      FROM outgoing JOIN session ON session.id = outgoing.session WHERE message IS NULL",
