@@ -4,6 +4,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use ringmq::client::{PubArgs, SubArgs};
 use ringmq::config::{ConfigError, Loaded, Origin, Setting};
 use ringmq::store::tool::StoreVerb;
+use ringmq::torture::TortureArgs;
 use std::path::PathBuf;
 
 /// An MQTT 3.1, 3.1.1 and 5.0 broker for one Linux machine.
@@ -37,6 +38,8 @@ pub(crate) enum Verb {
     /// Look at, check, repair, copy and move what is stored
     #[command(subcommand)]
     Store(StoreVerb),
+    /// Kill a broker under load again and again, and check that it keeps what it had acknowledged
+    Torture(TortureArgs),
     /// Publish messages (the flags of mosquitto_pub)
     Pub(Box<PubArgs>),
     /// Subscribe and print messages (the flags of mosquitto_sub)

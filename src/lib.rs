@@ -13,6 +13,7 @@
 //! | [`store`] | what outlives the process: one SQLite database and its thread | `shard`, `mesh::wake`, `config` |
 //! | [`server`] | the process: probe, data directory, cores, signals, log | all above |
 //! | [`config`] | everything an operator decides, as plain data | `shard::input` |
+//! | [`torture`] | `ringmq torture`: kills a broker under load and checks what it had promised | nothing |
 //! | [`client`] | `ringmq pub` and `ringmq sub` | `protocol`, `topic` |
 //!
 //! # The rule
@@ -46,3 +47,5 @@ pub mod shard;
 #[allow(clippy::disallowed_methods, reason = "it waits for the disk")]
 pub mod store;
 pub mod topic;
+#[allow(clippy::disallowed_methods, reason = "its clients live in real time")]
+pub mod torture;

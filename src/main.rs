@@ -5,7 +5,7 @@ mod cli;
 use clap::Parser;
 use cli::{BrokerArgs, Cli, ConfigVerb, Verb};
 use ringmq::config::{self, Loaded};
-use ringmq::{client, server, store};
+use ringmq::{client, server, store, torture};
 use std::process::ExitCode;
 
 /// The configuration is not valid; the number is mosquitto's.
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Verb::Store(verb)) => store::tool::run(&verb),
+        Some(Verb::Torture(args)) => torture::run(&args),
         Some(Verb::Pub(args)) => client::run_pub(*args),
         Some(Verb::Sub(args)) => client::run_sub(*args),
     }

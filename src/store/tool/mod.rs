@@ -38,6 +38,7 @@ pub enum StoreVerb {
     Backup {
         /// The copy; it must not exist
         to: PathBuf,
+        /// Of which store
         #[command(flatten)]
         store: StoreArgs,
     },
@@ -47,6 +48,7 @@ pub enum StoreVerb {
     Import {
         /// The file; its form is recognized
         from: PathBuf,
+        /// Into which store
         #[command(flatten)]
         store: StoreArgs,
     },
