@@ -8,13 +8,14 @@
 //! | [`topic`] | filters, the index of subscriptions, interest of other cores, shared groups, retained messages | `protocol` |
 //! | [`session`] | what outlives a connection: in flight, received, queue, will | `protocol`, `topic`, the words of [`shard::input`] and [`shard::message`] |
 //! | [`shard`] | a core's whole state: [`shard::input::Input`] in, [`shard::outbox::Outbox`] out | the three above, `config::limits` |
-//! | [`net`] | sockets: the core's io_uring, the turn, listening, writing | all above, `mesh` |
+//! | [`net`] | sockets: the core's io_uring, the turn, listening, writing, TLS and WebSocket | all above, `mesh`, `config` |
 //! | [`mesh`] | links between cores | `shard`, `net::ring` |
 //! | [`store`] | what outlives the process: one SQLite database and its thread | `shard`, `mesh::wake`, `config` |
 //! | [`server`] | the process: probe, data directory, cores, signals, log | all above |
 //! | [`config`] | everything an operator decides, as plain data | `shard::input` |
 //! | [`torture`] | `ringmq torture`: kills a broker under load and checks what it had promised | nothing |
-//! | [`client`] | `ringmq pub` and `ringmq sub` | `protocol`, `topic` |
+//! | [`client`] | `ringmq pub` and `ringmq sub` | `protocol`, `topic`, `net::transport` |
+//! | [`cert`] | `ringmq cert dev` | nothing |
 //!
 //! # The rule
 //!
@@ -25,6 +26,11 @@
 
 #![warn(clippy::disallowed_methods)]
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a certificate is valid from now on"
+)]
+pub mod cert;
 mod civil;
 #[allow(clippy::disallowed_methods, reason = "a client lives in real time")]
 pub mod client;

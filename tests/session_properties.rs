@@ -66,7 +66,7 @@ proptest! {
             Just(QueueFullPolicy::Disconnect),
         ],
     ) {
-        let limits = QueueLimits { messages_max, bytes_max, policy };
+        let limits = QueueLimits { messages_max, bytes_max, resident_max: 32, policy };
         let mut queue = Queue::default();
         let mut model: Vec<(u16, usize)> = Vec::new();
         for (next, step) in (0u16..).zip(steps) {

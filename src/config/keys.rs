@@ -74,6 +74,8 @@ limit_keys! {
         "Messages waiting for one session.";
     queue_bytes_max: u32, "queue-bytes-max", Bytes, 1..=U32, None,
         "Bytes of messages waiting for one session.";
+    queue_resident_max: u32, "queue-resident-max", Count, 1..=65_536, None,
+        "Stored messages of one session that wait in memory too; of others only the numbers are.";
     queue_age_s_max: u32, "queue-age-max", Seconds, 1..=U32, Some(U32),
         "How long a stored message may wait for one session.";
     queue_bytes_all_max: u64, "queue-bytes-all-max", Bytes, 1024..=(1024 * GIB), None,

@@ -84,6 +84,8 @@ pub struct Limits {
     pub queue_full: QueueFullPolicy,
     /// The same for some clients: the first rule that matches.
     pub queue_full_rules: Vec<QueueFullRule>,
+    /// Messages of a stored session that wait in memory, and are read back at once; of those behind them only the numbers are in memory.
+    pub queue_resident_max: u32,
     /// Seconds a stored message may wait for one session; `u32::MAX` is for ever.
     pub queue_age_s_max: u32,
     /// Bytes of messages waiting for all sessions, spread over the shards; each message is charged to every queue that holds it.
@@ -124,6 +126,7 @@ impl Default for Limits {
             queue_bytes_max: 16 << 20,
             queue_full: QueueFullPolicy::DropOldest,
             queue_full_rules: Vec::new(),
+            queue_resident_max: 32,
             queue_age_s_max: u32::MAX,
             queue_bytes_all_max: 1 << 40,
             queue_hold_ms: 5_000,

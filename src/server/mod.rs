@@ -8,6 +8,7 @@ mod log;
 mod probe;
 mod signals;
 
+use crate::config::listener::{Bind, ListenerSpec};
 use crate::config::{CoreCount, Loaded, LogLevel};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
@@ -75,10 +76,10 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     let core_config = CoreConfig {
         shard_count,
         pin: config.pin,
-        binds: config
+        listeners: config
             .listeners
             .iter()
-            .map(|listener| listener.bind)
+            .map(|listener| ListenerSpec::tcp(&listener.name, listener.bind))
             .collect(),
         limits: Arc::new(config.limits.clone()),
         placement_key: installation.placement_key,
@@ -185,9 +186,13 @@ fn banner(
         count => format!("{count} shards"),
     });
     let addresses: Vec<String> = cores
-        .addresses()
+        .doors()
         .iter()
-        .map(|address| format!("mqtt://{address}"))
+        .zip(cores.addresses())
+        .map(|(door, address)| match (door.spec().scheme(), address) {
+            ("unix", Bind::Unix { path, .. }) => format!("unix://{}", path.display()),
+            (scheme, address) => format!("{scheme}://{address}"),
+        })
         .collect();
     parts.push(addresses.join(" "));
     let durability = loaded.config.durability.name();

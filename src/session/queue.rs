@@ -7,9 +7,6 @@ use crate::topic::share::GroupId;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// Messages of a stored session that wait in memory; of the others only their numbers do.
-pub const RESIDENT_MAX: usize = 32;
-
 /// The bounds of one queue.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueLimits {
@@ -17,6 +14,8 @@ pub struct QueueLimits {
     pub messages_max: usize,
     /// Bytes of the messages, each charged in full to every queue that holds it.
     pub bytes_max: usize,
+    /// Messages that wait in memory if they are stored; of those behind only the numbers do.
+    pub resident_max: usize,
     /// What makes room.
     pub policy: QueueFullPolicy,
 }
@@ -148,7 +147,7 @@ impl Queue {
             }
         }
         self.bytes += bytes;
-        let is_resident = self.stored.is_empty() && self.waiting.len() < RESIDENT_MAX;
+        let is_resident = self.stored.is_empty() && self.waiting.len() < limits.resident_max;
         // A session is stored from its beginning, so no message that is not stands behind one that is.
         if is_resident || !delivery.is_stored {
             assert!(self.stored.is_empty());
@@ -297,6 +296,7 @@ mod tests {
         QueueLimits {
             messages_max,
             bytes_max,
+            resident_max: 32,
             policy,
         }
     }
@@ -408,7 +408,7 @@ mod tests {
         let mut next = 1;
         while !queue.is_empty() {
             let here: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
-            assert!(here.len() <= RESIDENT_MAX);
+            assert!(here.len() <= limits.resident_max);
             for delivery in here {
                 next += u64::from(next == 70);
                 assert_eq!(delivery.number(), next);
@@ -417,7 +417,7 @@ mod tests {
             queue.check_invariants();
             // One that is not the next is not taken.
             assert!(queue.arrived(next + 1, None, None).is_none());
-            for number in queue.to_fetch(RESIDENT_MAX, usize::MAX) {
+            for number in queue.to_fetch(limits.resident_max, usize::MAX) {
                 if number == 70 {
                     let gone = queue.arrived(number, None, None).expect("given up");
                     assert_eq!(gone.number, 70);

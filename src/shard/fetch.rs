@@ -7,7 +7,7 @@ use super::message::Message;
 use super::outbox::Outbox;
 use super::record::{Fetch, FetchToken, Record, StoredMessage, StoredSession};
 use crate::session::inflight::Arrived;
-use crate::session::queue::{Front, LetGo, RESIDENT_MAX};
+use crate::session::queue::{Front, LetGo};
 use crate::session::{SessionKey, StoredDelivery};
 use crate::topic::share::GroupId;
 use std::collections::VecDeque;
@@ -38,13 +38,14 @@ pub(super) struct Redispatch {
 impl Shard {
     /// Sees that the message a session is to send next is in memory. Returns whether one is now.
     pub(super) fn read_back(&mut self, key: SessionKey, outbox: &mut Outbox) -> bool {
+        let count_max = self.limits.queue_resident_max as usize;
         let Some(state) = &mut self.sessions[key.0 as usize].state else {
             return false;
         };
         if state.is_fetching {
             return false;
         }
-        let mut numbers = state.inflight.to_fetch(RESIDENT_MAX);
+        let mut numbers = state.inflight.to_fetch(count_max);
         if numbers.is_empty() {
             if let Some(Front::Stored(next)) = state.queue.front()
                 && let Some(unstored) = self.keeper.unstored.get(&next.number)
@@ -57,7 +58,7 @@ impl Shard {
                 self.arrived(key, number, Some(message), group, outbox);
                 return true;
             }
-            numbers = state.queue.to_fetch(RESIDENT_MAX, FETCH_BYTES);
+            numbers = state.queue.to_fetch(count_max, FETCH_BYTES);
             // They are not in the store yet, and stand behind others that are.
             let known = numbers
                 .iter()
@@ -235,10 +236,11 @@ impl Shard {
                 continue;
             }
             let unstored = &self.keeper.unstored;
+            let count_max = self.limits.queue_resident_max as usize;
             let numbers: Vec<u64> = it
                 .left
                 .iter()
-                .take(RESIDENT_MAX)
+                .take(count_max)
                 .map(|delivery| delivery.number)
                 .take_while(|number| !unstored.contains_key(number))
                 .collect();

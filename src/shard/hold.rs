@@ -114,6 +114,7 @@ impl Shard {
         QueueLimits {
             messages_max: self.limits.queue_messages_max as usize,
             bytes_max: (self.limits.queue_bytes_max as usize).min(queued.saturating_add(left)),
+            resident_max: self.limits.queue_resident_max as usize,
             policy: session.queue_full,
         }
     }

@@ -13,7 +13,8 @@
 //! receiver may end before the message is written, and the message is kept exactly while a receiver is left. A session
 //! may be among the receivers more than once (through several shared groups): each `Ended` takes one of its places.
 //! An `Ended` that is ahead of its message need not be durable, because the message cannot come after a crash; what is ahead of a
-//! message that is refused is forgotten with it. The store removes nothing of a message by itself, expired or not: that is the
+//! message that is refused is forgotten with it. A message may be written before the `Session` record of a receiver on another
+//! shard; if that never comes, its place is dropped at the next start. The store removes nothing of a message by itself, expired or not: that is the
 //! receiver's shard to say.
 //!
 //! # Sessions
@@ -159,7 +160,8 @@ pub enum OutgoingStep {
 pub enum Record {
     /// A session began, or its [`SessionRecord`] changed.
     Session(SessionRecord),
-    /// A session ended: everything under it goes, its part in messages included.
+    /// A session ended: everything under it goes, its part in the messages included that are stored by then. Of messages that are
+    /// not, its shard says `Ended` by itself.
     SessionEnded(StoredSession),
     /// A subscription was made or replaced.
     Subscribed {

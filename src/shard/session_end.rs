@@ -86,7 +86,7 @@ impl Shard {
                 if delivery.options.qos == QoS::AtLeastOnce {
                     left.push(delivery);
                 } else {
-                    self.counters.drop_one(DropCause::SessionEnded);
+                    self.ends_with_session(stored, delivery.number(), outbox);
                 }
             }
             left.extend(std::iter::from_fn(|| state.queue.pop()));
@@ -94,12 +94,11 @@ impl Shard {
                 self.redispatch(&delivery, stored, ending, outbox);
             }
             let groups = groups_of(&subscriptions);
-            let in_store = state.queue.take_stored_if(|_| true);
-            let all = in_store.len();
             let shared = |delivery: &StoredDelivery| delivery.flags.is_shared();
-            let in_store: Vec<_> = in_store.into_iter().filter(shared).collect();
-            let lost = (all - in_store.len()) as u64;
-            self.counters.drop_many(DropCause::SessionEnded, lost);
+            let in_store = state.queue.take_stored_if(shared);
+            for delivery in state.queue.take_stored_if(|_| true) {
+                self.ends_with_session(stored, delivery.number, outbox);
+            }
             self.begin_redispatch(stored, groups, in_store, ending, outbox);
             self.refuse_held(stored, state.on_hold, outbox);
         }
@@ -112,6 +111,15 @@ impl Shard {
         ending.filter(|ending| !self.release_ending(*ending, outbox))
     }
 
+    /// A message ends with its session. The store takes the session's part out of what it has; what it does not have yet is to
+    /// come without.
+    fn ends_with_session(&mut self, stored: u64, number: u64, outbox: &mut Outbox) {
+        self.counters.drop_one(DropCause::SessionEnded);
+        if self.keeper.unstored.contains_key(&number) {
+            self.ended_for(stored, number, outbox);
+        }
+    }
+
     /// Gives a message that came through a shared group to another member, as a new message of this shard: the part of the session that
     /// had it ends with the record of that. Any other message ends with its session.
     pub(super) fn redispatch(
@@ -122,7 +130,7 @@ impl Shard {
         outbox: &mut Outbox,
     ) {
         let Some(group) = delivery.group else {
-            self.counters.drop_one(DropCause::SessionEnded);
+            self.ends_with_session(stored, delivery.number(), outbox);
             return;
         };
         let mut publication = Publication::from_local(&delivery.message);
