@@ -32,7 +32,7 @@ fn certificates() -> &'static [DevFiles; 2] {
 }
 
 fn dir() -> PathBuf {
-    std::env::temp_dir().join(format!("ringmq-transport-{}", std::process::id()))
+    std::env::temp_dir().join(format!("ringmq-test-{}-transport", std::process::id()))
 }
 
 fn pair((certificate, key): &(PathBuf, PathBuf)) -> CertificateSpec {
