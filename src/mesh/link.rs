@@ -16,13 +16,12 @@
 //! charged on each link, though its bytes exist once.
 
 use super::spsc::{self, Consumer, Producer};
+use super::sync::{Arc, AtomicBool, AtomicU64, Ordering, fence};
 use super::wake::Wake;
 use crate::shard::input::{Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// What travels on a link.
 #[derive(Debug)]
