@@ -7,8 +7,10 @@ pub use ringmq::shard;
 
 pub mod mesh;
 
-/// What `src/net/ring.rs` is there, as far as a core's sleep needs it.
+/// Of `src/net`, what links need.
 pub mod net {
+    pub use ringmq::net::transport;
+
     /// Makes eventfds.
     pub mod ring {
         /// As `eventfd(2)`, but nothing can go wrong.
