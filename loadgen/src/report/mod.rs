@@ -8,6 +8,7 @@ pub mod provenance;
 pub mod svg;
 mod text;
 
+use crate::format::time;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -260,7 +261,9 @@ pub fn invalidity(busy: f64, send_lag_us: Option<f64>, latency_us: Option<f64>) 
         && lag > 20.0
     {
         because.push(format!(
-            "the generator itself was late: the send lag's p99 is {lag:.0} us, the latency's {latency:.0} us"
+            "the generator itself was late: the send lag's p99 is {}, the latency's {}",
+            time(lag),
+            time(latency)
         ));
     }
     because
