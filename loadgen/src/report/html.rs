@@ -51,7 +51,7 @@ const FOOTER: &str = "<p>Latency in an open loop counts from the time a message 
 
 fn single(run: &Recorded) -> String {
     let summary = &run.summary;
-    let mut out = alarms(summary);
+    let mut out = invalid(summary);
     let _ = write!(
         out,
         "<header><p class=\"kicker\">loadgen {} \u{b7} {}</p>\n<h1{}>{}</h1>\n<p class=\"deck\">{}</p></header>\n",
@@ -65,6 +65,7 @@ fn single(run: &Recorded) -> String {
         escaped(&headline(run)),
         deck(run)
     );
+    out.push_str(&violations(summary));
     out.push_str(&tiles(run));
     out.push_str(&health(summary));
     let runs = std::slice::from_ref(run);
@@ -148,24 +149,25 @@ fn list(items: &[String]) -> String {
     format!("<ul>{}</ul>", items.collect::<String>())
 }
 
-fn alarms(summary: &Summary) -> String {
-    let mut out = String::new();
-    if !summary.valid {
-        let _ = write!(
-            out,
-            "<div class=\"alarm\" role=\"alert\"><p class=\"big\">INVALID</p>\
-             <h2>These figures are the generator\u{2019}s, not the broker\u{2019}s.</h2>{}</div>\n",
-            list(&summary.invalid_because)
-        );
+fn invalid(summary: &Summary) -> String {
+    if summary.valid {
+        return String::new();
     }
-    if !summary.violations.is_empty() {
-        let _ = write!(
-            out,
-            "<div class=\"alarm small\" role=\"alert\"><h2>It did not hold what was asked.</h2>{}</div>\n",
-            list(&summary.violations)
-        );
+    format!(
+        "<div class=\"alarm\" role=\"alert\"><p class=\"big\">INVALID</p>\
+         <h2>These figures are the generator\u{2019}s, not the broker\u{2019}s.</h2>{}</div>\n",
+        list(&summary.invalid_because)
+    )
+}
+
+fn violations(summary: &Summary) -> String {
+    if summary.violations.is_empty() {
+        return String::new();
     }
-    out
+    format!(
+        "<div class=\"alarm small\" role=\"alert\"><h2>It did not hold what was asked.</h2>{}</div>\n",
+        list(&summary.violations)
+    )
 }
 
 /// What the run shows, in one sentence.

@@ -370,7 +370,7 @@ fn is_wide(size: Size) -> bool {
 }
 
 fn legend_width(series: &Series) -> f64 {
-    34.0 + series.name.chars().count() as f64 * LETTER_WIDTH
+    42.0 + series.name.chars().count() as f64 * LETTER_WIDTH
 }
 
 fn legend_lines(chart: &Chart, size: Size) -> usize {
