@@ -98,6 +98,7 @@ impl Handler for Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::links::Address;
     use ringmq::protocol::Version;
     use std::net::TcpListener;
 
@@ -105,7 +106,8 @@ mod tests {
     fn a_broker_that_is_gone_or_silent_has_no_name() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let route = Route {
-            address: listener.local_addr().unwrap(),
+            address: Address::Tcp(listener.local_addr().unwrap()),
+            through: Default::default(),
             sources: Vec::new(),
             version: Version::V311,
         };

@@ -6,7 +6,7 @@ use crate::cli::{
 };
 use crate::clock::{Clock, nanoseconds};
 use crate::format::count;
-use crate::links::Route;
+use crate::links::{Address, Route};
 use crate::live::{Head, Live};
 use crate::plan::{ClientPlan, Hears, Names, Plan};
 use crate::probe::broker_version;
@@ -18,6 +18,7 @@ use crate::timeline::Timeline;
 use crate::track::Track;
 use crate::wire::Credentials;
 use crate::worker::{self, Load, Outcome, Settings, Times};
+use ringmq::client::target::{Endpoint, Target as ClientTarget};
 use ringmq::protocol::QoS;
 use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
@@ -608,7 +609,11 @@ pub fn save(
         return Ok(());
     };
     let route = resolve_route(target)?;
-    let same_host = is_own(route.address.ip()) || target.broker_pid.is_some();
+    let same_host = target.broker_pid.is_some()
+        || match &route.address {
+            Address::Tcp(address) => is_own(address.ip()),
+            Address::Unix(_) => true,
+        };
     let ask = || broker_version(route, credentials(target), format!("{}-v", prefix(target)));
     let broker = provenance::Broker {
         address: summary.broker_address.clone(),
@@ -732,16 +737,23 @@ pub fn prefix(target: &Target) -> String {
 
 /// Where the broker is.
 ///
-/// Errors: the name has no address.
+/// Errors: the name has no address, or a file of TLS is wrong.
 pub fn resolve_route(target: &Target) -> Result<Route, String> {
-    let host = &target.host;
-    let mut found = (host.as_str(), target.port)
-        .to_socket_addrs()
-        .map_err(|error| format!("{host}: {error}"))?;
+    let ClientTarget { endpoint, route } = target.broker()?;
+    let address = match endpoint {
+        Endpoint::Unix(path) => Address::Unix(path),
+        Endpoint::Tcp(host, port) => {
+            let found = (host.as_str(), port).to_socket_addrs();
+            let mut found = found.map_err(|error| format!("{host}: {error}"))?;
+            let address = found
+                .next()
+                .ok_or_else(|| format!("{host} has no address"))?;
+            Address::Tcp(address)
+        }
+    };
     Ok(Route {
-        address: found
-            .next()
-            .ok_or_else(|| format!("{host} has no address"))?,
+        address,
+        through: route,
         sources: target
             .ifaddr
             .clone()

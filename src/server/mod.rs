@@ -1,5 +1,6 @@
 //! SHELL. The process: what it needs from the kernel, its data directory, its cores, its log and its end.
 
+mod certificates;
 pub mod clock;
 pub mod cores;
 mod cpus;
@@ -8,6 +9,7 @@ mod log;
 mod probe;
 mod signals;
 
+use crate::config::listener::{Bind, ListenerSpec};
 use crate::config::{CoreCount, Loaded, LogLevel};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
@@ -72,10 +74,10 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     let core_config = CoreConfig {
         shard_count,
         pin: config.pin,
-        binds: config
+        listeners: config
             .listeners
             .iter()
-            .map(|listener| listener.bind)
+            .map(|listener| ListenerSpec::tcp(&listener.name, listener.bind))
             .collect(),
         limits: Arc::new(config.limits.clone()),
         placement_key: installation.placement_key,
@@ -90,15 +92,18 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     // The log ends when the last sink is gone.
     drop(core_config);
 
+    let certificates = certificates::watch(cores.doors())
+        .map_err(|error| failed("cannot start a thread", &error))?;
     let stopper = cores.stopper();
-    signals::listen(move |signal| {
+    let stop = move |signal| {
         log::line(
             LogLevel::Info,
             format_args!("{signal}: stopping; a second signal stops at once."),
         );
         stopper.request(DRAIN);
-    })
-    .map_err(|error| failed("cannot listen for signals", &error))?;
+    };
+    signals::listen(stop, move || certificates.request())
+        .map_err(|error| failed("cannot listen for signals", &error))?;
 
     log::line(
         LogLevel::Info,
@@ -173,9 +178,13 @@ fn banner(
         count => format!("{count} shards"),
     });
     let addresses: Vec<String> = cores
-        .addresses()
+        .doors()
         .iter()
-        .map(|address| format!("mqtt://{address}"))
+        .zip(cores.addresses())
+        .map(|(door, address)| match (door.spec().scheme(), address) {
+            ("unix", Bind::Unix { path, .. }) => format!("unix://{}", path.display()),
+            (scheme, address) => format!("{scheme}://{address}"),
+        })
         .collect();
     parts.push(addresses.join(" "));
     parts.push(match &installation.dir {
