@@ -4,23 +4,32 @@
 //! the broker (`procfs`). The cores and the leading thread talk through `shared`. `pace` and `window` decide
 //! when a message is sent, `payload` and `track` whether it arrived as it should, `report` says so.
 
+pub mod args;
 pub mod assertion;
 pub mod churn;
 pub mod cli;
 pub mod clock;
 pub mod crowd;
+pub mod knee;
+pub mod leader;
 pub mod links;
+pub mod message;
 pub mod pace;
+pub mod parse;
 pub mod payload;
 pub mod plan;
+pub mod preflight;
 pub mod procfs;
 pub mod relay;
 pub mod report;
 pub mod run;
+pub mod schedule;
 pub mod shared;
 pub mod steps;
+pub mod storm;
 pub mod sys;
 pub mod timeline;
+pub mod total;
 pub mod track;
 pub mod window;
 pub mod wire;

@@ -1,10 +1,8 @@
 //! `loadgen`: puts load on an MQTT broker, measures it, and checks every message.
 
-use clap::Parser;
-use loadgen::cli::{Cli, Verb};
-use loadgen::relay;
-use loadgen::run::{self, Kind};
-use loadgen::steps;
+use loadgen::cli::{self, Verb};
+use loadgen::report::Summary;
+use loadgen::{relay, run};
 use std::process::ExitCode;
 
 /// The run did not come about, or was cut short.
@@ -13,39 +11,33 @@ const EXIT_ERROR: u8 = 1;
 const EXIT_BREACH: u8 = 99;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let (json, result) = match &cli.verb {
-        Verb::Conn(args) => (args.common.target.json, run::conn(args)),
-        Verb::Pubsub(args) => (args.common.target.json, run::shape(Kind::Pubsub, args)),
-        Verb::Fanout(args) => (args.common.target.json, run::shape(Kind::Fanout, args)),
-        Verb::Fanin(args) => (args.common.target.json, run::shape(Kind::Fanin, args)),
-        Verb::Shared(args) => (args.common.target.json, run::shared(args)),
-        Verb::Slow(args) => (args.common.target.json, run::slow(args)),
-        Verb::Pub(args) => (args.common.target.json, run::publish(args)),
-        Verb::Sub(args) => (args.common.target.json, run::subscribe(args)),
-        Verb::Churn(args) => (args.target.json, steps::churn(args)),
-        Verb::Durable(args) => (args.target.json, steps::durable(args)),
-        Verb::Retained(args) => (args.target.json, steps::retained(args)),
-        Verb::Relay(args) => {
-            let Err(error) = relay::run(args.bind);
-            eprintln!("loadgen: {error}");
-            return ExitCode::from(EXIT_ERROR);
-        }
+    let cli = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let result = match &cli.verb {
+        Verb::Relay(args) => relay::run(args.bind).map(|never| match never {}),
+        verb => run::verb(verb),
     };
-    let summary = match result {
-        Ok(summary) => summary,
+    let json = cli.verb.target().is_some_and(|target| target.json);
+    match result {
+        Ok(summary) => show(&summary, json),
         Err(error) => {
             eprintln!("loadgen: {error}");
-            return ExitCode::from(EXIT_ERROR);
+            ExitCode::from(EXIT_ERROR)
         }
-    };
+    }
+}
+
+/// Prints a summary, and turns it into the status that the program ends with.
+fn show(summary: &Summary, json: bool) -> ExitCode {
     if json {
-        let text = serde_json::to_string_pretty(&summary).expect("a summary has only string keys");
+        let text = serde_json::to_string_pretty(summary).expect("a summary has only string keys");
         println!("{text}");
     } else {
         print!("{}", summary.text());
     }
-    if summary.violations.is_empty() {
+    if let Some(error) = &summary.error {
+        eprintln!("loadgen: {error}");
+        ExitCode::from(EXIT_ERROR)
+    } else if summary.violations.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_BREACH)

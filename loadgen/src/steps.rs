@@ -4,9 +4,10 @@ use crate::churn::{self, Churn};
 use crate::cli::{Churn as ChurnArgs, Durable, Retained, Target};
 use crate::clock::{Clock, nanoseconds};
 use crate::crowd::{Campaign, Crowd};
+use crate::leader::{Sample, broker_usage};
 use crate::procfs::Usage;
 use crate::report::{Broker, Generator, Percentiles, Step, Summary};
-use crate::run::{Sample, broker_usage, judge, prefix, resolve_route};
+use crate::run::{judge, resolve_route};
 use crate::wire::{Credentials, SessionKind};
 use crate::worker::Times;
 use ringmq::protocol::QoS;
@@ -34,7 +35,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         route: resolve_route(target)?,
         credentials: credentials(target),
         clients: args.count,
-        prefix: prefix(target),
+        prefix: target.prefix(),
         session: if args.keep_sessions {
             SessionKind::Kept
         } else {
@@ -105,7 +106,7 @@ pub fn durable(args: &Durable) -> Result<Summary, String> {
     let target = &args.target;
     let clock = Clock::start();
     let qos = QoS::from_bits(args.qos).ok_or("the QoS is 1 or 2")?;
-    let prefix = prefix(target);
+    let prefix = target.prefix();
     let count = args.messages;
     let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
     let (subscribers, publisher) = (0..args.count, args.count);
@@ -185,7 +186,7 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
     let target = &args.target;
     let clock = Clock::start();
     let qos = QoS::from_bits(args.qos).ok_or("the QoS is 0, 1 or 2")?;
-    let prefix = prefix(target);
+    let prefix = target.prefix();
     let count = args.messages;
     let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
     let (subscribers, publisher) = (0..args.count, args.count);
@@ -289,7 +290,8 @@ fn crowd(
     )
 }
 
-fn credentials(target: &Target) -> Credentials {
+/// Who connects to a target.
+pub fn credentials(target: &Target) -> Credentials {
     Credentials {
         version: target.version(),
         username: target.username.clone(),
@@ -297,7 +299,8 @@ fn credentials(target: &Target) -> Credentials {
     }
 }
 
-fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
+/// What was done between two samples.
+pub fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
     let seconds = (last.at_ns - first.at_ns).max(1) as f64 / 1e9;
     let each = |total: f64| target.broker_pid.map(|_| total / count.max(1) as f64);
     let cpu_ns = last.broker.cpu_ns.saturating_sub(first.broker.cpu_ns);
@@ -313,7 +316,7 @@ fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) 
 
 impl Step {
     /// The step, had it ended at another time than its last sample was taken.
-    fn until(self, first: &Sample, end_ns: u64) -> Self {
+    pub fn until(self, first: &Sample, end_ns: u64) -> Self {
         let seconds = end_ns.saturating_sub(first.at_ns).max(1) as f64 / 1e9;
         Self {
             seconds,
@@ -323,7 +326,8 @@ impl Step {
     }
 }
 
-fn generator(first: &Sample, last: &Sample) -> Generator {
+/// How the generator did between two samples, which waits asleep.
+pub fn generator(first: &Sample, last: &Sample) -> Generator {
     let interval_ns = (last.at_ns - first.at_ns).max(1);
     let spent = |of: fn(&Sample) -> Usage| of(last).cpu_ns.saturating_sub(of(first).cpu_ns);
     let own = spent(|sample| sample.generator);
@@ -339,7 +343,10 @@ fn generator(first: &Sample, last: &Sample) -> Generator {
     }
 }
 
-fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
+/// What the summaries of all rows of steps have in common.
+///
+/// Errors: the broker's name has no address.
+pub fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
     Ok(Summary {
         verb: verb.into(),
         broker_address: resolve_route(target)?.address.to_string(),
