@@ -8,11 +8,12 @@
 //! | [`topic`] | filters, the index of subscriptions, interest of other cores, shared groups, retained messages | `protocol` |
 //! | [`session`] | what outlives a connection: in flight, received, queue, will | `protocol`, `topic`, the words of [`shard::input`] and [`shard::message`] |
 //! | [`shard`] | a core's whole state: [`shard::input::Input`] in, [`shard::outbox::Outbox`] out | the three above, `config::limits` |
-//! | [`net`] | sockets: the core's io_uring, the turn, listening, writing | all above, `mesh` |
+//! | [`net`] | sockets: the core's io_uring, the turn, listening, writing, TLS and WebSocket | all above, `mesh`, `config` |
 //! | [`mesh`] | links between cores | `shard`, `net::ring` |
 //! | [`server`] | the process: probe, data directory, cores, signals, log | all above |
 //! | [`config`] | everything an operator decides, as plain data | `shard::input` |
-//! | [`client`] | `ringmq pub` and `ringmq sub` | `protocol`, `topic` |
+//! | [`client`] | `ringmq pub` and `ringmq sub` | `protocol`, `topic`, `net::transport` |
+//! | [`cert`] | `ringmq cert dev` | nothing |
 //!
 //! # The rule
 //!
@@ -23,6 +24,11 @@
 
 #![warn(clippy::disallowed_methods)]
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a certificate is valid from now on"
+)]
+pub mod cert;
 mod civil;
 #[allow(clippy::disallowed_methods, reason = "a client lives in real time")]
 pub mod client;

@@ -5,6 +5,8 @@ use crate::parse::{Addresses, addresses, duration, milliseconds, part, ramp, rat
 use crate::schedule::Profile;
 use crate::worker::Load;
 use clap::{ArgAction, Args};
+use ringmq::client::target::{Target as ClientTarget, TransportArgs};
+use ringmq::client::url;
 use ringmq::protocol::Version;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,9 +22,18 @@ pub struct Target {
     /// The broker's host name or address.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     pub host: String,
-    /// The broker's port.
-    #[arg(short = 'p', long, default_value_t = 1883)]
-    pub port: u16,
+    /// The broker's port [default: 1883, with TLS 8883, with WebSocket 80 or 443]
+    #[arg(short = 'p', long)]
+    pub port: Option<u16>,
+    /// Host, port and transport in one: mqtt://host:port, or mqtts, ws, wss, unix
+    #[arg(long, value_name = "URL", conflicts_with_all = ["host", "port", "unix"])]
+    pub url: Option<String>,
+    /// Use TLS, as --tls
+    #[arg(short = 'S', long, action = ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub ssl: bool,
+    /// TLS, WebSocket and unix sockets.
+    #[command(flatten)]
+    pub transport: TransportArgs,
     /// MQTT version: 3 (3.1), 4 (3.1.1) or 5.
     #[arg(short = 'V', long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=5))]
     pub mqtt_version: u8,
@@ -53,6 +64,16 @@ pub struct Target {
 }
 
 impl Target {
+    /// The broker's place, and what lies between.
+    ///
+    /// Errors: what cannot be, or a file of TLS that is wrong; in words.
+    pub fn broker(&self) -> Result<ClientTarget, String> {
+        let url = self.url.as_deref().map(url::parse).transpose()?;
+        let transport = self.transport.clone().or_tls(self.ssl);
+        let host = Some(self.host.clone());
+        ClientTarget::new(&transport, url.as_ref(), host, self.port, self.version())
+    }
+
     /// The version of MQTT.
     pub fn version(&self) -> Version {
         match self.mqtt_version {

@@ -1,7 +1,7 @@
 //! What the system must allow for a run, looked at before the first connection, so that what is missing is named
 //! together with the line that gives it.
 
-use crate::links::Route;
+use crate::links::{Address, Route};
 use crate::sys;
 use std::fs;
 use std::net::SocketAddr;
@@ -89,8 +89,10 @@ pub fn lacks(needs: &Needs<'_>, facts: &Facts) -> Vec<Lack> {
     let (first, last) = facts.ports;
     let ports = (last + 1).saturating_sub(first);
     let sources = needs.route.sources.len().max(1) as u64;
-    if connections > sources * ports {
-        lacks.push(ports_lack(needs, ports, sources));
+    if let Address::Tcp(address) = &needs.route.address
+        && connections > sources * ports
+    {
+        lacks.push(ports_lack(connections, address, ports, sources));
     }
     if let Some((tracked, max)) = facts.tracked
         && tracked + connections > max
@@ -120,8 +122,7 @@ pub fn lacks(needs: &Needs<'_>, facts: &Facts) -> Vec<Lack> {
     lacks
 }
 
-fn ports_lack(needs: &Needs<'_>, ports: u64, sources: u64) -> Lack {
-    let connections = needs.connections;
+fn ports_lack(connections: u64, address: &SocketAddr, ports: u64, sources: u64) -> Lack {
     let ports_max = 65_535 - 1_024 + 1;
     let mut lines = Vec::new();
     if ports < ports_max {
@@ -130,7 +131,7 @@ fn ports_lack(needs: &Needs<'_>, ports: u64, sources: u64) -> Lack {
     if connections > sources * ports_max {
         let addresses = connections.div_ceil(ports_max.min(30_000));
         let bits = 32 - (addresses + 2).next_power_of_two().ilog2();
-        lines.push(match needs.route.address {
+        lines.push(match address {
             SocketAddr::V4(address) if address.ip().is_loopback() => {
                 format!("loadgen ... --ifaddr 127.1.0.0/{bits}")
             }
@@ -169,6 +170,7 @@ fn facts() -> Facts {
 mod tests {
     use super::*;
     use crate::parse::addresses;
+    use ringmq::net::transport::client::ClientRoute;
     use ringmq::protocol::Version;
 
     const ROOMY: Facts = Facts {
@@ -180,7 +182,8 @@ mod tests {
 
     fn route(address: &str, sources: &str) -> Route {
         Route {
-            address: address.parse().unwrap(),
+            address: Address::Tcp(address.parse().unwrap()),
+            through: ClientRoute::default(),
             sources: if sources.is_empty() {
                 Vec::new()
             } else {

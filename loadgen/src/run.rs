@@ -6,7 +6,7 @@ use crate::cli::{Conn, Fanout, Publish, Shape, Shared, Slow, Subscribe, Verb, Wi
 use crate::clock::Clock;
 use crate::knee;
 use crate::leader::{Alone, Conductor, Leader, Measured};
-use crate::links::Route;
+use crate::links::{Address, Route};
 use crate::message::Message;
 use crate::plan::{Names, Plan};
 use crate::report::{Broker, Generator, Percentiles, Summary};
@@ -14,6 +14,7 @@ use crate::steps;
 use crate::storm;
 use crate::timeline::write_files;
 use crate::worker::{Load, Payload, Settings};
+use ringmq::client::target::{Endpoint, Target as ClientTarget};
 use ringmq::protocol::QoS;
 use std::net::ToSocketAddrs;
 use std::time::Duration;
@@ -448,16 +449,23 @@ fn check(summary: &mut Summary, verify: bool, assertions: &[Assertion]) {
 
 /// Where the broker is.
 ///
-/// Errors: the name has no address.
+/// Errors: the name has no address, or a file of TLS is wrong.
 pub fn resolve_route(target: &Target) -> Result<Route, String> {
-    let host = &target.host;
-    let mut found = (host.as_str(), target.port)
-        .to_socket_addrs()
-        .map_err(|error| format!("{host}: {error}"))?;
+    let ClientTarget { endpoint, route } = target.broker()?;
+    let address = match endpoint {
+        Endpoint::Unix(path) => Address::Unix(path),
+        Endpoint::Tcp(host, port) => {
+            let found = (host.as_str(), port).to_socket_addrs();
+            let mut found = found.map_err(|error| format!("{host}: {error}"))?;
+            let address = found
+                .next()
+                .ok_or_else(|| format!("{host} has no address"))?;
+            Address::Tcp(address)
+        }
+    };
     Ok(Route {
-        address: found
-            .next()
-            .ok_or_else(|| format!("{host} has no address"))?,
+        address,
+        through: route,
         sources: target
             .ifaddr
             .clone()

@@ -94,6 +94,28 @@ fn each_example_comes_to_the_plan_it_describes() {
             0,
             1_000.0,
         ),
+        (
+            "sub -c 100 -i 10 -t bench/%i -p 8883 --ssl",
+            100,
+            Some(100.0),
+            0,
+            0.0,
+        ),
+        (
+            "pub -c 100 -I 10 -t bench/%i -p 8883 -s 256 --ssl",
+            100,
+            None,
+            0,
+            10_000.0,
+        ),
+        (
+            "sub -c 100 -i 10 -t bench/%i -p 8883 --ssl --certfile client.pem --keyfile client.key",
+            100,
+            Some(100.0),
+            0,
+            0.0,
+        ),
+        ("pub -c 10 -t a -S true --ws", 10, None, 0, 10.0),
         ("pub -t t/1 -c 1 -I 1", 1, None, 0, 1_000.0),
         (
             "pub -t test -p 1887 -u smqtt -P smqtt -s 1024 -q 0 -c 1 -I 1000 -i 2 -L 1000000",
@@ -141,7 +163,7 @@ fn letters_mean_what_they_mean_there() {
     let target = &args.common.target;
     assert_eq!(
         (target.host.as_str(), target.port, target.mqtt_version),
-        ("h", 1_884, 3)
+        ("h", Some(1_884), 3)
     );
     assert_eq!((args.count, args.common.startnumber), (7, 40));
     assert_eq!(target.username.as_deref(), Some("me"));

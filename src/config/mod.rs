@@ -4,6 +4,7 @@
 mod file;
 mod keys;
 pub mod limits;
+pub mod listener;
 mod value;
 
 use limits::Limits;

@@ -17,6 +17,7 @@
 
 use super::spsc::{self, Consumer, Producer};
 use super::wake::Wake;
+use crate::net::transport::Transport;
 use crate::shard::input::{Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
 use std::collections::VecDeque;
@@ -41,8 +42,10 @@ const _: () = assert!(size_of::<LinkMessage>() <= 40);
 pub struct HandedOverSocket {
     /// The socket; no operation on it is in flight.
     pub socket: OwnedFd,
-    /// All bytes received so far, CONNECT first.
+    /// All bytes of MQTT received so far, CONNECT first.
     pub unread: Vec<u8>,
+    /// What lies between the socket and MQTT.
+    pub transport: Option<Box<Transport>>,
 }
 
 /// An amount of waiting messages; reached when either number is.
@@ -513,6 +516,7 @@ mod tests {
         sender.send(LinkMessage::Handover(Box::new(HandedOverSocket {
             socket: far.into(),
             unread: b"CONNECT".to_vec(),
+            transport: None,
         })));
         sender.flush();
         let Some(LinkMessage::Handover(socket)) = receiver.take() else {

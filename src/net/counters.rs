@@ -10,6 +10,12 @@ pub struct NetCounters {
     pub accepted: Counter,
     /// Connections closed at once because descriptors or memory were short.
     pub refused: Counter,
+    /// Connections closed at once because their listener's lists of networks are against them.
+    pub turned_away: Counter,
+    /// TLS handshakes that were completed.
+    pub handshakes: Counter,
+    /// Connections that TLS, WebSocket or a PROXY header ended.
+    pub transports_failed: Counter,
     /// Connections passed to the core that owns their session.
     pub handed_over: Counter,
     /// Bytes received from sockets.

@@ -1,15 +1,24 @@
 //! Listening sockets: one per core and address, all on the same port (SO_REUSEPORT), so that the kernel
-//! spreads the connections and no core hands sockets to another just for balance.
+//! spreads the connections and no core hands sockets to another just for balance. A unix socket is one for all cores:
+//! whichever is free accepts.
+//!
+//! Options of TCP are set once, on the listening socket: accepted sockets inherit them.
 //!
 //! When the process is out of descriptors, accepting fails at once and for ever, and the clients in the
 //! backlog wait for nothing. So each core keeps one descriptor in [`Reserve`], gives it up to accept and
 //! close those who wait, and tries again some time later.
 
-use socket2::{Domain, Protocol, Socket, Type};
-use std::fs::File;
+use super::transport::Door;
+use crate::config::listener::{Bind, ListenerSpec, TcpSpec};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,38 +28,50 @@ const BACKLOG: i32 = 65_535;
 pub const PORT_WAIT: Duration = Duration::from_secs(2);
 /// Newcomers turned away at a time when descriptors are short.
 const REFUSED_MAX: usize = 64;
+/// Probes that stay unanswered before the kernel ends a connection.
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// A socket bound to one address, which listens once [`Listener::listen`] was called.
 #[derive(Debug)]
 pub struct Listener {
     socket: Socket,
-    address: SocketAddr,
+    bind: Bind,
+    door: Arc<Door>,
 }
 
 impl Listener {
+    /// As [`Listener::bind_door`], for plain MQTT.
+    pub fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
+        let door = Door::open(ListenerSpec::tcp("tcp", address));
+        let door = door.expect("a listener without TLS names no files");
+        Self::bind_door(&Arc::new(door), count)
+    }
+
     /// Binds `count` sockets, one per core, to one address.
     ///
     /// With port 0 the first bind picks the port and the others share it. An IPv6 address does not also
-    /// take IPv4.
+    /// take IPv4, unless that was asked for. The file of a unix socket is made anew if nobody listens on it.
     ///
     /// Errors: what the system said; also `AddrInUse` when another process listens there, even one that
     /// would share its port, such as a second broker. It takes up to [`PORT_WAIT`] to say so, because the kernel takes
     /// down the ring of a broker that was killed, and with it its listeners, some time after the process is gone.
-    pub fn bind_all(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
+    pub fn bind_door(door: &Arc<Door>, count: usize) -> io::Result<Vec<Self>> {
+        match &door.spec().bind {
+            Bind::Tcp(address) => Self::bind_tcp(door, *address, count),
+            Bind::Unix { path, mode } => Self::bind_unix(door, path, *mode, count),
+        }
+    }
+
+    fn bind_tcp(door: &Arc<Door>, address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
+        let options = &door.spec().tcp;
         if address.port() != 0 {
-            let start = Instant::now();
             // Without SO_REUSEPORT this fails where a second broker's sockets would join the first's.
-            while let Err(error) = unbound(address)?.bind(&address.into()) {
-                if error.kind() != io::ErrorKind::AddrInUse || start.elapsed() > PORT_WAIT {
-                    return Err(error);
-                }
-                thread::sleep(Duration::from_millis(20));
-            }
+            wait_for_port(|| unbound(address, options)?.bind(&address.into()))?;
         }
         let mut listeners = Vec::with_capacity(count);
         let mut address = address;
         for _ in 0..count {
-            let socket = unbound(address)?;
+            let socket = unbound(address, options)?;
             socket.set_reuse_port(true)?;
             socket.bind(&address.into())?;
             let bound = socket
@@ -58,9 +79,30 @@ impl Listener {
                 .as_socket()
                 .ok_or(io::ErrorKind::InvalidData)?;
             address.set_port(bound.port());
-            listeners.push(Self { socket, address });
+            listeners.push(Self {
+                socket,
+                bind: Bind::Tcp(address),
+                door: Arc::clone(door),
+            });
         }
         Ok(listeners)
+    }
+
+    fn bind_unix(door: &Arc<Door>, path: &Path, mode: u32, count: usize) -> io::Result<Vec<Self>> {
+        wait_for_port(|| remove_stale(path))?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        // Nobody can connect before `listen`, so nobody comes in with the mode it was made with.
+        fs::set_permissions(path, Permissions::from_mode(mode))?;
+        let bind = &door.spec().bind;
+        let listener = |_| {
+            Ok(Self {
+                socket: socket.try_clone()?,
+                bind: bind.clone(),
+                door: Arc::clone(door),
+            })
+        };
+        (0..count).map(listener).collect()
     }
 
     /// Starts to listen: from now on the kernel sends this core its share of the connections.
@@ -68,9 +110,24 @@ impl Listener {
         self.socket.listen(BACKLOG)
     }
 
-    /// The bound address, with the port that was picked.
+    /// Where it is bound, with the port that was picked.
+    pub fn bind(&self) -> &Bind {
+        &self.bind
+    }
+
+    /// The bound address.
+    ///
+    /// Panics: when it is a unix socket.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        match self.bind {
+            Bind::Tcp(address) => address,
+            Bind::Unix { .. } => panic!("a unix socket has no address"),
+        }
+    }
+
+    /// What is asked of those who come in.
+    pub fn door(&self) -> &Arc<Door> {
+        &self.door
     }
 }
 
@@ -80,7 +137,42 @@ impl AsFd for Listener {
     }
 }
 
-fn unbound(address: SocketAddr) -> io::Result<Socket> {
+/// Tries again while the address is in use, for [`PORT_WAIT`] at most.
+fn wait_for_port(mut bind: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match bind() {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < PORT_WAIT =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Removes the file of a unix socket on which nobody listens.
+///
+/// Errors: somebody does (`AddrInUse`), or it is another kind of file.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(io::Error::other("there is a file that is not a socket"));
+        }
+        Ok(_) => {}
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+        // Somebody listens, or may.
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) => Err(error),
+    }
+}
+
+fn unbound(address: SocketAddr, options: &TcpSpec) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -89,10 +181,20 @@ fn unbound(address: SocketAddr) -> io::Result<Socket> {
     // A port with connections in TIME_WAIT can be bound again after a restart.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+        socket.set_only_v6(!options.dual_stack)?;
     }
     // The accepted sockets inherit it: an acknowledgement must not wait for company.
     socket.set_tcp_nodelay(true)?;
+    if let Some(idle_s) = options.keepalive_s {
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(idle_s.into()))
+            .with_interval(Duration::from_secs((idle_s / 10).max(1).into()))
+            .with_retries(KEEPALIVE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    if let Some(timeout_ms) = options.user_timeout_ms {
+        socket.set_tcp_user_timeout(Some(Duration::from_millis(timeout_ms.into())))?;
+    }
     Ok(socket)
 }
 
@@ -197,6 +299,78 @@ mod tests {
         v6[0].listen().unwrap();
         assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
         assert!(Listener::bind_all((Ipv4Addr::UNSPECIFIED, port).into(), 1).is_ok());
+    }
+
+    #[test]
+    fn dual_stack_takes_both() {
+        let address: SocketAddr = (Ipv6Addr::UNSPECIFIED, 0).into();
+        let mut spec = ListenerSpec::tcp("tcp", address);
+        spec.tcp.dual_stack = true;
+        let Ok(both) = Listener::bind_door(&Arc::new(Door::open(spec).unwrap()), 1) else {
+            // A machine without IPv6.
+            return;
+        };
+        both[0].listen().unwrap();
+        let port = both[0].address().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_options() {
+        let mut spec = ListenerSpec::tcp("tcp", any_port());
+        spec.tcp.keepalive_s = Some(40);
+        spec.tcp.user_timeout_ms = Some(5_000);
+        let listeners = Listener::bind_door(&Arc::new(Door::open(spec).unwrap()), 1).unwrap();
+        listeners[0].listen().unwrap();
+        let _client = TcpStream::connect(listeners[0].address()).unwrap();
+        let (socket, _) = listeners[0].socket.accept().unwrap();
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(
+            socket.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(40)
+        );
+        assert_eq!(
+            socket.tcp_keepalive_interval().unwrap(),
+            Duration::from_secs(4)
+        );
+        let timeout = socket.tcp_user_timeout().unwrap();
+        assert_eq!(timeout, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_nothing_else_is() {
+        let dir = std::env::temp_dir().join(format!("ringmq-listener-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("socket");
+        let spec = ListenerSpec {
+            bind: Bind::Unix {
+                path: path.clone(),
+                mode: 0o620,
+            },
+            ..ListenerSpec::tcp("unix", any_port())
+        };
+        let door = Arc::new(Door::open(spec).unwrap());
+        let first = Listener::bind_door(&door, 2).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o620
+        );
+        first[0].listen().unwrap();
+        UnixStream::connect(&path).unwrap();
+        let error = Listener::bind_door(&door, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        assert!(path.exists());
+        let second = Listener::bind_door(&door, 1).unwrap();
+        second[0].listen().unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(second);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "mine").unwrap();
+        assert!(Listener::bind_door(&door, 1).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

@@ -6,4 +6,5 @@ pub mod events;
 pub mod listener;
 pub mod ring;
 pub mod sockets;
+pub mod transport;
 pub mod writer;

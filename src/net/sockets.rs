@@ -1,8 +1,10 @@
 //! The table of a core's sockets.
 //!
-//! An entry is 16 bytes and knows nothing of MQTT; that is all the shell keeps for an idle connection.
+//! An entry is 16 bytes and knows nothing of MQTT; that is all the shell keeps for an idle connection of a plain
+//! listener. What lies between other sockets and MQTT is in a table beside it, which is empty until it is needed.
 
 use crate::net::ring::Key;
+use crate::net::transport::Transport;
 use crate::shard::input::ConnKey;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -87,12 +89,14 @@ impl AsFd for Socket {
 #[derive(Debug, Default)]
 pub struct Sockets {
     slots: Vec<Socket>,
+    /// As long as the last connection needs that has one.
+    transports: Vec<Option<Box<Transport>>>,
     free: Vec<u32>,
 }
 
 impl Sockets {
     /// Gives a socket a key, or returns `None` when no index is left; then the socket is closed.
-    pub fn insert(&mut self, fd: OwnedFd) -> Option<ConnKey> {
+    pub fn insert(&mut self, fd: OwnedFd, transport: Option<Box<Transport>>) -> Option<ConnKey> {
         let index = match self.free.pop() {
             Some(index) => index,
             None => {
@@ -108,10 +112,36 @@ impl Sockets {
             fd: Some(fd),
             ..vacant(slot.generation)
         };
-        Some(ConnKey {
-            index,
-            generation: slot.generation,
-        })
+        let generation = slot.generation;
+        if let Some(transport) = transport {
+            let index = index as usize;
+            if index >= self.transports.len() {
+                self.transports.resize_with(index + 1, || None);
+            }
+            self.transports[index] = Some(transport);
+        }
+        Some(ConnKey { index, generation })
+    }
+
+    /// What lies between the socket with this key and MQTT, if anything does or did.
+    pub fn transport(&mut self, key: ConnKey) -> Option<&mut Transport> {
+        let transport = self
+            .transports
+            .get_mut(key.index as usize)?
+            .as_deref_mut()?;
+        let slot = &self.slots[key.index as usize];
+        (slot.generation == key.generation).then_some(transport)
+    }
+
+    /// The socket and the transport of a connection whose bytes change on the way.
+    pub fn through(&mut self, key: ConnKey) -> Option<(&mut Socket, &mut Transport)> {
+        let transport = self
+            .transports
+            .get_mut(key.index as usize)?
+            .as_deref_mut()?;
+        let slot = &mut self.slots[key.index as usize];
+        let is_it = slot.generation == key.generation && !transport.is_passing();
+        is_it.then_some((slot, transport))
     }
 
     /// The socket with this key, unless it is gone.
@@ -123,16 +153,20 @@ impl Sockets {
     /// Takes a socket out of the table; its key is dead.
     ///
     /// Panics: when an operation is in flight on it, whose completion would find its successor.
-    pub fn remove(&mut self, key: ConnKey) -> Option<OwnedFd> {
+    pub fn remove(&mut self, key: ConnKey) -> Option<(OwnedFd, Option<Box<Transport>>)> {
         let slot = self.get(key)?;
         assert!(
             slot.is_idle(),
             "a socket leaves only when nothing is in flight"
         );
-        let fd = slot.fd.take();
+        let fd = slot.fd.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
-        fd
+        let transport = self
+            .transports
+            .get_mut(key.index as usize)
+            .and_then(Option::take);
+        Some((fd, transport))
     }
 
     /// Sockets in the table.
@@ -173,13 +207,13 @@ mod tests {
     #[test]
     fn a_slot_is_reused_under_another_generation() {
         let mut sockets = Sockets::default();
-        let first = sockets.insert(fd()).unwrap();
-        let second = sockets.insert(fd()).unwrap();
+        let first = sockets.insert(fd(), None).unwrap();
+        let second = sockets.insert(fd(), None).unwrap();
         assert_eq!((first.index, second.index, sockets.len()), (0, 1, 2));
         sockets.get(first).unwrap().paused = true;
         assert!(sockets.remove(first).is_some());
         assert!(sockets.get(first).is_none() && sockets.remove(first).is_none());
-        let third = sockets.insert(fd()).unwrap();
+        let third = sockets.insert(fd(), None).unwrap();
         assert_eq!(third.index, first.index);
         assert_ne!(third.generation, first.generation);
         assert!(sockets.get(first).is_none());
@@ -196,7 +230,7 @@ mod tests {
     #[should_panic(expected = "nothing is in flight")]
     fn a_socket_with_an_operation_in_flight_stays() {
         let mut sockets = Sockets::default();
-        let key = sockets.insert(fd()).unwrap();
+        let key = sockets.insert(fd(), None).unwrap();
         sockets.get(key).unwrap().polled = true;
         sockets.remove(key);
     }

@@ -12,6 +12,7 @@
 
 use super::clock::Clock;
 use crate::config::limits::Limits;
+use crate::config::listener::{Bind, ListenerSpec};
 use crate::mesh::link::{LinkConfig, full_mesh};
 use crate::mesh::wake::Wake;
 use crate::net::counters::NetCounters;
@@ -19,6 +20,8 @@ use crate::net::driver::{Driver, DriverSetup, Shutdown, Turn};
 use crate::net::events::LogSink;
 use crate::net::listener::Listener;
 use crate::net::ring::{self, Ring, RingConfig, RingError};
+use crate::net::transport::Door;
+use crate::net::transport::tls_files::TlsFileError;
 use crate::shard::input::ShardId;
 use crate::shard::placement::Placement;
 use crate::shard::{Shard, ShardSetup};
@@ -27,7 +30,6 @@ use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,8 +56,8 @@ pub struct CoreConfig {
     /// Whether to bind each to a CPU of its own. Without effect when there are too few, or when the system
     /// does not tell which there are.
     pub pin: bool,
-    /// Where to listen; port 0 picks one.
-    pub binds: Vec<SocketAddr>,
+    /// Where to listen, and what is spoken there.
+    pub listeners: Vec<ListenerSpec>,
     /// The bounds.
     pub limits: Arc<Limits>,
     /// The installation's key for placing sessions.
@@ -80,9 +82,16 @@ pub enum StartError {
     /// An address cannot be listened on.
     Bind {
         /// Which.
-        address: SocketAddr,
+        address: Bind,
         /// What the system said.
         source: io::Error,
+    },
+    /// A file of a listener's TLS is missing or wrong.
+    Tls {
+        /// The listener's name.
+        listener: String,
+        /// What is wrong.
+        source: TlsFileError,
     },
     /// A thread or an eventfd cannot be had.
     System(io::Error),
@@ -98,6 +107,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::Tls { listener, source } => write!(f, "listener {listener}: {source}"),
             Self::System(source) => write!(f, "cannot start a core: {source}"),
             Self::Ring(error) => write!(f, "cannot start a core: {error}"),
             Self::Executor(error) => write!(f, "cannot start a core's executor: {error}"),
@@ -119,7 +129,8 @@ pub struct Cores {
     threads: Vec<ExecutorJoinHandle<()>>,
     ticker: Ticker,
     shutdown: Arc<Shutdown>,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Bind>,
+    doors: Vec<Arc<Door>>,
     counters: Vec<Arc<NetCounters>>,
 }
 
@@ -139,7 +150,8 @@ impl Cores {
     pub fn start(config: &CoreConfig) -> Result<Self, StartError> {
         let count = config.shard_count;
         assert!((1..=ShardId::COUNT_MAX).contains(&count));
-        let (listeners, addresses) = bind(&config.binds, count)?;
+        let doors = open_doors(&config.listeners)?;
+        let (listeners, addresses) = bind(&doors, count)?;
         let wakes = (0..count)
             .map(|_| Wake::new().map(Arc::new))
             .collect::<Result<Vec<_>, _>>();
@@ -156,6 +168,7 @@ impl Cores {
             ticker: Ticker::start(count).map_err(StartError::System)?,
             shutdown: Arc::new(Shutdown::new(wakes.clone())),
             addresses,
+            doors,
             counters: (0..count).map(|_| Arc::default()).collect(),
         };
         let clock = Clock::start();
@@ -206,9 +219,14 @@ impl Cores {
         Ok(cores)
     }
 
-    /// The addresses listened on, in the order of `binds`, with the ports that were picked.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    /// The addresses listened on, in the order of `listeners`, with the ports that were picked.
+    pub fn addresses(&self) -> &[Bind] {
         &self.addresses
+    }
+
+    /// The listeners, for reading their certificates again.
+    pub fn doors(&self) -> &[Arc<Door>] {
+        &self.doors
     }
 
     /// What each core counts about its sockets.
@@ -355,6 +373,12 @@ async fn drive(mut driver: Driver<Shard>, eventfd: &BufferedFile, clock: Clock) 
         match driver.turn(clock.now())? {
             // Other tasks of the core would starve otherwise.
             Turn::Busy => glommio::executor().yield_task_queue_now().await,
+            Turn::Light => {
+                // Whoever else has work for this CPU goes first, and what has arrived meanwhile makes the next turn
+                // larger. Where nobody waits for the CPU this costs one system call.
+                thread::yield_now();
+                glommio::executor().yield_task_queue_now().await;
+            }
             Turn::Idle => {
                 if driver.park()? {
                     let woken = eventfd.read_at(0, size_of::<u64>()).await;
@@ -392,19 +416,27 @@ fn end_process(why: &str) -> ! {
     std::process::exit(EXIT_CORE_ENDED)
 }
 
+fn open_doors(listeners: &[ListenerSpec]) -> Result<Vec<Arc<Door>>, StartError> {
+    let open = |spec: &ListenerSpec| {
+        let door = Door::open(spec.clone()).map_err(|source| StartError::Tls {
+            listener: spec.name.clone(),
+            source,
+        });
+        door.map(Arc::new)
+    };
+    listeners.iter().map(open).collect()
+}
+
 /// The listeners of each core, and the addresses they share.
-fn bind(
-    binds: &[SocketAddr],
-    count: usize,
-) -> Result<(Vec<Vec<Listener>>, Vec<SocketAddr>), StartError> {
+fn bind(doors: &[Arc<Door>], count: usize) -> Result<(Vec<Vec<Listener>>, Vec<Bind>), StartError> {
     let mut cores: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
-    let mut addresses = Vec::with_capacity(binds.len());
-    for address in binds {
-        let listeners = Listener::bind_all(*address, count).map_err(|source| StartError::Bind {
-            address: *address,
+    let mut addresses = Vec::with_capacity(doors.len());
+    for door in doors {
+        let listeners = Listener::bind_door(door, count).map_err(|source| StartError::Bind {
+            address: door.spec().bind.clone(),
             source,
         })?;
-        addresses.extend(listeners.first().map(Listener::address));
+        addresses.extend(listeners.first().map(|listener| listener.bind().clone()));
         for (core, listener) in cores.iter_mut().zip(listeners) {
             core.push(listener);
         }
@@ -516,7 +548,7 @@ mod tests {
         CoreConfig {
             shard_count,
             pin: false,
-            binds: vec![(Ipv4Addr::LOCALHOST, 0).into()],
+            listeners: vec![ListenerSpec::tcp("tcp", (Ipv4Addr::LOCALHOST, 0).into())],
             limits: Arc::default(),
             placement_key: [3; 16],
             hash_seed: 1,
@@ -536,7 +568,10 @@ mod tests {
 
     impl Client {
         fn connect(cores: &Cores, client_id: &str) -> Self {
-            let stream = TcpStream::connect(cores.addresses()[0]).unwrap();
+            let Bind::Tcp(address) = cores.addresses()[0] else {
+                panic!("the tests listen on TCP")
+            };
+            let stream = TcpStream::connect(address).unwrap();
             stream
                 .set_read_timeout(Some(Duration::from_secs(10)))
                 .unwrap();
@@ -687,7 +722,7 @@ mod tests {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = taken.local_addr().unwrap();
         let error = Cores::start(&CoreConfig {
-            binds: vec![address],
+            listeners: vec![ListenerSpec::tcp("tcp", address)],
             ..config(2)
         })
         .unwrap_err();

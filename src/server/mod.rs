@@ -8,6 +8,7 @@ mod log;
 mod probe;
 mod signals;
 
+use crate::config::listener::{Bind, ListenerSpec};
 use crate::config::{CoreCount, Loaded, LogLevel};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
@@ -72,10 +73,10 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     let core_config = CoreConfig {
         shard_count,
         pin: config.pin,
-        binds: config
+        listeners: config
             .listeners
             .iter()
-            .map(|listener| listener.bind)
+            .map(|listener| ListenerSpec::tcp(&listener.name, listener.bind))
             .collect(),
         limits: Arc::new(config.limits.clone()),
         placement_key: installation.placement_key,
@@ -173,9 +174,13 @@ fn banner(
         count => format!("{count} shards"),
     });
     let addresses: Vec<String> = cores
-        .addresses()
+        .doors()
         .iter()
-        .map(|address| format!("mqtt://{address}"))
+        .zip(cores.addresses())
+        .map(|(door, address)| match (door.spec().scheme(), address) {
+            ("unix", Bind::Unix { path, .. }) => format!("unix://{}", path.display()),
+            (scheme, address) => format!("{scheme}://{address}"),
+        })
         .collect();
     parts.push(addresses.join(" "));
     parts.push(match &installation.dir {

@@ -87,11 +87,17 @@ impl Shard {
                 clean_start: connect.clean_start,
                 session_present,
                 keep_alive_s: self.open(key).keep_alive_s,
-                username: connect.username.map(Into::into),
+                username: self.username(key, &connect).map(Into::into),
             });
         }
         self.pump(session, outbox);
         Ok(Next::Continue)
+    }
+
+    /// Who the client is: what its certificate says holds.
+    fn username<'a>(&'a self, key: ConnKey, connect: &Connect<'a>) -> Option<&'a str> {
+        let certified = self.usernames.get(&key.index).map(|name| &**name);
+        certified.or(connect.username)
     }
 
     /// What stands against this client, after its packet was found well-formed.

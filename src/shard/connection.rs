@@ -163,8 +163,35 @@ impl Shard {
         self.occupy(key);
         if self.stopping {
             self.close(key, outbox);
-        } else {
+        } else if !unread.is_empty() {
             self.received(key, unread, outbox);
+        }
+    }
+
+    pub(super) fn identified(&mut self, key: ConnKey, username: &str) {
+        if self.conn(key).is_some() {
+            self.usernames.insert(key.index, username.into());
+        }
+    }
+
+    /// Tells the operator of a connection that did not come as far as CONNECT.
+    pub(super) fn transport_failed(
+        &mut self,
+        key: ConnKey,
+        what: &'static str,
+        outbox: &mut Outbox,
+    ) {
+        let awaits_connect = self
+            .conn(key)
+            .is_some_and(|conn| conn.stage == Stage::AwaitsConnect);
+        if self.events && awaits_connect {
+            outbox.events.push(Event::ConnectRefused {
+                conn: key,
+                client_id: None,
+                reason: ReasonCode::ProtocolError,
+                what,
+                statement: "",
+            });
         }
     }
 
@@ -502,6 +529,7 @@ impl Shard {
 
     /// Frees the slot.
     pub(super) fn vacate(&mut self, key: ConnKey) {
+        self.usernames.remove(&key.index);
         let conn = &mut self.conns[key.index as usize];
         let generation = conn.generation;
         *conn = Connection {

@@ -50,6 +50,8 @@ pub enum CloseCause {
     Reset,
     /// This shard asked for the close through `Outbox::close`.
     Asked,
+    /// What lies between the socket and MQTT ended it, for the reason in words: TLS, WebSocket, a PROXY header.
+    Transport(&'static str),
     /// The shell gave up: the bytes owed at close did not leave within the linger time.
     LingerExpired,
 }
@@ -73,8 +75,15 @@ pub enum Input<'a> {
         /// Its key.
         conn: ConnKey,
     },
+    /// The peer has proved who it is with a certificate. Comes before its first bytes, if at all.
+    Identified {
+        /// The connection.
+        conn: ConnKey,
+        /// Its User Name, whatever CONNECT says.
+        username: &'a str,
+    },
     /// A connection arrived from the core that accepted it, because this shard owns its client id.
-    /// `unread` begins with its whole CONNECT packet.
+    /// `unread` begins with its whole CONNECT packet, or is empty and comes as `Received` after `Identified`.
     HandedOver {
         /// Its key on this shard.
         conn: ConnKey,

@@ -30,6 +30,7 @@ pub mod outbox;
 pub mod placement;
 mod publication;
 mod publish;
+pub mod record;
 mod retain;
 mod session_end;
 mod subscribe;
@@ -46,7 +47,8 @@ use crate::topic::share::Groups;
 use connection::{Connection, End};
 use counters::{Counters, DropCause};
 use deliver::{Images, Match};
-use hashbrown::HashTable;
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashTable};
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use mesh::PendingSuback;
 use message::Message;
@@ -134,6 +136,8 @@ pub struct Shard {
     read_nothing_until_ms: u64,
     /// Publishers not read because of a link.
     link_paused: Vec<ConnKey>,
+    /// The User Names of connections that showed a certificate, by `ConnKey::index`.
+    usernames: HashMap<u32, Box<str>, FixedState>,
     /// Connections to end once the present input is handled.
     to_end: Vec<(ConnKey, End)>,
     wheel: Wheel,
@@ -193,6 +197,7 @@ impl Shard {
             read_nothing_until_ms: 0,
             link_paused: Vec::new(),
             to_end: Vec::new(),
+            usernames: HashMap::default(),
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
             counters: Counters::default(),
@@ -217,6 +222,7 @@ impl Shard {
             Input::Mesh { from, message } => self.mesh(from, message, outbox),
             Input::Tick => self.tick(outbox),
             Input::Accepted { conn } => self.accepted(conn, outbox),
+            Input::Identified { conn, username } => self.identified(conn, username),
             Input::HandedOver { conn, unread } => self.handed_over(conn, unread, outbox),
             Input::Closed { conn, cause } => {
                 let what = match cause {
@@ -225,6 +231,10 @@ impl Shard {
                     CloseCause::Asked => "closed by the broker",
                     CloseCause::LingerExpired => {
                         "closed by the broker; its last bytes were not read"
+                    }
+                    CloseCause::Transport(what) => {
+                        self.transport_failed(conn, what, outbox);
+                        what
                     }
                 };
                 self.closed(conn, what, outbox);

@@ -67,22 +67,27 @@ impl<S: StateMachine> Driver<S> {
 
     /// Nothing is left to write: a closing connection is shut.
     pub(super) fn all_written(&mut self, conn: ConnKey) {
+        if self
+            .sockets
+            .get(conn)
+            .is_some_and(|socket| socket.phase == Phase::Closing)
+        {
+            self.shut(conn, CloseCause::Asked);
+        }
+    }
+
+    /// Shuts our side and tells the shard.
+    pub(super) fn shut(&mut self, conn: ConnKey, cause: CloseCause) {
         let Some(socket) = self.sockets.get(conn) else {
             return;
         };
-        if socket.phase != Phase::Closing {
-            return;
-        }
         // It fails when the peer has reset the connection, and then there is nobody to tell.
         let shut = SockRef::from(&*socket).shutdown(Shutdown::Write);
         if socket.eof || shut.is_err() || self.lingering.len() >= LINGERING_MAX {
-            return self.end(conn, CloseCause::Asked);
+            return self.end(conn, cause);
         }
         socket.phase = Phase::Draining;
-        self.tell(Input::Closed {
-            conn,
-            cause: CloseCause::Asked,
-        });
+        self.tell(Input::Closed { conn, cause });
         self.linger(conn, Phase::Draining, 1);
     }
 

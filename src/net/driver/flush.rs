@@ -7,7 +7,7 @@ use crate::net::writer;
 use crate::shard::input::{CloseCause, ConnKey, Input, ShardId};
 
 /// Writes to one connection before the others get their turn.
-const WRITES_PER_FLUSH: usize = 4;
+pub(super) const WRITES_PER_FLUSH: usize = 4;
 /// Times the outbox is emptied in one flush; what is in it then waits for the next turn.
 const ROUNDS: usize = 8;
 /// Capacity of the outbox for the links that is kept from turn to turn, in messages.
@@ -100,6 +100,9 @@ impl<S: StateMachine> Driver<S> {
 
     /// Writes what the connection has, and finishes its close when that was the last.
     pub(super) fn write(&mut self, conn: ConnKey) {
+        if self.sockets.through(conn).is_some() {
+            return self.write_through(conn);
+        }
         for _ in 0..WRITES_PER_FLUSH {
             let Some(socket) = self.sockets.get(conn) else {
                 return;
@@ -129,7 +132,11 @@ impl<S: StateMachine> Driver<S> {
                 break;
             }
         }
-        // Full, or others come first: the ring brings it back when there is room.
+        self.wait_for_room(conn);
+    }
+
+    /// The socket is full, or others come first: the ring brings it back when there is room.
+    pub(super) fn wait_for_room(&mut self, conn: ConnKey) {
         if let Some(socket) = self.sockets.get(conn) {
             socket.polled = true;
             self.counters.writes_waited.add(1);
@@ -137,7 +144,7 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    fn write_failed(&mut self, conn: ConnKey) {
+    pub(super) fn write_failed(&mut self, conn: ConnKey) {
         let Some(socket) = self.sockets.get(conn) else {
             return;
         };

@@ -28,6 +28,14 @@
 //! with their buffers, until the pressure falls. That is bounded by the number of buffers, because a receive
 //! without a buffer ends.
 //!
+//! # Through transports
+//!
+//! A connection with TLS, WebSocket or a PROXY header goes through its [`Transport`](super::transport::Transport)
+//! (`through`): what is received before it is fed, what is outbound before it is written. Its handshake is answered in
+//! between, so that such a socket is written to before it may move; it counts as settled only when the shard has
+//! written. Handshakes are expensive: a turn takes [`HANDSHAKES_PER_TURN`] of their steps, and the others wait in
+//! order, their bytes set aside and their sockets unread, while everybody else goes on.
+//!
 //! # Closing
 //!
 //! What the shard has left for the peer is written, for at most [`LINGER_MS`], longer while bytes are moving. Then our
@@ -52,12 +60,16 @@ mod flush;
 mod receive;
 #[cfg(test)]
 mod tests;
+mod through;
+#[cfg(test)]
+mod through_tests;
 
 use super::counters::NetCounters;
 use super::events::{LogRecord, LogSink};
 use super::listener::{Listener, Reserve, is_shortage};
 use super::ring::{Completion, Key, Received, Ring, RingError};
 use super::sockets::Sockets;
+use super::transport::{Admitted, Scratch};
 use crate::mesh::link::{LinkMessage, Links};
 use crate::mesh::wake::Wake;
 use crate::shard::Shard;
@@ -75,10 +87,14 @@ use std::time::Duration;
 
 /// Bytes fed to the shard, or sent to it over links, after which output is flushed within a turn.
 pub const FLUSH_BYTES: usize = 64 << 10;
+/// Bytes fed in a turn below which the turn is called light.
+const LIGHT_BYTES: usize = 16 << 10;
 /// Time a connection has to take its last bytes, and then to shut its side.
 pub const LINGER_MS: u64 = 1_000;
 /// Pause before accepting again when descriptors are short.
 const ACCEPT_PAUSE_MS: u64 = 50;
+/// Steps of TLS handshakes per turn: about a millisecond of them.
+pub const HANDSHAKES_PER_TURN: usize = 4;
 /// Calls to the kernel per turn while it says that it has more: it does about twenty completions per call.
 const SUBMITS_PER_TURN: usize = 4;
 
@@ -174,6 +190,8 @@ impl Shutdown {
 pub enum Turn {
     /// Something to do: there may be more.
     Busy,
+    /// Little to do: this core is ahead of those it serves.
+    Light,
     /// Nothing to do.
     Idle,
     /// The core was asked to stop and has.
@@ -201,6 +219,12 @@ pub struct Driver<S> {
     to_arm: Vec<ConnKey>,
     /// Connections whose full socket has room again.
     writable: Vec<ConnKey>,
+    /// Where transports work.
+    layers: Scratch,
+    /// Connections whose handshake waits for a later turn, in order.
+    handshakes: VecDeque<ConnKey>,
+    /// Steps of handshakes that this turn may still take.
+    handshakes_left: usize,
     /// Connections that the shard asked to close in this turn.
     closing: Vec<ConnKey>,
     /// Connections with a time limit, by ascending time.
@@ -273,6 +297,9 @@ impl<S: StateMachine> Driver<S> {
             deferred: VecDeque::new(),
             to_arm: Vec::new(),
             writable: Vec::new(),
+            layers: Scratch::default(),
+            handshakes: VecDeque::new(),
+            handshakes_left: 0,
             closing: Vec::new(),
             lingering: VecDeque::new(),
             scratch: Vec::new(),
@@ -302,17 +329,21 @@ impl<S: StateMachine> Driver<S> {
         }
         busy |= self.drain_links();
         self.feed_deferred();
+        busy |= self.continue_handshakes();
         while let Some(completion) = self.ring.next_completion() {
             busy = true;
             self.complete(completion);
             self.flush_if_much_was_fed();
         }
+        let is_light = self.fed_bytes < LIGHT_BYTES;
         self.flush();
         self.arm_receives();
         self.counters.turns.add(u64::from(busy));
         busy |= !self.outbox.is_empty() || !self.writable.is_empty() || self.can_feed_deferred();
         Ok(if self.is_finished() {
             Turn::Finished
+        } else if busy && is_light {
+            Turn::Light
         } else if busy {
             Turn::Busy
         } else {
@@ -392,9 +423,13 @@ impl<S: StateMachine> Driver<S> {
                 | Event::ClientTakeover { new: conn, .. } => Some(*conn),
                 Event::Dropped { .. } => None,
             };
-            let socket = conn.and_then(|conn| self.sockets.get(conn));
-            let peer =
-                socket.and_then(|socket| SockRef::from(&*socket).peer_addr().ok()?.as_socket());
+            let peer = conn.and_then(|conn| {
+                if let Some(transport) = self.sockets.transport(conn) {
+                    return transport.peer();
+                }
+                let socket = self.sockets.get(conn)?;
+                SockRef::from(&*socket).peer_addr().ok()?.as_socket()
+            });
             log.put(LogRecord { peer, event });
         }
     }
@@ -540,10 +575,7 @@ impl<S: StateMachine> Driver<S> {
         match socket {
             Ok(socket) if !stopping => {
                 self.counters.accepted.add(1);
-                if let Some(conn) = self.sockets.insert(socket) {
-                    self.tell(Input::Accepted { conn });
-                    self.to_arm.push(conn);
-                }
+                self.admit(key, socket);
             }
             // It closes here: nobody is accepted any more.
             Ok(_) => {}
@@ -559,6 +591,26 @@ impl<S: StateMachine> Driver<S> {
             // Most are the newcomer's own failure (ECONNABORTED and the like): go on. For an error that
             // stays, the pause keeps the core from doing nothing else.
             Err(_) => self.pause_accepting(),
+        }
+    }
+
+    /// Takes in a new connection, unless its listener's lists are against it.
+    fn admit(&mut self, listener: Key, socket: OwnedFd) {
+        let door = self.listeners[listener.index as usize].listener.door();
+        let transport = if door.is_plain() {
+            None
+        } else {
+            // None for a unix socket; a peer that is gone again is noticed soon enough.
+            let peer = SockRef::from(&socket).peer_addr().ok();
+            match door.admit(peer.and_then(|peer| peer.as_socket())) {
+                Some(Admitted::Plain) => None,
+                Some(Admitted::Through(transport)) => Some(transport),
+                None => return self.counters.turned_away.add(1),
+            }
+        };
+        if let Some(conn) = self.sockets.insert(socket, transport) {
+            self.tell(Input::Accepted { conn });
+            self.to_arm.push(conn);
         }
     }
 

@@ -49,10 +49,14 @@ impl<S: StateMachine> Driver<S> {
                 if phase == Phase::Open {
                     self.fed_bytes += buffer.len();
                     self.counters.received_bytes.add(buffer.len() as u64);
-                    let bytes = self.ring.bytes(&buffer);
-                    let input = Input::Received { conn, bytes };
-                    self.shard.handle(self.now, input, &mut self.outbox);
-                    self.absorb();
+                    if self.sockets.transport(conn).is_some() {
+                        self.feed_through(conn, &buffer);
+                    } else {
+                        let bytes = self.ring.bytes(&buffer);
+                        let input = Input::Received { conn, bytes };
+                        self.shard.handle(self.now, input, &mut self.outbox);
+                        self.absorb();
+                    }
                 }
                 self.ring.recycle(buffer);
             }
@@ -85,7 +89,7 @@ impl<S: StateMachine> Driver<S> {
         };
         if socket.phase == Phase::Dead {
             self.free_if_idle(conn);
-        } else if socket.recv == Recv::Idle {
+        } else if socket.recv == Recv::Idle && !self.awaits_handshake(conn) {
             self.to_arm.push(conn);
         }
     }
@@ -148,20 +152,29 @@ impl<S: StateMachine> Driver<S> {
     pub(super) fn hand_over(&mut self, handover: Handover) {
         let Handover { conn, to, unread } = handover;
         assert!(to != self.id);
-        let Some(socket) = self.sockets.remove(conn) else {
+        let Some((socket, transport)) = self.sockets.remove(conn) else {
             return;
         };
         self.counters.handed_over.add(1);
-        self.send(
-            to,
-            LinkMessage::Handover(Box::new(HandedOverSocket { socket, unread })),
-        );
+        let handed_over = HandedOverSocket {
+            socket,
+            unread,
+            transport,
+        };
+        self.send(to, LinkMessage::Handover(Box::new(handed_over)));
     }
 
     /// Takes a connection whose session this shard owns.
     pub(super) fn take_over(&mut self, handed_over: HandedOverSocket) {
-        let HandedOverSocket { socket, unread } = handed_over;
-        let Some(conn) = self.sockets.insert(socket) else {
+        let HandedOverSocket {
+            socket,
+            unread,
+            transport,
+        } = handed_over;
+        let username = transport
+            .as_ref()
+            .and_then(|transport| transport.username().map(Box::<str>::from));
+        let Some(conn) = self.sockets.insert(socket, transport) else {
             return;
         };
         if let Some(socket) = self.sockets.get(conn) {
@@ -169,10 +182,28 @@ impl<S: StateMachine> Driver<S> {
         }
         self.to_arm.push(conn);
         self.fed_bytes += unread.len();
-        self.tell(Input::HandedOver {
+        let Some(username) = username else {
+            return self.tell(Input::HandedOver {
+                conn,
+                unread: &unread,
+            });
+        };
+        self.tell(Input::HandedOver { conn, unread: &[] });
+        self.tell(Input::Identified {
             conn,
-            unread: &unread,
+            username: &username,
         });
+        // The shard closes it when it is stopping.
+        let is_open = self
+            .sockets
+            .get(conn)
+            .is_some_and(|socket| socket.phase == Phase::Open);
+        if is_open {
+            self.tell(Input::Received {
+                conn,
+                bytes: &unread,
+            });
+        }
     }
 
     pub(super) fn flush_if_much_was_fed(&mut self) {
