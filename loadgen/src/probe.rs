@@ -99,7 +99,6 @@ impl Handler for Probe {
 mod tests {
     use super::*;
     use crate::links::Address;
-    use ringmq::net::transport::client::ClientRoute;
     use ringmq::protocol::Version;
     use std::net::TcpListener;
 
@@ -108,7 +107,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let route = Route {
             address: Address::Tcp(listener.local_addr().unwrap()),
-            through: ClientRoute::default(),
+            through: Default::default(),
             sources: Vec::new(),
             version: Version::V311,
         };

@@ -5,12 +5,13 @@ use crate::cli::{Churn as ChurnArgs, Durable, Retained, Target};
 use crate::clock::{Clock, nanoseconds};
 use crate::crowd::{Campaign, Crowd};
 use crate::format;
+use crate::leader::{Sample, broker_usage};
 use crate::live::{Head, Live};
 use crate::procfs::Usage;
 use crate::report::{Broker, Generator, Percentiles, Step, Summary};
-use crate::run::{Sample, broker_usage, credentials, judge, prefix, resolve_route, save};
+use crate::run::{judge, resolve_route, save};
 use crate::timeline::Timeline;
-use crate::wire::SessionKind;
+use crate::wire::{Credentials, SessionKind};
 use crate::worker::Times;
 use ringmq::protocol::QoS;
 use std::num::NonZero;
@@ -40,7 +41,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         route: resolve_route(target)?,
         credentials: credentials(target),
         clients: args.count,
-        prefix: prefix(target),
+        prefix: target.prefix(),
         session: if args.keep_sessions {
             SessionKind::Kept
         } else {
@@ -66,7 +67,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         cores: 1,
         measured_s: args.duration.as_secs_f64(),
     };
-    let mut live = Live::new(target, head, receiver, clock.now_ns())?;
+    let mut live = Live::new(target, head, clock.now_ns())?.hear(receiver, |_| ());
     live.begin(times, clock.now_ns());
     let outcome = thread::scope(|scope| {
         let worker = scope.spawn(|| churn::run(&load, clock, times, at_edge, sender));
@@ -135,7 +136,7 @@ pub fn durable(args: &Durable) -> Result<Summary, String> {
     let target = &args.target;
     let clock = Clock::start();
     let qos = QoS::from_bits(args.qos).ok_or("the QoS is 1 or 2")?;
-    let prefix = prefix(target);
+    let prefix = target.prefix();
     let count = args.messages;
     let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
     let (subscribers, publisher) = (0..args.count, args.count);
@@ -216,7 +217,7 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
     let target = &args.target;
     let clock = Clock::start();
     let qos = QoS::from_bits(args.qos).ok_or("the QoS is 0, 1 or 2")?;
-    let prefix = prefix(target);
+    let prefix = target.prefix();
     let count = args.messages;
     let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
     let (subscribers, publisher) = (0..args.count, args.count);
@@ -301,7 +302,7 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
 }
 
 /// The times of a load that only begins.
-fn since(start_ns: u64) -> Times {
+pub fn since(start_ns: u64) -> Times {
     Times {
         start_ns,
         measure_ns: start_ns,
@@ -330,7 +331,17 @@ fn crowd(
     )
 }
 
-fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
+/// Who connects to a target.
+pub fn credentials(target: &Target) -> Credentials {
+    Credentials {
+        version: target.version(),
+        username: target.username.clone(),
+        password: target.password.clone(),
+    }
+}
+
+/// What was done between two samples.
+pub fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
     let seconds = (last.at_ns - first.at_ns).max(1) as f64 / 1e9;
     let each = |total: f64| target.broker_pid.map(|_| total / count.max(1) as f64);
     let cpu_ns = last.broker.cpu_ns.saturating_sub(first.broker.cpu_ns);
@@ -346,7 +357,7 @@ fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) 
 
 impl Step {
     /// The step, had it ended at another time than its last sample was taken.
-    fn until(self, first: &Sample, end_ns: u64) -> Self {
+    pub fn until(self, first: &Sample, end_ns: u64) -> Self {
         let seconds = end_ns.saturating_sub(first.at_ns).max(1) as f64 / 1e9;
         Self {
             seconds,
@@ -356,7 +367,8 @@ impl Step {
     }
 }
 
-fn generator(first: &Sample, last: &Sample) -> Generator {
+/// How the generator did between two samples, which waits asleep.
+pub fn generator(first: &Sample, last: &Sample) -> Generator {
     let interval_ns = (last.at_ns - first.at_ns).max(1);
     let spent = |of: fn(&Sample) -> Usage| of(last).cpu_ns.saturating_sub(of(first).cpu_ns);
     let own = spent(|sample| sample.generator);
@@ -372,7 +384,10 @@ fn generator(first: &Sample, last: &Sample) -> Generator {
     }
 }
 
-fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
+/// What the summaries of all rows of steps have in common.
+///
+/// Errors: the broker's name has no address.
+pub fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
     Ok(Summary {
         verb: verb.into(),
         broker_address: resolve_route(target)?.address.to_string(),

@@ -29,10 +29,10 @@ pub struct TransportArgs {
     #[arg(long)]
     tls_use_os_certs: bool,
     /// Certificate to show to the server, in PEM
-    #[arg(long, value_name = "FILE", requires = "key")]
+    #[arg(long, alias = "certfile", value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// Its private key
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(long, alias = "keyfile", value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// Do not check the server's name; without --cafile and --capath, check nothing
     #[arg(long)]

@@ -58,6 +58,15 @@ fn name(run: &Recorded) -> String {
     format!("{name}{invalid}")
 }
 
+/// How the line of a run among others is drawn.
+fn stroke(run: &Recorded) -> Stroke {
+    if run.summary.valid {
+        Stroke::Strong
+    } else {
+        Stroke::Dashed
+    }
+}
+
 fn colour(at: usize) -> String {
     (at % COLOURS).to_string()
 }
@@ -95,7 +104,11 @@ pub fn percentiles(runs: &[Recorded]) -> Option<Chart> {
         series.push(Series {
             name,
             colour: colour(at),
-            stroke: Stroke::Strong,
+            stroke: if runs.len() == 1 {
+                Stroke::Strong
+            } else {
+                stroke(run)
+            },
             points: all,
             tell: time,
         });
@@ -110,7 +123,20 @@ pub fn percentiles(runs: &[Recorded]) -> Option<Chart> {
             });
         }
     }
-    let (least, most_us) = bounds(&series)?;
+    // The fast half matters little, and the send lag less: where the scale is by powers it begins at a tenth.
+    let times = || {
+        runs.iter()
+            .filter_map(|run| run.summary.latency_us.as_ref())
+    };
+    let most_us = times().map(|all| all.max).reduce(f64::max)?;
+    let half = times().map(|all| all.p50).reduce(f64::min)?;
+    let tenth = |run: &Recorded| run.latency().value_at_quantile(0.1) as f64 / 1e3;
+    let least = if Axis::times(half, most_us).is_linear() {
+        half
+    } else {
+        let with_values = runs.iter().filter(|run| run.summary.latency_us.is_some());
+        with_values.map(tenth).reduce(f64::min)?
+    };
     let title = match runs {
         [run] => format!("{} by percentile", capital(kind(run))),
         _ => "Latency by percentile".into(),
@@ -118,8 +144,7 @@ pub fn percentiles(runs: &[Recorded]) -> Option<Chart> {
     Some(Chart {
         id: "percentiles",
         title,
-        subtitle: "each further nine has the same room, so that the slowest messages can be seen"
-            .into(),
+        subtitle: "each further nine has the same room, so that the slowest can be seen".into(),
         description: told.join(". "),
         x: Axis::percentiles(most.count as f64),
         y: Axis::times(least, most_us),
@@ -236,6 +261,10 @@ fn over_time(runs: &[Recorded], id: &'static str, title: String, subtitle: &str)
         }
     }
     heads.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // A single point is no course.
+    if heads.len() < 2 {
+        return None;
+    }
     Some(Chart {
         id,
         title,
@@ -284,14 +313,9 @@ pub fn latency(runs: &[Recorded]) -> Option<Chart> {
     for (at, run) in runs.iter().enumerate() {
         let p99 = |rows: &[Row]| worst(rows, |row| row.p99_us);
         if runs.len() > 1 {
-            chart.series.push(series(
-                run,
-                name(run),
-                colour(at),
-                Stroke::Strong,
-                time,
-                p99,
-            ));
+            chart
+                .series
+                .push(series(run, name(run), colour(at), stroke(run), time, p99));
             continue;
         }
         let max = |rows: &[Row]| worst(rows, |row| row.max_us);
@@ -332,9 +356,9 @@ pub fn throughput(runs: &[Recorded]) -> Option<Chart> {
         let published = |rows: &[Row]| mean(rows, |row| Some(row.published));
         if runs.len() > 1 {
             let of = if summary.delivered_per_s > 0.0 || is_churn {
-                series(run, name(run), colour(at), Stroke::Strong, count, delivered)
+                series(run, name(run), colour(at), stroke(run), count, delivered)
             } else {
-                series(run, name(run), colour(at), Stroke::Strong, count, published)
+                series(run, name(run), colour(at), stroke(run), count, published)
             };
             chart.series.push(of);
             continue;
@@ -398,7 +422,7 @@ pub fn cpu(runs: &[Recorded]) -> Option<Chart> {
                 run,
                 name(run),
                 colour(at),
-                Stroke::Strong,
+                stroke(run),
                 digits,
                 broker,
             ));

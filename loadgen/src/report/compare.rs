@@ -157,7 +157,8 @@ pub fn differences(base: &Recorded, new: &Recorded) -> Vec<Difference> {
     }
     let host = |run: &Recorded| {
         let host = &run.provenance.host;
-        format!("{}, {} CPUs", host.cpu_model, host.cpus)
+        let (all, usable) = (host.cpus, host.cpus_usable);
+        format!("{}, {all} CPUs, {usable} for the generator", host.cpu_model)
     };
     check("machine", host(base), host(new));
     let place = |run: &Recorded| match run.provenance.broker.same_host {

@@ -47,7 +47,7 @@ pub struct Row {
     /// The send lag's 99th percentile in µs.
     pub send_lag_p99_us: Option<f64>,
     /// What went wrong, in the order of [`Trouble::REASONS`].
-    pub trouble: [f64; 6],
+    pub trouble: [f64; 7],
     /// Cores that the generator kept busy.
     pub generator_cores: Option<f64>,
     /// Cores that the broker kept busy.
@@ -181,7 +181,7 @@ fn rows(csv: &str) -> Result<Vec<Row>, String> {
         };
         let count = |name: &str| value(name).map(Option::unwrap_or_default);
         let second = text("second").and_then(|text| text.parse().ok());
-        let mut trouble = [0.0; 6];
+        let mut trouble = [0.0; 7];
         for (into, reason) in trouble.iter_mut().zip(Trouble::REASONS) {
             *into = count(reason)?;
         }

@@ -70,8 +70,10 @@ pub struct Host {
     pub name: String,
     /// The CPU's name.
     pub cpu_model: String,
-    /// CPUs that the generator may use.
+    /// Its CPUs.
     pub cpus: usize,
+    /// Those that the generator may use.
+    pub cpus_usable: usize,
     /// The governor of the CPU's frequency; `none` where there is nothing to govern.
     pub cpu_governor: String,
     /// Whether it is a virtual machine, as far as the CPU tells.
@@ -123,7 +125,11 @@ impl Host {
         Self {
             name: line("/proc/sys/kernel/hostname"),
             cpu_model: cpu("model name"),
-            cpus: available_parallelism().map_or(1, NonZero::get),
+            cpus: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
+            cpus_usable: available_parallelism().map_or(1, NonZero::get),
             cpu_governor: if governor.is_empty() {
                 "none".into()
             } else {

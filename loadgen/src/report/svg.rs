@@ -132,6 +132,12 @@ impl Scale {
         };
         part.clamp(0.0, 1.0)
     }
+
+    /// Whether a value has a place of its own: those below the scale are not drawn.
+    fn shows(self, value: f64) -> bool {
+        let (Self::Linear(low, _) | Self::Log(low, _)) = self;
+        value >= low
+    }
 }
 
 impl Axis {
@@ -140,7 +146,10 @@ impl Axis {
         let (step, high) = steps(most, 5.0);
         let ticks = (0..=(high / step).round() as u32)
             .map(|at| f64::from(at) * step)
-            .map(|value| (value, format::short(value)));
+            .map(|value| match step {
+                step if step < 0.01 => (value, format!("{value:.3}")),
+                _ => (value, format::short(value)),
+            });
         Self {
             ticks: ticks.collect(),
             scale: Scale::Linear(0.0, high),
@@ -154,7 +163,7 @@ impl Axis {
         let named = counts
             .ticks
             .into_iter()
-            .map(|(value, _)| (value, format::bytes(value).replace(".00 ", " ")));
+            .map(|(value, _)| (value, format::round_bytes(value)));
         Self {
             ticks: named.collect(),
             ..counts
@@ -204,6 +213,11 @@ impl Axis {
             scale: Scale::Log(low, high),
             label: String::new(),
         }
+    }
+
+    /// Whether equal distances are equal differences.
+    pub fn is_linear(&self) -> bool {
+        matches!(self.scale, Scale::Linear(..))
     }
 
     /// An axis of seconds.
@@ -356,7 +370,7 @@ fn is_wide(size: Size) -> bool {
 }
 
 fn legend_width(series: &Series) -> f64 {
-    34.0 + series.name.chars().count() as f64 * LETTER_WIDTH
+    42.0 + series.name.chars().count() as f64 * LETTER_WIDTH
 }
 
 fn legend_lines(chart: &Chart, size: Size) -> usize {
@@ -424,7 +438,7 @@ fn body(out: &mut String, chart: &Chart, size: Size, plot: &Plot) {
         );
     }
     for series in &chart.series {
-        line(out, series, &x, &y);
+        line(out, series, chart.y.scale, &x, &y);
     }
     if is_wide(size) {
         end_labels(out, chart, plot, &y);
@@ -477,7 +491,13 @@ fn x_ticks(out: &mut String, chart: &Chart, size: Size, plot: &Plot, x: &dyn Fn(
     }
 }
 
-fn line(out: &mut String, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) {
+fn line(
+    out: &mut String,
+    series: &Series,
+    y_scale: Scale,
+    x: &dyn Fn(f64) -> f64,
+    y: &dyn Fn(f64) -> f64,
+) {
     let class = match series.stroke {
         Stroke::Strong => "strong",
         Stroke::Thin => "thin",
@@ -487,13 +507,13 @@ fn line(out: &mut String, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f6
     let mut path = String::new();
     let mut is_drawing = false;
     for (at, value) in &series.points {
-        let Some(value) = value else {
+        let Some(value) = value.filter(|value| y_scale.shows(*value)) else {
             is_drawing = false;
             continue;
         };
         let command = if is_drawing { 'L' } else { 'M' };
         is_drawing = true;
-        let _ = write!(path, "{command}{:.1} {:.1}", x(*at), y(*value));
+        let _ = write!(path, "{command}{:.1} {:.1}", x(*at), y(value));
     }
     let _ = write!(
         out,
@@ -504,13 +524,13 @@ fn line(out: &mut String, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f6
         return;
     }
     for (at, value) in &series.points {
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|value| y_scale.shows(*value)) {
             let _ = write!(
                 out,
                 "<circle style=\"fill:var(--c-{})\" r=\"2.2\" cx=\"{:.1}\" cy=\"{:.1}\"/>",
                 series.colour,
                 x(*at),
-                y(*value)
+                y(value)
             );
         }
     }
@@ -538,7 +558,7 @@ fn end_labels(out: &mut String, chart: &Chart, plot: &Plot, y: &dyn Fn(f64) -> f
     for (at, series) in labels {
         let _ = write!(
             out,
-            "<text class=\"name\" style=\"fill:var(--c-{})\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<text class=\"name name-{}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             series.colour,
             plot.left + plot.width + 8.0,
             at + LETTER * 0.34,
@@ -566,7 +586,7 @@ fn legend(out: &mut String, chart: &Chart, size: Size, plot: &Plot) {
         let _ = write!(
             out,
             "<path class=\"line {class}\" style=\"stroke:var(--c-{c})\" d=\"M{:.1} {:.1}h16\"/>\
-             <text class=\"name\" style=\"fill:var(--c-{c})\" x=\"{:.1}\" y=\"{line:.1}\">{}</text>",
+             <text class=\"name name-{c}\" x=\"{:.1}\" y=\"{line:.1}\">{}</text>",
             at + 2.0,
             line - 4.5,
             at + 23.0,
