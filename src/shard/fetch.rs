@@ -280,6 +280,12 @@ impl Shard {
                 group = Some(found);
             }
         });
+        if group.is_none() && ending.is_none() {
+            // The member has left the group, and nobody knows to whom else it might go.
+            self.counters.drop_one(DropCause::NoMember);
+            self.ended_for(stored, delivery.number, outbox);
+            return;
+        }
         let delivery = delivery.with(message, group);
         self.redispatch(&delivery, stored, ending, outbox);
     }

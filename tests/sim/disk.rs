@@ -212,7 +212,10 @@ impl Disk {
             }
             Record::Unsubscribed { session, filter } => {
                 let gone = self.session(session).subscriptions.remove(&filter);
-                assert!(gone.is_some(), "(11) a subscription ends that is not on disk");
+                assert!(
+                    gone.is_some(),
+                    "(11) a subscription ends that is not on disk"
+                );
             }
             Record::Message {
                 id,
@@ -284,7 +287,8 @@ impl Disk {
                 if stamp > held {
                     let expires_wall_ms = wall(message.expires_at_ms(), wall_minus_mono_ms);
                     let topic = message.topic().to_owned();
-                    self.retained.insert(topic, (stamp, message, expires_wall_ms));
+                    self.retained
+                        .insert(topic, (stamp, message, expires_wall_ms));
                 }
             }
         }
