@@ -136,7 +136,8 @@ impl Auditor {
                 && let Some(client) = client_id.strip_prefix('c')
             {
                 let client = client.parse().expect("the clients are numbered");
-                let session = self.model.live_session(client);
+                // It may have ended in the same step.
+                let session = self.model.last_session(client);
                 self.numbers
                     .insert(*number, session.expect("it is recorded as it begins"));
             }
@@ -240,6 +241,10 @@ impl Auditor {
         let conn = &mut self.conns[socket];
         if std::mem::replace(&mut conn.open, false) {
             let session = conn.session.expect("an open connection has a session");
+            if self.model.may_refuse {
+                let uncertain = &mut self.model.sessions[session].uncertain;
+                uncertain.extend(conn.pubrecs.iter());
+            }
             if self.model.sessions[session].socket == Some(socket) {
                 self.wills += self.model.detach(session);
             }
@@ -403,6 +408,10 @@ impl Auditor {
                 let conn = &mut self.conns[old];
                 conn.open = false;
                 conn.disconnect = Some(ReasonCode::SessionTakenOver);
+                if self.model.may_refuse {
+                    let uncertain = &mut self.model.sessions[session].uncertain;
+                    uncertain.extend(conn.pubrecs.iter());
+                }
                 self.model.set_socket(session, None);
             }
             let it = &mut self.model.sessions[session];
@@ -476,8 +485,13 @@ impl Auditor {
                 if let Some(of) = of {
                     conn.accepts.insert(id, *of);
                 }
-                if !self.model.sessions[session].received.insert(id) {
+                let it = &mut self.model.sessions[session];
+                let is_uncertain = it.uncertain.remove(&id);
+                if !it.received.insert(id) {
                     conn.must_match.insert(id, false);
+                    if is_uncertain {
+                        self.route_perhaps(socket, session, message, id);
+                    }
                     return;
                 }
                 conn.must_match.insert(id, must_match);
@@ -493,6 +507,18 @@ impl Auditor {
                 it.released_told.remove(&id);
             }
         }
+    }
+
+    /// A QoS 2 message was repeated that may have been refused the first time: it may be routed again, or not.
+    fn route_perhaps(&mut self, socket: SocketId, session: SessionId, message: MessageId, id: u16) {
+        self.model.route(session, message);
+        let routings = &mut self.model.messages[message].routings;
+        for routing in routings.iter_mut() {
+            routing.excused |= !routing.acked;
+        }
+        let of = (message, routings.len() - 1);
+        self.conns[socket].accepts.insert(id, of);
+        self.model.sessions[session].received_of.insert(id, of);
     }
 
     fn acknowledgement(

@@ -173,6 +173,7 @@ impl Auditor {
         }
         it.received_told.retain(|id| held.contains(id));
         it.received = held;
+        it.uncertain.clear();
     }
 
     fn flights_come_back(

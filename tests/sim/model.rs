@@ -186,6 +186,8 @@ pub struct Session {
     /// Inbound identifiers for which PUBREC has left and PUBREL has not come, and for which PUBCOMP has left.
     pub received_told: BTreeSet<u16>,
     pub released_told: BTreeSet<u16>,
+    /// Identifiers whose PUBREC was not seen and may have been a refusal, which frees them.
+    pub uncertain: BTreeSet<u16>,
     /// What came under the inbound identifiers.
     pub received_of: BTreeMap<u16, (MessageId, usize)>,
     /// Identifiers of messages that the client refused with PUBREC.
@@ -363,6 +365,13 @@ impl Model {
             .rposition(|session| session.alive && session.client == client)
     }
 
+    /// The session of a client that began last, whether or not it lives.
+    pub fn last_session(&self, client: usize) -> Option<SessionId> {
+        self.sessions
+            .iter()
+            .rposition(|session| session.client == client)
+    }
+
     pub fn new_session(&mut self, client: usize, shard: usize) -> SessionId {
         let tick = self.new_tick();
         self.sessions.push(Session {
@@ -385,6 +394,7 @@ impl Model {
             unsubscribed: BTreeSet::new(),
             received_told: BTreeSet::new(),
             released_told: BTreeSet::new(),
+            uncertain: BTreeSet::new(),
             received_of: BTreeMap::new(),
             refused_ids: BTreeSet::new(),
             again: BTreeMap::new(),

@@ -81,6 +81,8 @@ pub struct Socket {
     pub paused: bool,
     /// Whether the shard has bytes for it, and since when.
     pub dirty_since_ms: Option<u64>,
+    /// When its CONNECT was granted: what follows may be held back for a while.
+    granted_ms: Option<u64>,
     /// When bytes were last kept from the shard by our own choice.
     pub kept_unread_ms: u64,
     /// Bytes that the client has sent.
@@ -287,6 +289,7 @@ impl World {
             silent: false,
             paused: false,
             dirty_since_ms: None,
+            granted_ms: None,
             kept_unread_ms: 0,
             sent_up: 0,
         });
@@ -569,11 +572,19 @@ impl World {
             *dropped = after.dropped[at] - before.dropped[at];
         }
         let now_ms = self.now.mono_ms;
+        for event in &events {
+            if let Event::ClientConnected { conn, .. } = event
+                && let Some(socket) = self.socket_of(shard, *conn)
+            {
+                self.sockets[socket].granted_ms = Some(now_ms);
+            }
+        }
         for key in dirty {
             let socket = self
                 .socket_of(shard, key)
                 .expect("only live connections become dirty");
-            self.sockets[socket].dirty_since_ms = Some(now_ms);
+            let since_ms = self.sockets[socket].granted_ms.take();
+            self.sockets[socket].dirty_since_ms = Some(since_ms.unwrap_or(now_ms));
         }
         for handover in handover {
             let socket = self
