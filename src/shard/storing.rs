@@ -325,6 +325,8 @@ impl Shard {
             self.settle_now(number, outbox);
             return;
         }
+        // There is nobody to be told that some queue refuses it.
+        storing.refused = false;
         let received_from = storing.source.publish.as_ref().and_then(|publish| {
             let session = self.sessions.get(publish.session.0 as usize)?;
             let received = &session.state.as_ref()?.received;
@@ -542,10 +544,9 @@ impl Shard {
             connack: None,
             next: None,
         });
-        if let Some(leaving) = self.keeper.leaving.get_mut(&stored) {
-            leaving.ending = Some(ending);
-            self.keeper.endings[ending].remaining += leaving.count;
-        }
+        let leaving = self.keeper.leaving.entry(stored).or_default();
+        leaving.ending = Some(ending);
+        self.keeper.endings[ending].remaining += leaving.count;
         let before = self.keeper.ended.insert(client, Ended::Pending(ending));
         if let Some(Ended::Pending(before)) = before {
             self.keeper.endings[before].next = Some(ending);
