@@ -116,6 +116,11 @@ impl Swarm {
                 on[feature as usize] = false;
             }
         }
+        if on[Feature::Store as usize] && on[Feature::RefuseOrHold as usize] {
+            // Others cannot be told; their connections would be closed for ever while a queue of their own is full.
+            on[Feature::V31 as usize] = false;
+            on[Feature::V311 as usize] = false;
+        }
         if on[Feature::Crashes as usize] {
             // What expires would expire at another time for the model.
             on[Feature::WallJumps as usize] = false;
