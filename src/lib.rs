@@ -31,7 +31,7 @@
     reason = "a certificate is valid from now on"
 )]
 pub mod cert;
-mod civil;
+pub mod civil;
 #[allow(clippy::disallowed_methods, reason = "a client lives in real time")]
 pub mod client;
 pub mod config;

@@ -4,17 +4,24 @@ use crate::churn::{self, Churn};
 use crate::cli::{Churn as ChurnArgs, Durable, Retained, Target};
 use crate::clock::{Clock, nanoseconds};
 use crate::crowd::{Campaign, Crowd};
+use crate::format;
+use crate::leader::{Sample, broker_usage};
+use crate::live::{Head, Live};
 use crate::procfs::Usage;
 use crate::report::{Broker, Generator, Percentiles, Step, Summary};
-use crate::run::{Sample, broker_usage, judge, prefix, resolve_route};
+use crate::run::{judge, resolve_route, save};
+use crate::timeline::Timeline;
 use crate::wire::{Credentials, SessionKind};
 use crate::worker::Times;
 use ringmq::protocol::QoS;
 use std::num::NonZero;
-use std::thread::available_parallelism;
+use std::sync::mpsc;
+use std::thread::{self, available_parallelism};
 
 /// From the beginning to the first cycle.
 const START_DELAY_NS: u64 = 50_000_000;
+/// How often the leading thread looks for a second that has ended.
+const LOOK_NS: u64 = 20_000_000;
 
 /// Clients come and go.
 ///
@@ -34,7 +41,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         route: resolve_route(target)?,
         credentials: credentials(target),
         clients: args.count,
-        prefix: prefix(target),
+        prefix: target.prefix(),
         session: if args.keep_sessions {
             SessionKind::Kept
         } else {
@@ -44,10 +51,33 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         payload_bytes: args.size as usize,
     };
     let mut samples = Vec::new();
-    let outcome = churn::run(&load, clock, times, || {
+    let at_edge = || {
         samples.push(Sample::take(target, clock)?);
         Ok(())
+    };
+    let (sender, receiver) = mpsc::channel();
+    let head = Head {
+        verb: "churn".into(),
+        broker: load.route.address.to_string(),
+        load: match args.rate {
+            Some(rate) => format!("open loop, {} cycles/s", format::count(rate)),
+            None => "closed loop, each client begins again when it is done".into(),
+        },
+        connections: args.count.into(),
+        cores: 1,
+        measured_s: args.duration.as_secs_f64(),
+    };
+    let mut live = Live::new(target, head, clock.now_ns())?.hear(receiver, |_| ());
+    live.begin(times, clock.now_ns());
+    let outcome = thread::scope(|scope| {
+        let worker = scope.spawn(|| churn::run(&load, clock, times, at_edge, sender));
+        while !worker.is_finished() {
+            live.tick(args.count.into(), clock.now_ns());
+            clock.sleep_until(clock.now_ns() + LOOK_NS);
+        }
+        worker.join().map_err(|_| "the generator panicked")?
     })?;
+    let timeline = live.into_timeline();
     let [first, last] = samples[..] else {
         return Err("the run was cut short".into());
     };
@@ -70,7 +100,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         measured_s,
         connects_per_s: outcome.cycles as f64 / measured_s.max(1e-9),
         latency_kind: "cycle".into(),
-        latency_us: Percentiles::of(&outcome.cycle),
+        latency_us: Percentiles::of(timeline.latency()),
         corrupt: outcome.corrupt,
         unsent: outcome.not_begun,
         steps: vec![Step {
@@ -95,6 +125,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         ..summary("churn", target)?
     };
     judge(&mut summary, args.verify, &target.assertions);
+    save(target, &summary, &timeline, times)?;
     Ok(summary)
 }
 
@@ -105,7 +136,7 @@ pub fn durable(args: &Durable) -> Result<Summary, String> {
     let target = &args.target;
     let clock = Clock::start();
     let qos = QoS::from_bits(args.qos).ok_or("the QoS is 1 or 2")?;
-    let prefix = prefix(target);
+    let prefix = target.prefix();
     let count = args.messages;
     let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
     let (subscribers, publisher) = (0..args.count, args.count);
@@ -175,6 +206,7 @@ pub fn durable(args: &Durable) -> Result<Summary, String> {
         ..summary("durable", target)?
     };
     judge(&mut summary, args.verify, &target.assertions);
+    save(target, &summary, &Timeline::default(), since(start.at_ns))?;
     Ok(summary)
 }
 
@@ -185,7 +217,7 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
     let target = &args.target;
     let clock = Clock::start();
     let qos = QoS::from_bits(args.qos).ok_or("the QoS is 0, 1 or 2")?;
-    let prefix = prefix(target);
+    let prefix = target.prefix();
     let count = args.messages;
     let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
     let (subscribers, publisher) = (0..args.count, args.count);
@@ -265,7 +297,17 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
         ..summary("retained", target)?
     };
     judge(&mut summary, args.verify, &target.assertions);
+    save(target, &summary, &Timeline::default(), since(start.at_ns))?;
     Ok(summary)
+}
+
+/// The times of a load that only begins.
+pub fn since(start_ns: u64) -> Times {
+    Times {
+        start_ns,
+        measure_ns: start_ns,
+        stop_ns: start_ns,
+    }
 }
 
 fn crowd(
@@ -289,7 +331,8 @@ fn crowd(
     )
 }
 
-fn credentials(target: &Target) -> Credentials {
+/// Who connects to a target.
+pub fn credentials(target: &Target) -> Credentials {
     Credentials {
         version: target.version(),
         username: target.username.clone(),
@@ -297,7 +340,8 @@ fn credentials(target: &Target) -> Credentials {
     }
 }
 
-fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
+/// What was done between two samples.
+pub fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
     let seconds = (last.at_ns - first.at_ns).max(1) as f64 / 1e9;
     let each = |total: f64| target.broker_pid.map(|_| total / count.max(1) as f64);
     let cpu_ns = last.broker.cpu_ns.saturating_sub(first.broker.cpu_ns);
@@ -313,7 +357,7 @@ fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) 
 
 impl Step {
     /// The step, had it ended at another time than its last sample was taken.
-    fn until(self, first: &Sample, end_ns: u64) -> Self {
+    pub fn until(self, first: &Sample, end_ns: u64) -> Self {
         let seconds = end_ns.saturating_sub(first.at_ns).max(1) as f64 / 1e9;
         Self {
             seconds,
@@ -323,7 +367,8 @@ impl Step {
     }
 }
 
-fn generator(first: &Sample, last: &Sample) -> Generator {
+/// How the generator did between two samples, which waits asleep.
+pub fn generator(first: &Sample, last: &Sample) -> Generator {
     let interval_ns = (last.at_ns - first.at_ns).max(1);
     let spent = |of: fn(&Sample) -> Usage| of(last).cpu_ns.saturating_sub(of(first).cpu_ns);
     let own = spent(|sample| sample.generator);
@@ -339,7 +384,10 @@ fn generator(first: &Sample, last: &Sample) -> Generator {
     }
 }
 
-fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
+/// What the summaries of all rows of steps have in common.
+///
+/// Errors: the broker's name has no address.
+pub fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
     Ok(Summary {
         verb: verb.into(),
         broker_address: resolve_route(target)?.address.to_string(),

@@ -1,9 +1,8 @@
 //! A broker that loses, repeats, reorders and damages messages on purpose: what it did must be what is counted.
 
-use clap::Parser;
-use loadgen::cli::{Cli, Verb};
+use loadgen::cli;
 use loadgen::report::Summary;
-use loadgen::run::{self, Kind};
+use loadgen::run;
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{Connack, ConnackProperties, PacketType, ReasonCode, Version, put_suback};
 use std::io::{Read, Write};
@@ -134,13 +133,10 @@ fn run_against(fault: fn(u64) -> Fault) -> (Summary, Done) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let broker = thread::spawn(move || serve(&listener, fault));
-    let words = "loadgen pubsub -c 1 -r 2000 --warmup 100ms -d 400ms --verify -Q -p";
+    let words = "loadgen pubsub -c 1 --rate 2000 --warmup 100ms -d 400ms --verify -Q -p";
     let words: Vec<_> = words.split(' ').chain([port.as_str()]).collect();
-    let cli = Cli::try_parse_from(words).unwrap();
-    let Verb::Pubsub(args) = &cli.verb else {
-        unreachable!("the verb is pubsub")
-    };
-    let summary = run::shape(Kind::Pubsub, args).unwrap();
+    let cli = cli::parse(words).unwrap();
+    let summary = run::verb(&cli.verb).unwrap();
     (summary, broker.join().unwrap())
 }
 

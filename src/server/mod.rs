@@ -1,5 +1,6 @@
 //! SHELL. The process: what it needs from the kernel, its data directory, its cores, its log and its end.
 
+mod certificates;
 pub mod clock;
 pub mod cores;
 mod cpus;
@@ -103,15 +104,18 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     // The log ends when the last sink is gone.
     drop(core_config);
 
+    let certificates = certificates::watch(cores.doors())
+        .map_err(|error| failed("cannot start a thread", &error))?;
     let stopper = cores.stopper();
-    signals::listen(move |signal| {
+    let stop = move |signal| {
         log::line(
             LogLevel::Info,
             format_args!("{signal}: stopping; a second signal stops at once."),
         );
         stopper.request(DRAIN);
-    })
-    .map_err(|error| failed("cannot listen for signals", &error))?;
+    };
+    signals::listen(stop, move || certificates.request())
+        .map_err(|error| failed("cannot listen for signals", &error))?;
 
     log::line(
         LogLevel::Info,

@@ -64,14 +64,15 @@ impl Shard {
     }
 
     /// Ends a session: its subscriptions go, its Will goes out if it still has one, and what it had from shared groups goes
-    /// to other members. In the store it ends when all of that is settled; returns what to wait for until then.
-    pub(super) fn end_session(&mut self, key: SessionKey, outbox: &mut Outbox) -> Option<usize> {
+    /// to other members. In the store it ends when all of that is settled.
+    pub(super) fn end_session(&mut self, key: SessionKey, outbox: &mut Outbox) {
         let session = &mut self.sessions[key.0 as usize];
         assert!(session.conn.is_none());
         let stored = session.stored;
         let subscriptions = std::mem::take(&mut session.subscriptions);
         let state = session.state.take();
-        let ending = (stored != 0).then(|| self.begin_ending(stored));
+        let client_id = session.client_id.clone();
+        let ending = (stored != 0).then(|| self.begin_ending(stored, &client_id));
         for subscription in subscriptions.iter() {
             let ended = self.end_subscription(key, subscription, outbox);
             assert!(ended);
@@ -108,7 +109,9 @@ impl Shard {
         entry
             .expect("every session is found by its Client Identifier")
             .remove();
-        ending.filter(|ending| !self.release_ending(*ending, outbox))
+        if let Some(ending) = ending {
+            self.release_ending(ending, outbox);
+        }
     }
 
     /// A message ends with its session. The store takes the session's part out of what it has; what it does not have yet is to

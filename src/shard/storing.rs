@@ -82,9 +82,22 @@ pub(super) struct Then {
 #[derive(Debug)]
 pub(super) struct Ending {
     stored: u64,
+    /// Hash of its Client Identifier.
+    client: u64,
     remaining: u32,
     /// Who is granted the Client Identifier after it.
-    pub(super) connack: Option<ConnKey>,
+    connack: Option<ConnKey>,
+    /// A later session with the Client Identifier, which ends after it.
+    next: Option<usize>,
+}
+
+/// How far the end of the last session with a Client Identifier has come; there is none once it is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ended {
+    /// Its record waits for what it leaves behind.
+    Pending(usize),
+    /// Its record.
+    Recorded(u64),
 }
 
 /// A message that sessions of this shard took and that is not durable yet.
@@ -432,9 +445,12 @@ impl Shard {
             let given_up = state.inflight.refused(number);
             let dropped = state.queue.refused(number) + given_up.len();
             self.queued_bytes -= (before - state.queue.bytes()) as u64;
-            for packet_id in given_up {
+            for (packet_id, qos) in given_up {
                 let session = StoredSession(stored);
-                self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
+                // Only the identifiers of QoS 2 messages are recorded.
+                if qos == QoS::ExactlyOnce {
+                    self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
+                }
             }
             if dropped > 0 {
                 let message = Rc::clone(&unstored.message);
@@ -508,12 +524,39 @@ impl Shard {
     }
 
     /// Begins to end a session; `release_ending` is due once more than `share_ending` was called.
-    pub(super) fn begin_ending(&mut self, stored: u64) -> usize {
-        self.keeper.endings.insert(Ending {
+    pub(super) fn begin_ending(&mut self, stored: u64, client_id: &str) -> usize {
+        let client = self.client_id_hash(client_id);
+        let ending = self.keeper.endings.insert(Ending {
             stored,
+            client,
             remaining: 1,
             connack: None,
-        })
+            next: None,
+        });
+        let before = self.keeper.ended.insert(client, Ended::Pending(ending));
+        if let Some(Ended::Pending(before)) = before {
+            self.keeper.endings[before].next = Some(ending);
+            self.share_ending(ending);
+        }
+        ending
+    }
+
+    /// CONNACK waits until the end of the session before is durable, and this record; with neither it goes at once.
+    pub(super) fn hold_connack(&mut self, key: ConnKey, client_id: &str, record: Option<u64>) {
+        let client = self.client_id_hash(client_id);
+        let until = match self.keeper.ended.get(&client) {
+            Some(Ended::Pending(ending)) => {
+                self.keeper.endings[*ending].connack = Some(key);
+                self.cork(key);
+                return;
+            }
+            Some(Ended::Recorded(ended)) => Some(*ended).max(record),
+            None => record,
+        };
+        if let Some(until) = until {
+            self.keeper.wait(until, Wait::Connack(key));
+            self.cork(key);
+        }
     }
 
     /// One more thing has to be settled before a session ends.
@@ -521,20 +564,35 @@ impl Shard {
         self.keeper.endings[ending].remaining += 1;
     }
 
-    /// One thing is settled; with the last of them the session has ended. Returns whether it has.
-    pub(super) fn release_ending(&mut self, ending: usize, outbox: &mut Outbox) -> bool {
-        self.keeper.endings[ending].remaining -= 1;
-        if self.keeper.endings[ending].remaining > 0 {
-            return false;
+    /// One thing is settled; with the last of them the session has ended.
+    pub(super) fn release_ending(&mut self, ending: usize, outbox: &mut Outbox) {
+        let mut next = Some(ending);
+        while let Some(ending) = next {
+            self.keeper.endings[ending].remaining -= 1;
+            if self.keeper.endings[ending].remaining > 0 {
+                return;
+            }
+            let it = self.keeper.endings.remove(ending);
+            let record = self.keep(Record::SessionEnded(StoredSession(it.stored)), outbox);
+            if let Some(conn) = it.connack {
+                self.keeper.wait(record, Wait::Connack(conn));
+            }
+            if it.next.is_none() {
+                let ended = Ended::Recorded(record);
+                self.keeper.ended.insert(it.client, ended);
+                self.keeper.wait(record, Wait::Ended(it.client));
+            }
+            next = it.next;
         }
-        let Ending {
-            stored, connack, ..
-        } = self.keeper.endings.remove(ending);
-        let record = self.keep(Record::SessionEnded(StoredSession(stored)), outbox);
-        if let Some(conn) = connack {
-            self.keeper.wait(record, Wait::Connack(conn));
+    }
+
+    /// The end of a session is durable.
+    pub(super) fn end_is_durable(&mut self, client: u64) {
+        if let Some(Ended::Recorded(record)) = self.keeper.ended.get(&client)
+            && *record <= self.keeper.committed
+        {
+            self.keeper.ended.remove(&client);
         }
-        true
     }
 
     fn retained_record(&self, message: Message) -> Record {

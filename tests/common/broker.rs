@@ -50,14 +50,20 @@ impl Broker {
         Self::try_start(cores, extra_args).unwrap_or_else(|why| panic!("{why}"))
     }
 
+    /// One that listens at `addr` and is somebody else's.
+    #[allow(dead_code, reason = "not every test that shares this file uses it")]
+    pub(crate) fn at(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            cores: 0,
+            spawned: None,
+        }
+    }
+
     /// As [`Broker::start`], but says why the broker does not listen, with the end of its log.
     pub(crate) fn try_start(cores: usize, extra_args: &[&str]) -> Result<Self, String> {
         if let Some(addr) = external() {
-            return Ok(Self {
-                addr,
-                cores: 0,
-                spawned: None,
-            });
+            return Ok(Self::at(addr));
         }
         sweep_once();
         open_files_max();
