@@ -52,6 +52,12 @@ pub struct Target {
     /// The broker's process on this machine: its CPU time and memory are reported, children included.
     #[arg(long)]
     pub broker_pid: Option<u32>,
+    /// A line that stands at the top of every output.
+    #[arg(long, value_name = "TEXT")]
+    pub note: Option<String>,
+    /// Write summary.json, timeline.csv and latency.hgrm into this directory, which is made if need be.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,
@@ -122,9 +128,6 @@ pub struct Common {
     /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub cores: u16,
-    /// Write summary.json, timeline.csv and latency.hgrm into this directory, which is made if need be.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
     /// For commands written for emqtt-bench: memory is always low here.
     #[arg(short = 'l', long, hide = true)]
     pub lowmem: bool,

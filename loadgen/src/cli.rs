@@ -5,7 +5,9 @@
 
 pub use crate::args::{Common, LoadArgs, Target};
 
+use crate::agent::{AgentArgs, RunArgs};
 use crate::parse::{duration, rate};
+use crate::suite::Suite;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
@@ -53,6 +55,12 @@ pub enum Verb {
     Pub(Publish),
     /// Subscribe to what `loadgen pub` publishes elsewhere.
     Sub(Subscribe),
+    /// Run a load that has a name, such as those of the Open MQTT Benchmark Suite.
+    Suite(Suite),
+    /// Do what a leader says: one of several processes or hosts of a run.
+    Agent(AgentArgs),
+    /// Run a verb on several agents and add up what they saw.
+    Run(RunArgs),
     /// Be a byte relay: the physical limit to compare a broker with. QoS 0 only, for this generator only.
     Relay(RelayArgs),
 }
@@ -373,7 +381,7 @@ impl Verb {
             Self::Storm(args) => &args.target,
             Self::Durable(args) => &args.target,
             Self::Retained(args) => &args.target,
-            Self::Relay(_) => return None,
+            Self::Suite(_) | Self::Agent(_) | Self::Run(_) | Self::Relay(_) => return None,
         })
     }
 

@@ -40,6 +40,9 @@ pub trait Conductor: Sync {
 
     /// A core has seen a second pass.
     fn second(&self, interval: &Interval);
+
+    /// Whether nobody wants the result any more.
+    fn is_over(&self) -> bool;
 }
 
 /// A run of this process alone.
@@ -52,6 +55,10 @@ impl Conductor for Alone {
     }
 
     fn second(&self, _: &Interval) {}
+
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// The usage of everyone at one moment.
@@ -313,7 +320,7 @@ impl Leader<'_> {
 
     /// Waits for a moment, or for the end.
     fn wait(&self, shared: &Shared, feed: &mut Feed<'_>, begin_ns: u64, until_ns: u64) {
-        while self.clock.now_ns() < until_ns && !shared.is_over() {
+        while self.clock.now_ns() < until_ns && !shared.is_over() && !self.conductor.is_over() {
             feed.show(self.clock.now_ns().saturating_sub(begin_ns + FEED_DELAY_NS) / 1_000_000_000);
             self.clock
                 .sleep_until(until_ns.min(self.clock.now_ns() + 20_000_000));

@@ -4,6 +4,7 @@
 //! the broker (`procfs`). The cores and the leading thread talk through `shared`. `pace` and `window` decide
 //! when a message is sent, `payload` and `track` whether it arrived as it should, `report` says so.
 
+pub mod agent;
 pub mod args;
 pub mod assertion;
 pub mod churn;
@@ -27,6 +28,7 @@ pub mod schedule;
 pub mod shared;
 pub mod steps;
 pub mod storm;
+pub mod suite;
 pub mod sys;
 pub mod timeline;
 pub mod total;

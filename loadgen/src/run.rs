@@ -1,5 +1,6 @@
 //! From a verb to its summary.
 
+use crate::agent;
 use crate::args::{Common, LoadArgs, Pacing, Target};
 use crate::assertion::Assertion;
 use crate::cli::{Conn, Fanout, Publish, Shape, Shared, Slow, Subscribe, Verb, Wild};
@@ -10,14 +11,19 @@ use crate::links::{Address, Route};
 use crate::message::Message;
 use crate::plan::{Names, Plan};
 use crate::report::{Broker, Generator, Percentiles, Summary};
+use crate::schedule::Profile;
 use crate::steps;
 use crate::storm;
+use crate::suite;
 use crate::timeline::write_files;
 use crate::worker::{Load, Payload, Settings};
 use ringmq::client::target::{Endpoint, Target as ClientTarget};
 use ringmq::protocol::QoS;
 use std::net::ToSocketAddrs;
 use std::time::Duration;
+
+/// Where the search for the highest rate begins, in messages per second, when nothing is said.
+const RATE_FIRST: f64 = 1_000.0;
 
 /// Runs a verb that puts load on a broker.
 ///
@@ -28,7 +34,9 @@ pub fn verb(verb: &Verb) -> Result<Summary, String> {
         Verb::Storm(args) => storm::run(args),
         Verb::Durable(args) => steps::durable(args),
         Verb::Retained(args) => steps::retained(args),
-        _ => Job::of(verb)?.run(),
+        Verb::Suite(args) => self::verb(&suite::ready(args)?.verb),
+        Verb::Run(args) => agent::run(args),
+        _ => Job::of(verb)?.run_with(|job| job.measure(&Alone)),
     }
 }
 
@@ -41,6 +49,8 @@ pub struct Job<'a> {
     settings: Settings,
     pacing: Pacing,
     find_max: Option<&'a Assertion>,
+    /// Where the search for the highest rate begins.
+    first_rate: f64,
     verify: bool,
 }
 
@@ -65,45 +75,76 @@ impl<'a> Job<'a> {
             | Verb::Storm(_)
             | Verb::Durable(_)
             | Verb::Retained(_)
+            | Verb::Suite(_)
+            | Verb::Agent(_)
+            | Verb::Run(_)
             | Verb::Relay(_) => Err("this verb does not run for a time".into()),
         }
     }
 
     /// Runs it, or finds the highest rate if that was asked for, judges the result and writes what was asked for.
+    /// `measure` runs it once.
     ///
     /// Errors: in plain words, why there is no result.
-    pub fn run(&self) -> Result<Summary, String> {
+    pub fn run_with(
+        &self,
+        mut measure: impl FnMut(&Self) -> Result<Measured, String>,
+    ) -> Result<Summary, String> {
         let Some(condition) = self.find_max else {
-            let measured = self.measure(&Alone)?;
-            return self.finish(&measured);
-        };
-        let first = match &self.pacing.load {
-            Load::Open(profile) => profile.rate_max(),
-            Load::Closed { .. } | Load::Idle => return Err("only a rate can be found".into()),
+            let measured = measure(self)?;
+            let mut summary = self.summary(&measured);
+            summary.judge();
+            return self.conclude(summary, &measured);
         };
         let mut best: Option<(Measured, Summary)> = None;
-        let points = knee::find(first, |rate| {
+        let points = knee::find(self.first_rate, |rate| {
             let mut step = self.clone();
-            step.pacing.load = Load::Open(crate::schedule::Profile::constant(rate));
-            let measured = step.measure(&Alone)?;
+            step.pacing.load = Load::Open(Profile::constant(rate));
+            let measured = measure(&step)?;
             let mut summary = step.summary(&measured);
             summary.judge();
             let point = knee::point(rate, condition, &summary);
             if !self.common.target.quiet {
                 eprintln!("{point}");
             }
-            if best.is_none() || point.ok {
+            let is_better = best
+                .as_ref()
+                .is_none_or(|(_, best)| best.rate.is_some_and(|best| best < rate));
+            if best.is_none() || point.ok && is_better {
                 best = Some((measured, summary));
             }
             Ok(point)
         })?;
         let (measured, mut summary) = best.ok_or("no step was measured")?;
         summary.knee = points;
-        if !summary.knee.iter().any(|point| point.ok) {
-            let why = format!("{condition}: it does not hold at {first} msg/s either");
+        if knee::best(&summary.knee).is_none() {
+            let why = format!("{condition}: it does not hold at any rate that was tried");
             summary.violations.push(why);
         }
         self.conclude(summary, &measured)
+    }
+
+    /// The flags of all verbs like this.
+    pub fn common(&self) -> &Common {
+        self.common
+    }
+
+    /// What makes publishers send.
+    pub fn load(&self) -> &Load {
+        &self.pacing.load
+    }
+
+    /// Warm-up and measured interval.
+    pub fn times(&self) -> (Duration, Duration) {
+        (self.pacing.warmup, self.pacing.duration)
+    }
+
+    /// The rate of this step, where the highest is searched for.
+    pub fn searched_rate(&self) -> Option<f64> {
+        match (&self.pacing.load, self.find_max) {
+            (Load::Open(profile), Some(_)) => Some(profile.rate_max()),
+            _ => None,
+        }
     }
 
     /// Runs it once.
@@ -124,18 +165,9 @@ impl<'a> Job<'a> {
         leader.run(&self.plan, self.pacing.duration, self.pacing.warmup)
     }
 
-    /// Judges what was measured and writes what was asked for.
-    ///
-    /// Errors: what could not be written.
-    pub fn finish(&self, measured: &Measured) -> Result<Summary, String> {
-        let mut summary = self.summary(measured);
-        summary.judge();
-        self.conclude(summary, measured)
-    }
-
     fn conclude(&self, mut summary: Summary, measured: &Measured) -> Result<Summary, String> {
         check(&mut summary, self.verify, &self.common.target.assertions);
-        if let Some(directory) = &self.common.out {
+        if let Some(directory) = &self.common.target.out {
             let latency = &measured.figures.total.latency;
             write_files(directory, &summary, &measured.timeline, latency)?;
             knee::write(directory, &summary.knee)?;
@@ -154,6 +186,7 @@ impl<'a> Job<'a> {
             settings,
             pacing: idle(args.hold),
             find_max: None,
+            first_rate: 0.0,
             verify: false,
         })
     }
@@ -236,6 +269,7 @@ impl<'a> Job<'a> {
             settings,
             pacing: idle(args.duration),
             find_max: None,
+            first_rate: 0.0,
             verify: args.verify,
         })
     }
@@ -261,6 +295,7 @@ impl<'a> Job<'a> {
             settings,
             pacing,
             find_max: load.find_max.as_ref(),
+            first_rate: load.rate.unwrap_or(RATE_FIRST),
             verify: load.verify,
         })
     }
@@ -309,6 +344,7 @@ impl<'a> Job<'a> {
             .saturating_sub(figures.generator_cpu_ns + broker);
         Summary {
             verb: self.name.into(),
+            note: self.common.target.note.clone(),
             broker_address: settings.route.address.to_string(),
             load: match load {
                 Load::Open(_) => "open",

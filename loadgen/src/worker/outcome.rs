@@ -1,7 +1,9 @@
 //! What one core saw.
 
+use crate::total::recorded;
 use crate::track::Track;
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What one core saw.
@@ -62,7 +64,7 @@ pub struct Outcome {
 }
 
 /// One second of one core.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Interval {
     /// Which second after the start.
     pub second: u64,
@@ -71,6 +73,7 @@ pub struct Interval {
     /// Messages received in it.
     pub delivered: u64,
     /// Latencies of the messages received in it, in ns.
+    #[serde(with = "recorded")]
     pub latency: Histogram<u64>,
 }
 
