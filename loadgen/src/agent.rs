@@ -9,12 +9,12 @@
 
 use crate::args::{Common, LoadArgs};
 use crate::cli::{self, Verb};
-use crate::clock::Clock;
+use crate::clock::{Clock, nanoseconds};
 use crate::leader::{Conductor, Figures, Measured, Sample, broker_usage};
+use crate::live::Live;
 use crate::plan::part;
 use crate::run::Job;
-use crate::timeline::Timeline;
-use crate::worker::{Interval, Load};
+use crate::worker::{Interval, Times};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
@@ -31,6 +31,8 @@ use std::time::Duration;
 const LINE_BYTES_MAX: u64 = 64 << 20;
 /// From the last agent's being ready to the start: time for the news to reach all of them.
 const START_DELAY_NS: u64 = 300_000_000;
+/// How often the leader looks at what is new.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long somebody may take to say hello.
 const HELLO: Duration = Duration::from_secs(10);
 
@@ -277,6 +279,7 @@ fn part_of(
             prefix.to_owned()
         });
         common.target.out = None;
+        common.target.prometheus = None;
         common.target.broker_pid = None;
         common.target.quiet = true;
         let of = place.of as f64;
@@ -457,10 +460,16 @@ impl Agents {
             said.map_err(|why| format!("agent {}: {why}", agent.address))?;
         }
         let events = &self.events;
+        let head = job.head(of);
+        let connections = head.connections;
+        let (seconds, receiver) = mpsc::channel();
+        let live = Live::new(target, head, clock.now_ns())?.hear(receiver, |_| {});
         let mut gathered = Gathered {
             agents: &self.agents,
             figures: None,
-            timeline: Timeline::default(),
+            seconds,
+            live,
+            connections,
             waiting: (0..of).collect(),
             ended: None,
         };
@@ -473,14 +482,18 @@ impl Agents {
             let _ = say(&agent.stream, &Order::Begin { at_ns });
         }
         let (warmup, duration) = job.times();
-        let measure_ns = begin_ns + crate::clock::nanoseconds(warmup);
-        let stop_ns = measure_ns + crate::clock::nanoseconds(duration);
-        let shown = !target.quiet && job.load() != &Load::Idle;
-        gathered.until(events, clock, measure_ns, begin_ns, shown);
+        let measure_ns = begin_ns + nanoseconds(warmup);
+        let times = Times {
+            start_ns: begin_ns,
+            measure_ns,
+            stop_ns: measure_ns + nanoseconds(duration),
+        };
+        gathered.live.begin(times, clock.now_ns());
+        gathered.until(events, clock, times.measure_ns);
         let first = Sample::take(target, clock)?;
-        gathered.until(events, clock, stop_ns, begin_ns, shown);
+        gathered.until(events, clock, times.stop_ns);
         let last = Sample::take(target, clock).unwrap_or(first);
-        gathered.until(events, clock, u64::MAX, begin_ns, false);
+        gathered.until(events, clock, u64::MAX);
         let ended = gathered.ended;
         let Some(mut figures) = gathered.figures else {
             return Err(ended.unwrap_or_else(|| "no agent had a result".into()));
@@ -492,7 +505,8 @@ impl Agents {
             broker_connected,
             broker_first: first.broker,
             broker_last: last.broker,
-            timeline: gathered.timeline,
+            times,
+            timeline: gathered.live.into_timeline(),
         })
     }
 }
@@ -501,7 +515,10 @@ impl Agents {
 struct Gathered<'a> {
     agents: &'a [Agent],
     figures: Option<Figures>,
-    timeline: Timeline,
+    /// Where the seconds of all agents go, to be shown and kept.
+    seconds: Sender<Interval>,
+    live: Live<'a>,
+    connections: u64,
     /// Agents that owe something.
     waiting: Vec<usize>,
     ended: Option<String>,
@@ -523,26 +540,15 @@ impl Gathered<'_> {
     }
 
     /// Takes in what agents tell until a moment, or until all have told everything.
-    fn until(
-        &mut self,
-        events: &Receiver<Event>,
-        clock: Clock,
-        until_ns: u64,
-        begin_ns: u64,
-        shown: bool,
-    ) {
-        while clock.now_ns() < until_ns && !(until_ns == u64::MAX && self.waiting.is_empty()) {
-            let wait =
-                Duration::from_nanos(until_ns - clock.now_ns()).min(Duration::from_millis(20));
-            let now = clock.now_ns().saturating_sub(begin_ns + START_DELAY_NS) / 1_000_000_000;
-            if shown {
-                let lines = self.timeline.lines_before(now);
-                lines.iter().for_each(|line| eprintln!("{line}"));
-            }
+    fn until(&mut self, events: &Receiver<Event>, clock: Clock, until_ns: u64) {
+        let is_last = until_ns == u64::MAX;
+        while clock.now_ns() < until_ns && !(is_last && self.waiting.is_empty()) {
+            let wait = Duration::from_nanos(until_ns - clock.now_ns()).min(LOOK);
+            self.live.tick(self.connections, clock.now_ns());
             match events.recv_timeout(wait) {
                 Ok((index, news)) => self.take(index, news),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) if until_ns == u64::MAX => return,
+                Err(RecvTimeoutError::Disconnected) if is_last => return,
                 Err(RecvTimeoutError::Disconnected) => thread::sleep(wait),
             }
         }
@@ -550,7 +556,10 @@ impl Gathered<'_> {
 
     fn take(&mut self, index: usize, news: Result<News, String>) {
         match news {
-            Ok(News::Second(interval)) => self.timeline.add(&interval),
+            Ok(News::Second(interval)) => {
+                // They are heard as long as there is a step.
+                let _ = self.seconds.send(interval);
+            }
             Ok(News::Done(more)) => {
                 self.waiting.retain(|one| *one != index);
                 let machine = &self.agents[index].machine;

@@ -8,6 +8,7 @@ use clap::{ArgAction, Args};
 use ringmq::client::target::{Target as ClientTarget, TransportArgs};
 use ringmq::client::url;
 use ringmq::protocol::Version;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,15 +56,26 @@ pub struct Target {
     /// A line that stands at the top of every output.
     #[arg(long, value_name = "TEXT")]
     pub note: Option<String>,
-    /// Write summary.json, timeline.csv and latency.hgrm into this directory, which is made if need be.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,
-    /// No line on stderr each second.
+    /// What the broker is and its version, for the outputs; by default what it says of itself in
+    /// $SYS/broker/version.
+    #[arg(long, value_name = "TEXT")]
+    pub broker_name: Option<String>,
+    /// Show nothing on stderr while it runs.
     #[arg(short = 'Q', long)]
     pub quiet: bool,
+    /// Write a line each second, also on a terminal.
+    #[arg(long, conflicts_with = "quiet")]
+    pub plain: bool,
+    /// Write report.html, summary.json, run.toml, timeline.csv, latency.hlog, latency.hgrm and plots into this
+    /// directory, which is made if need be.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Serve metrics for Prometheus at this address while it runs, such as 127.0.0.1:9464.
+    #[arg(long, value_name = "ADDR")]
+    pub prometheus: Option<SocketAddr>,
     /// Fail (exit 99) unless this holds, such as 'p99<5ms', 'lost==0', 'delivered_per_s>=50k' (repeatable).
     #[arg(long = "assert", value_name = "CONDITION")]
     pub assertions: Vec<Assertion>,

@@ -6,12 +6,13 @@
 pub use crate::args::{Common, LoadArgs, Target};
 
 use crate::agent::{AgentArgs, RunArgs};
-use crate::parse::{duration, rate};
+use crate::parse::{duration, percent, rate};
 use crate::suite::Suite;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A load generator for MQTT brokers that checks what it received.
@@ -61,6 +62,10 @@ pub enum Verb {
     Agent(AgentArgs),
     /// Run a verb on several agents and add up what they saw.
     Run(RunArgs),
+    /// Make the report of runs that were written with --out again; several are laid over each other.
+    Report(Report),
+    /// Compare two runs that were written with --out.
+    Compare(Compare),
     /// Be a byte relay: the physical limit to compare a broker with. QoS 0 only, for this generator only.
     Relay(RelayArgs),
 }
@@ -357,6 +362,37 @@ pub struct Subscribe {
     pub verify: bool,
 }
 
+/// Reports.
+#[derive(Clone, Debug, Args)]
+pub struct Report {
+    /// Directories that --out wrote.
+    #[arg(value_name = "DIR", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Where to write the report [default: report.html in the directory, or here when there are several]
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Comparisons.
+#[derive(Clone, Debug, Args)]
+pub struct Compare {
+    /// The directory of the run to compare with.
+    #[arg(value_name = "A")]
+    pub base: PathBuf,
+    /// The directory of the run in question.
+    #[arg(value_name = "B")]
+    pub new: PathBuf,
+    /// A change for the worse by more than this, in percent, is a regression (exit 99).
+    #[arg(long, default_value_t = 5.0, value_name = "PERCENT", value_parser = percent)]
+    pub threshold: f64,
+    /// Compare runs that are not alike, and runs that are invalid.
+    #[arg(long)]
+    pub force: bool,
+    /// Print the comparison as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The relay.
 #[derive(Clone, Debug, Args)]
 pub struct RelayArgs {
@@ -381,7 +417,12 @@ impl Verb {
             Self::Storm(args) => &args.target,
             Self::Durable(args) => &args.target,
             Self::Retained(args) => &args.target,
-            Self::Suite(_) | Self::Agent(_) | Self::Run(_) | Self::Relay(_) => return None,
+            Self::Suite(_)
+            | Self::Agent(_)
+            | Self::Run(_)
+            | Self::Report(_)
+            | Self::Compare(_)
+            | Self::Relay(_) => return None,
         })
     }
 

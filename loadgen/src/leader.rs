@@ -2,7 +2,9 @@
 
 use crate::args::{Common, Target};
 use crate::clock::{Clock, nanoseconds};
-use crate::plan::{Hears, Plan};
+use crate::format::count;
+use crate::live::{Head, Live};
+use crate::plan::Plan;
 use crate::preflight;
 use crate::procfs::{Usage, machine_cpu_ns};
 use crate::shared::Shared;
@@ -12,7 +14,7 @@ use crate::worker::{self, Interval, Load, Settings, Times};
 use serde::{Deserialize, Serialize};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -26,8 +28,6 @@ const QUIET_NS: u64 = 2_000_000_000;
 const DRAIN_NS: u64 = 30_000_000_000;
 /// How long the broker's memory may settle after the last connect.
 const SETTLE_NS: u64 = 500_000_000;
-/// How long after the end of a second all cores have told of it.
-const FEED_DELAY_NS: u64 = 30_000_000;
 /// Connecting for this long without a rate that explains it is a failure.
 const CONNECT_STALL_NS: u64 = 30_000_000_000;
 
@@ -111,6 +111,8 @@ pub struct Measured {
     pub broker_first: Usage,
     /// The broker when it ended.
     pub broker_last: Usage,
+    /// When it began, was measured and ended.
+    pub times: Times,
     /// Second by second.
     pub timeline: Timeline,
 }
@@ -153,6 +155,8 @@ impl Figures {
 
 /// Leads a run.
 pub struct Leader<'a> {
+    /// The verb.
+    pub verb: &'a str,
     /// The flags.
     pub common: &'a Common,
     /// What the clients have in common.
@@ -192,12 +196,10 @@ impl Leader<'_> {
         let shared = Shared::new(plan, &self.settings.load, wakes);
         let (shared, settings, clock) = (&shared, self.settings, self.clock);
         let (sender, receiver) = mpsc::channel();
-        let mut feed = Feed {
-            receiver,
-            conductor: self.conductor,
-            timeline: Timeline::default(),
-            shown: self.shows(plan),
-        };
+        let head = head(self.verb, settings, plan, cores, duration);
+        let conductor = self.conductor;
+        let mut live = Live::new(&self.common.target, head, clock.now_ns())?
+            .hear(receiver, |interval| conductor.second(interval));
         thread::scope(|scope| {
             let start_ns = clock.now_ns();
             let workers: Vec<_> = plan
@@ -216,7 +218,7 @@ impl Leader<'_> {
                     })
                 })
                 .collect();
-            let led = self.lead(shared, &mut feed, start_ns, duration, warmup);
+            let led = self.lead(shared, &mut live, start_ns, duration, warmup);
             shared.end();
             (0..cores).for_each(|core| shared.wake(core));
             let mut outcomes = Vec::new();
@@ -228,8 +230,11 @@ impl Leader<'_> {
                 );
             }
             let led = led?;
-            feed.take();
-            let total = Total::of(outcomes);
+            let timeline = live.into_timeline();
+            let mut total = Total::of(outcomes);
+            // What the seconds hold is all there is.
+            total.latency.clone_from(timeline.latency());
+            total.send_lag.clone_from(timeline.send_lag());
             if total.ended.is_some() && led.measured_ns == 0 {
                 return Err(total.ended.unwrap_or_default());
             }
@@ -254,7 +259,8 @@ impl Leader<'_> {
                 broker_connected: led.broker_connected,
                 broker_first: led.first.broker,
                 broker_last: led.last.broker,
-                timeline: feed.timeline,
+                times: led.times,
+                timeline,
             })
         })
     }
@@ -263,7 +269,7 @@ impl Leader<'_> {
     fn lead(
         &self,
         shared: &Shared,
-        feed: &mut Feed<'_>,
+        live: &mut Live<'_>,
         start_ns: u64,
         duration: Duration,
         warmup: Duration,
@@ -281,6 +287,7 @@ impl Leader<'_> {
             {
                 return Err("not all clients were connected within 30 s".into());
             }
+            live.connecting(connected(shared), clock.now_ns());
             clock.sleep_until(clock.now_ns() + LOOK_NS);
         }
         let connect_ns = clock.now_ns() - start_ns;
@@ -294,22 +301,25 @@ impl Leader<'_> {
         let begin_ns = self.conductor.begin_ns(clock)?;
         let measure_ns = begin_ns + nanoseconds(warmup);
         let stop_ns = measure_ns + nanoseconds(duration);
-        shared.start(Times {
+        let times = Times {
             start_ns: begin_ns,
             measure_ns,
             stop_ns,
-        });
-        self.wait(shared, feed, begin_ns, measure_ns);
+        };
+        shared.start(times);
+        live.begin(times, clock.now_ns());
+        self.wait(shared, live, measure_ns);
         let first = Sample::take(&self.common.target, clock)?;
-        self.wait(shared, feed, begin_ns, stop_ns);
+        self.wait(shared, live, stop_ns);
         let end_ns = clock.now_ns().min(stop_ns);
         // Of a broker that died nothing can be known.
         let last = Sample::take(&self.common.target, clock).unwrap_or_else(|_| Sample {
             at_ns: clock.now_ns(),
             ..first
         });
-        self.drain(shared);
+        self.drain(shared, live);
         Ok(Led {
+            times,
             measured_ns: end_ns.saturating_sub(measure_ns),
             connect_ns,
             broker_connected,
@@ -319,16 +329,16 @@ impl Leader<'_> {
     }
 
     /// Waits for a moment, or for the end.
-    fn wait(&self, shared: &Shared, feed: &mut Feed<'_>, begin_ns: u64, until_ns: u64) {
+    fn wait(&self, shared: &Shared, live: &mut Live<'_>, until_ns: u64) {
         while self.clock.now_ns() < until_ns && !shared.is_over() && !self.conductor.is_over() {
-            feed.show(self.clock.now_ns().saturating_sub(begin_ns + FEED_DELAY_NS) / 1_000_000_000);
+            live.tick(connected(shared), self.clock.now_ns());
             self.clock
                 .sleep_until(until_ns.min(self.clock.now_ns() + 20_000_000));
         }
     }
 
     /// Waits until all messages have arrived, or no more arrive.
-    fn drain(&self, shared: &Shared) {
+    fn drain(&self, shared: &Shared, live: &mut Live<'_>) {
         if self.settings.load == Load::Idle {
             return;
         }
@@ -354,49 +364,54 @@ impl Leader<'_> {
             if now_ns > news_ns + QUIET_NS || now_ns > begun_ns + DRAIN_NS {
                 return;
             }
+            live.tick(connected(shared), now_ns);
             self.clock.sleep_until(now_ns + LOOK_NS);
         }
     }
+}
 
-    /// Whether lines are shown while it runs.
-    fn shows(&self, plan: &Plan) -> bool {
-        let hears = plan.clients().any(|client| client.hears != Hears::Nothing);
-        !self.common.target.quiet && (hears || plan.publisher_count > 0)
+/// What a run is called, and how large it is to be.
+pub fn head(
+    verb: &str,
+    settings: &Settings,
+    plan: &Plan,
+    cores: usize,
+    duration: Duration,
+) -> Head {
+    Head {
+        verb: verb.into(),
+        broker: settings.route.address.to_string(),
+        load: describe(settings),
+        connections: plan.clients().count() as u64,
+        cores,
+        measured_s: duration.as_secs_f64(),
     }
+}
+
+/// A load, in a few words.
+fn describe(settings: &Settings) -> String {
+    let load = match &settings.load {
+        Load::Open(profile) => {
+            format!("open loop, up to {} msg/s", count(profile.rate_max()))
+        }
+        Load::Closed { window } => format!("closed loop, window {window}"),
+        Load::Idle => return "no messages of its own".into(),
+    };
+    format!("{load}, QoS {}", settings.qos as u8)
+}
+
+/// Clients that are connected and subscribed.
+fn connected(shared: &Shared) -> u64 {
+    let counts = shared.cores.iter().map(|core| &core.connected);
+    counts.map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
 /// What [`Leader::lead`] found out.
 struct Led {
+    times: Times,
     measured_ns: u64,
     connect_ns: u64,
     broker_connected: Usage,
     first: Sample,
     last: Sample,
-}
-
-/// What the cores tell while they work.
-struct Feed<'a> {
-    receiver: Receiver<Interval>,
-    conductor: &'a dyn Conductor,
-    timeline: Timeline,
-    shown: bool,
-}
-
-impl Feed<'_> {
-    fn take(&mut self) {
-        for interval in self.receiver.try_iter() {
-            self.conductor.second(&interval);
-            self.timeline.add(&interval);
-        }
-    }
-
-    fn show(&mut self, before_second: u64) {
-        self.take();
-        if self.shown {
-            self.timeline
-                .lines_before(before_second)
-                .iter()
-                .for_each(|line| eprintln!("{line}"));
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! `loadgen`: puts load on an MQTT broker, measures it, and checks every message.
 
-use loadgen::cli::{self, Verb};
+use loadgen::cli::{self, Compare, Report, Verb};
 use loadgen::report::Summary;
+use loadgen::report::compare;
+use loadgen::report::files::{self, Recorded};
 use loadgen::{agent, relay, run, suite};
 use std::process::ExitCode;
 
@@ -17,6 +19,8 @@ fn main() -> ExitCode {
             print!("{}", suite::list());
             return ExitCode::SUCCESS;
         }
+        Verb::Report(args) => return report(args),
+        Verb::Compare(args) => return compare(args),
         Verb::Relay(args) => relay::run(args.bind).map(|never| match never {}),
         Verb::Agent(args) => agent::serve(args).map(|never| match never {}),
         verb => run::verb(verb),
@@ -25,10 +29,7 @@ fn main() -> ExitCode {
     let json = std::env::args_os().any(|word| word == "--json");
     match result {
         Ok(summary) => show(&summary, json),
-        Err(error) => {
-            eprintln!("loadgen: {error}");
-            ExitCode::from(EXIT_ERROR)
-        }
+        Err(error) => failed(&error),
     }
 }
 
@@ -48,4 +49,45 @@ fn show(summary: &Summary, json: bool) -> ExitCode {
     } else {
         ExitCode::from(EXIT_BREACH)
     }
+}
+
+fn report(args: &Report) -> ExitCode {
+    match files::rebuild(&args.runs, args.out.as_deref()) {
+        Ok(path) => {
+            println!("{}", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn compare(args: &Compare) -> ExitCode {
+    let (base, new) = match (Recorded::read(&args.base), Recorded::read(&args.new)) {
+        (Ok(base), Ok(new)) => (base, new),
+        (Err(error), _) | (_, Err(error)) => return failed(&error),
+    };
+    let comparison = compare::compare(&base, &new, args.threshold);
+    let objections = comparison.objections();
+    if !objections.is_empty() && !args.force {
+        let why = objections.join("\n  ");
+        return failed(&format!(
+            "these runs do not compare (--force does it all the same):\n  {why}"
+        ));
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&comparison);
+        println!("{}", text.expect("a comparison has only string keys"));
+    } else {
+        print!("{}", comparison.text());
+    }
+    if comparison.has_regression() {
+        ExitCode::from(EXIT_BREACH)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn failed(error: &str) -> ExitCode {
+    eprintln!("loadgen: {error}");
+    ExitCode::from(EXIT_ERROR)
 }

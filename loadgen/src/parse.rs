@@ -44,6 +44,21 @@ pub fn addresses(text: &str) -> Result<Addresses, String> {
     Ok(Addresses(all))
 }
 
+/// Reads a percentage such as `5` or `2.5%`.
+///
+/// Errors: it is none, or beyond 1,000.
+pub fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text} is not a percentage"))?;
+    if (0.0..=1_000.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("a threshold is at least 0 % and at most 1,000 %".into())
+    }
+}
+
 /// Reads a duration such as `500ms`, `10s`, `2m`, `1h`; a number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let split = text

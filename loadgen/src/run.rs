@@ -6,21 +6,24 @@ use crate::assertion::Assertion;
 use crate::cli::{Conn, Fanout, Publish, Shape, Shared, Slow, Subscribe, Verb, Wild};
 use crate::clock::Clock;
 use crate::knee;
-use crate::leader::{Alone, Conductor, Leader, Measured};
+use crate::leader::{self, Alone, Conductor, Leader, Measured};
 use crate::links::{Address, Route};
+use crate::live::Head;
 use crate::message::Message;
 use crate::plan::{Names, Plan};
-use crate::report::{Broker, Generator, Percentiles, Summary};
+use crate::probe::broker_version;
+use crate::report::provenance::{self, Provenance, is_own};
+use crate::report::{Broker, Generator, Percentiles, Summary, files};
 use crate::schedule::Profile;
 use crate::steps;
 use crate::storm;
 use crate::suite;
-use crate::timeline::write_files;
-use crate::worker::{Load, Payload, Settings};
+use crate::timeline::Timeline;
+use crate::worker::{Load, Payload, Settings, Times};
 use ringmq::client::target::{Endpoint, Target as ClientTarget};
 use ringmq::protocol::QoS;
 use std::net::ToSocketAddrs;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Where the search for the highest rate begins, in messages per second, when nothing is said.
 const RATE_FIRST: f64 = 1_000.0;
@@ -78,6 +81,8 @@ impl<'a> Job<'a> {
             | Verb::Suite(_)
             | Verb::Agent(_)
             | Verb::Run(_)
+            | Verb::Report(_)
+            | Verb::Compare(_)
             | Verb::Relay(_) => Err("this verb does not run for a time".into()),
         }
     }
@@ -129,9 +134,19 @@ impl<'a> Job<'a> {
         self.common
     }
 
-    /// What makes publishers send.
-    pub fn load(&self) -> &Load {
-        &self.pacing.load
+    /// What the run is called, on so many threads.
+    pub fn head(&self, cores: usize) -> Head {
+        let settings = Settings {
+            load: self.pacing.load.clone(),
+            ..self.settings.clone()
+        };
+        leader::head(
+            self.name,
+            &settings,
+            &self.plan,
+            cores,
+            self.pacing.duration,
+        )
     }
 
     /// Warm-up and measured interval.
@@ -157,6 +172,7 @@ impl<'a> Job<'a> {
             ..self.settings.clone()
         };
         let leader = Leader {
+            verb: self.name,
             common: self.common,
             settings: &settings,
             clock: Clock::start(),
@@ -167,9 +183,9 @@ impl<'a> Job<'a> {
 
     fn conclude(&self, mut summary: Summary, measured: &Measured) -> Result<Summary, String> {
         check(&mut summary, self.verify, &self.common.target.assertions);
-        if let Some(directory) = &self.common.target.out {
-            let latency = &measured.figures.total.latency;
-            write_files(directory, &summary, &measured.timeline, latency)?;
+        let target = &self.common.target;
+        save(target, &summary, &measured.timeline, measured.times)?;
+        if let Some(directory) = &target.out {
             knee::write(directory, &summary.knee)?;
         }
         Ok(summary)
@@ -481,6 +497,37 @@ fn check(summary: &mut Summary, verify: bool, assertions: &[Assertion]) {
             .violations
             .push("an invalid run cannot show that the assertions hold".into());
     }
+}
+
+/// Writes what `--out` asks for.
+///
+/// Errors: in plain words, what could not be written.
+pub fn save(
+    target: &Target,
+    summary: &Summary,
+    timeline: &Timeline,
+    times: Times,
+) -> Result<(), String> {
+    let Some(directory) = &target.out else {
+        return Ok(());
+    };
+    let route = resolve_route(target)?;
+    let same_host = target.broker_pid.is_some()
+        || match &route.address {
+            Address::Tcp(address) => is_own(address.ip()),
+            Address::Unix(_) => true,
+        };
+    let client_id = format!("{}-v", target.prefix());
+    let ask = || broker_version(route, steps::credentials(target), client_id);
+    let broker = provenance::Broker {
+        address: summary.broker_address.clone(),
+        name: target.broker_name.clone().or_else(ask).unwrap_or_default(),
+        command: Vec::new(),
+        same_host,
+    };
+    let measured_at = UNIX_EPOCH + Duration::from_nanos(times.measure_ns);
+    let provenance = Provenance::collect(target, broker, measured_at);
+    files::write(directory, summary, &provenance, timeline)
 }
 
 /// Where the broker is.

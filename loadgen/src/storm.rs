@@ -10,11 +10,12 @@ use crate::links::{Handler, Links, Reactor, Route};
 use crate::payload::{Header, Payloads};
 use crate::preflight;
 use crate::report::{Broker, Percentiles, Summary};
-use crate::run::{judge, resolve_route};
-use crate::steps::{credentials, generator, step, summary};
+use crate::run::{judge, resolve_route, save};
+use crate::steps::{credentials, generator, since, step, summary};
+use crate::timeline::Timeline;
 use crate::track::{Arrival, Track};
 use crate::wire::{Credentials, SessionKind, put_connect, put_subscribe};
-use crate::worker::{disconnect, histogram};
+use crate::worker::{Interval, disconnect, histogram};
 use hdrhistogram::Histogram;
 use ringmq::protocol::frame::FixedHeader;
 use ringmq::protocol::{Connack, PacketId, PacketType, Publish, PublishProperties, QoS, Suback};
@@ -105,7 +106,13 @@ pub fn run(args: &Args) -> Result<Summary, String> {
         ..summary("storm", target)?
     };
     judge(&mut summary, args.verify, &target.assertions);
+    let mut timeline = Timeline::default();
+    timeline.add(&Interval {
+        latency: crowd.clients.latency.clone(),
+        ..Interval::of(0)
+    });
     crowd.leave();
+    save(target, &summary, &timeline, since(cut.at_ns))?;
     Ok(summary)
 }
 

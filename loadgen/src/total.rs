@@ -83,7 +83,8 @@ impl Default for Total {
 }
 
 impl Total {
-    /// What the cores of one process saw: their tracks and what was sent belong together.
+    /// What the cores of one process saw: their tracks and what was sent belong together. Latencies and send lags are in
+    /// their seconds, and not here.
     pub fn of(outcomes: Vec<Outcome>) -> Self {
         let mut total = Self::default();
         let mut sent = BTreeMap::new();
@@ -94,8 +95,8 @@ impl Total {
             slow.extend(one.slow_tracks);
             strangers.extend(one.stranger_tracks);
             total.add(&Self {
-                latency: one.latency,
-                send_lag: one.send_lag,
+                latency: histogram(),
+                send_lag: histogram(),
                 acknowledged: one.acknowledged,
                 tcp_connect: one.tcp_connect,
                 connack: one.connack,

@@ -22,6 +22,7 @@ use crate::payload::Payloads;
 use crate::plan::{ClientPlan, Hears, Names};
 use crate::schedule::{Profile, Schedule};
 use crate::shared::Shared;
+use crate::timeline::Trouble;
 use crate::track::Track;
 use crate::window::Window;
 use connecting::Away;
@@ -43,7 +44,7 @@ const SPIN_NS: u64 = 30_000;
 /// The longest that one look around takes while awake; what is longer was another process's turn.
 const SPIN_LOOK_NS: u64 = 10_000;
 /// The length of an interval of the timeline.
-const INTERVAL_NS: u64 = 1_000_000_000;
+const INTERVAL_NS: i64 = 1_000_000_000;
 
 /// What all clients of a run have in common.
 #[derive(Clone, Debug)]
@@ -124,6 +125,12 @@ impl Times {
     /// Whether a moment is in the measured interval.
     pub fn is_measured(&self, at_ns: u64) -> bool {
         (self.measure_ns..self.stop_ns).contains(&at_ns)
+    }
+
+    /// The second of a moment: 0 is the first of the measured interval, those of the warm-up are negative.
+    pub fn second(&self, at_ns: u64) -> i64 {
+        let since_ns = at_ns.max(self.start_ns).cast_signed() - self.measure_ns.cast_signed();
+        since_ns.div_euclid(INTERVAL_NS)
     }
 }
 
@@ -215,6 +222,8 @@ struct State<'a> {
     received: u64,
     slow_paused: bool,
     interval: Interval,
+    /// What intervals have told of trouble and of waiting awake.
+    reported: (Trouble, u64),
     outcome: Outcome,
 }
 
@@ -296,6 +305,7 @@ impl<'a> State<'a> {
             received: 0,
             slow_paused: false,
             interval: Interval::of(0),
+            reported: (Trouble::default(), 0),
             outcome: Outcome::default(),
         }
     }
@@ -344,6 +354,7 @@ impl<'a> State<'a> {
             self.wake_others();
             self.end_interval(now_ns);
             own.received.store(self.received, Ordering::Relaxed);
+            own.connected.store(self.ready as u64, Ordering::Relaxed);
 
             if reactor.has_work()? || !self.queue.is_empty() {
                 continue;
@@ -397,15 +408,19 @@ impl<'a> State<'a> {
 
     fn end_interval(&mut self, now_ns: u64) {
         let Some(times) = self.times else { return };
-        let second = now_ns.saturating_sub(times.start_ns) / INTERVAL_NS;
-        if second == self.interval.second {
-            return;
+        let second = times.second(now_ns);
+        if second > self.interval.second {
+            self.send_interval(second);
         }
-        let interval = std::mem::replace(&mut self.interval, Interval::of(second));
-        self.outcome
-            .latency
-            .add(&interval.latency)
-            .expect("the bounds are the same");
+    }
+
+    /// Tells of the interval that ends, and begins the next.
+    fn send_interval(&mut self, next: i64) {
+        let now = (self.outcome.trouble(), self.outcome.spin_ns);
+        let before = std::mem::replace(&mut self.reported, now);
+        self.interval.trouble = now.0.since(&before.0);
+        self.interval.spin_ns = now.1 - before.1;
+        let interval = std::mem::replace(&mut self.interval, Interval::of(next));
         // Nobody may want them.
         let _ = self.intervals.send(interval);
     }
@@ -456,12 +471,8 @@ impl<'a> State<'a> {
     // ---- the end ----
 
     fn into_outcome(mut self) -> Outcome {
-        self.outcome
-            .latency
-            .add(&self.interval.latency)
-            .expect("the bounds are the same");
+        self.send_interval(i64::MAX);
         self.outcome.unsent = self.unsent();
-        let _ = self.intervals.send(self.interval);
         for publisher in &self.publishers {
             self.outcome.unacknowledged += u64::from(publisher.in_flight);
             self.outcome.sent.push((publisher.number, publisher.next));

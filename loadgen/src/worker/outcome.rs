@@ -1,5 +1,6 @@
 //! What one core saw.
 
+use crate::timeline::Trouble;
 use crate::total::recorded;
 use crate::track::Track;
 use hdrhistogram::Histogram;
@@ -9,10 +10,6 @@ use std::collections::BTreeMap;
 /// What one core saw.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Receive time less intended time, in ns, of messages whose intended time was in the measured interval.
-    pub latency: Histogram<u64>,
-    /// Time of writing less intended time, in ns, where only the generator was in the way.
-    pub send_lag: Histogram<u64>,
     /// From the intended time to the last acknowledgement of a QoS 1 or 2 message, in ns.
     pub acknowledged: Histogram<u64>,
     /// From when connecting was due to the established connection, in ns.
@@ -63,28 +60,55 @@ pub struct Outcome {
     pub ended: Option<(u64, String)>,
 }
 
+impl Outcome {
+    /// What went wrong so far.
+    pub fn trouble(&self) -> Trouble {
+        Trouble {
+            duplicates: self.duplicates,
+            reordered: self.reordered,
+            corrupt: self.corrupt,
+            refused: self.refused,
+            disconnects: self.disconnects.values().sum(),
+            window_stalls: self.window_stalls,
+            held_back: self.held_back,
+        }
+    }
+}
+
 /// One second of one core.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Interval {
-    /// Which second after the start.
-    pub second: u64,
+    /// Which second, by [`Times::second`](crate::worker::Times::second).
+    pub second: i64,
     /// Messages written in it.
     pub published: u64,
     /// Messages received in it.
     pub delivered: u64,
-    /// Latencies of the messages received in it, in ns.
+    /// Receive time less intended time, in ns, of messages received in it whose intended time was in the measured
+    /// interval.
     #[serde(with = "recorded")]
     pub latency: Histogram<u64>,
+    /// Time of writing less intended time, in ns, of messages whose intended time was in the measured interval, where
+    /// only the generator was in the way.
+    #[serde(with = "recorded")]
+    pub send_lag: Histogram<u64>,
+    /// What went wrong in it.
+    pub trouble: Trouble,
+    /// Time spent waiting awake, in ns.
+    pub spin_ns: u64,
 }
 
 impl Interval {
     /// A second in which nothing has happened yet.
-    pub fn of(second: u64) -> Self {
+    pub fn of(second: i64) -> Self {
         Self {
             second,
             published: 0,
             delivered: 0,
             latency: histogram(),
+            send_lag: histogram(),
+            trouble: Trouble::default(),
+            spin_ns: 0,
         }
     }
 }
@@ -92,8 +116,6 @@ impl Interval {
 impl Default for Outcome {
     fn default() -> Self {
         Self {
-            latency: histogram(),
-            send_lag: histogram(),
             acknowledged: histogram(),
             tcp_connect: histogram(),
             connack: histogram(),

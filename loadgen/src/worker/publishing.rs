@@ -209,6 +209,7 @@ impl Publisher {
 impl State<'_> {
     pub(super) fn begin(&mut self, times: Times) {
         self.times = Some(times);
+        self.interval.second = times.second(times.start_ns);
         if let Load::Open(profile) = &self.settings.load
             && !self.publishers.is_empty()
         {
@@ -353,7 +354,7 @@ impl State<'_> {
                 if held_back {
                     self.outcome.held_back += 1;
                 } else {
-                    record(&mut self.outcome.send_lag, now_ns - intended_ns);
+                    record(&mut self.interval.send_lag, now_ns - intended_ns);
                 }
             }
         }
