@@ -10,6 +10,8 @@ use crate::timeline::Trouble;
 const POINTS_MAX: usize = 600;
 /// Points of a percentile curve.
 const PERCENTILE_POINTS: u32 = 240;
+/// Letters of a run's name that there is room for.
+const NAME_LETTERS_MAX: usize = 16;
 /// Runs that have a colour of their own.
 const COLOURS: usize = 6;
 
@@ -59,8 +61,12 @@ fn stamp(runs: &[Recorded]) -> Option<&'static str> {
 /// The name of a run among others.
 fn name(run: &Recorded) -> String {
     let invalid = if run.summary.valid { "" } else { " (invalid)" };
-    let name: String = run.name.chars().take(24).collect();
-    format!("{name}{invalid}")
+    // The end of a name tells more than its beginning, and there is not room for all of it.
+    let letters: Vec<char> = run.name.chars().collect();
+    let cut = letters.len().saturating_sub(NAME_LETTERS_MAX);
+    let dots = if cut > 0 { "\u{2026}" } else { "" };
+    let name: String = letters[cut..].iter().collect();
+    format!("{dots}{name}{invalid}")
 }
 
 /// How the line of a run among others is drawn.
