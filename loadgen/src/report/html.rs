@@ -274,8 +274,8 @@ fn deck(run: &Recorded) -> String {
         parts.push(format!("{} B", summary.payload_bytes));
     }
     parts.push(format!("MQTT {}", mqtt_version(summary)));
-    if let Some(suite) = &summary.suite {
-        parts.push(suite.clone());
+    if let Some(note) = &summary.note {
+        parts.push(note.clone());
     }
     if summary.measured_s > 0.0 {
         parts.push(format!("{} s measured", short(summary.measured_s)));
