@@ -16,6 +16,8 @@ pub struct CoreNews {
     pub stopped: AtomicBool,
     /// It sleeps until its ring or its wake-up socket has something.
     pub asleep: AtomicBool,
+    /// Its clients that are connected and subscribed.
+    pub connected: AtomicU64,
     /// Messages its subscribers got, duplicates not counted.
     pub received: AtomicU64,
     /// Deliveries its publishers' messages must lead to, on all cores.
@@ -45,28 +47,29 @@ pub struct Shared {
 
 impl Shared {
     /// For a plan, and the sockets that wake each core.
-    pub fn new(plan: &Plan, load: Load, wakes: Vec<UnixStream>) -> Self {
+    pub fn new(plan: &Plan, load: &Load, wakes: Vec<UnixStream>) -> Self {
         let cores = wakes.len();
-        let receivers = plan.receivers(cores);
+        let receivers = plan.receivers();
         let mut counts = vec![0; cores];
         let mut homes = vec![(0, 0); plan.publisher_count as usize];
-        for client in &plan.clients {
-            if let Some((number, _)) = client.publishes {
-                homes[number as usize] = (client.core, counts[client.core]);
-                counts[client.core] += 1;
+        for (core, clients) in plan.cores.iter().enumerate() {
+            for publishes in clients.iter().filter_map(|one| one.publishes.as_ref()) {
+                homes[publishes.number as usize] = (core, counts[core]);
+                counts[core] += 1;
             }
         }
         // A core without subscribers of a publisher must not hold it back.
         let base = |count: &u32| AtomicU64::new(if *count > 0 { 0 } else { u64::MAX });
         let progress = receivers.iter().flatten().map(base).collect();
         let window = match load {
-            Load::Closed { window } => window as u64,
-            Load::Open { .. } | Load::Idle => u64::MAX,
+            Load::Closed { window } => *window as u64,
+            Load::Open(_) | Load::Idle => u64::MAX,
         };
         let cores = wakes.into_iter().map(|wake| CoreNews {
             ready: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
+            connected: AtomicU64::new(0),
             received: AtomicU64::new(0),
             expected: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),

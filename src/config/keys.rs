@@ -6,6 +6,7 @@ use super::limits::{Limits, QueueFullPolicy};
 use super::value::{Unit, closest};
 use super::{Config, CoreCount, Listener, LogLevel};
 use crate::shard::input::ShardId;
+use crate::shard::record::Durability;
 use std::ops::RangeInclusive;
 
 /// One number among the limits.
@@ -121,7 +122,11 @@ pub(super) static TOP_KEYS: &[TopKey] = &[
     },
     TopKey {
         name: "data-dir",
-        doc: "Directory of what outlives the process; without one the key that spreads sessions is new each start.",
+        doc: "Directory of what outlives the process; without one it is ringmq in $XDG_STATE_HOME or ~/.local/state.",
+    },
+    TopKey {
+        name: "durability",
+        doc: "What is acknowledged survives \"power\" loss, the end of the \"process\", or \"none\" of them: then nothing is stored.",
     },
     TopKey {
         name: "log-level",
@@ -201,6 +206,7 @@ pub(super) fn show_top(config: &Config, name: &str) -> Option<String> {
             .data_dir
             .as_ref()
             .map(|dir| format!("{:?}", dir.display().to_string())),
+        "durability" => Some(format!("\"{}\"", config.durability.name())),
         "log-level" => Some(format!("\"{}\"", config.log_level.name())),
         "allow-anonymous" => Some(config.allow_anonymous.to_string()),
         _ => unreachable!("the caller names a key of TOP_KEYS"),
@@ -225,6 +231,11 @@ pub(super) fn set(config: &mut Config, name: &str, text: &str) -> Result<(), Str
         "pin" => config.pin = parse_bool(text).ok_or_else(|| bad("true or false"))?,
         "data-dir" if text.is_empty() => return Err(bad("a directory")),
         "data-dir" => config.data_dir = Some(text.into()),
+        "durability" => {
+            let known = [Durability::Power, Durability::Process, Durability::None];
+            let found = known.into_iter().find(|known| known.name() == text);
+            config.durability = found.ok_or_else(|| bad("\"power\", \"process\" or \"none\""))?;
+        }
         "log-level" => {
             let level = LogLevel::parse(text);
             config.log_level =
