@@ -78,7 +78,13 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
 /// Lines of a file, its unit tests apart. Where one is longer, it is two files.
 const FILE_LINES_MAX: usize = 900;
 /// Files that are longer, and why they are still one.
-const LONG_FILES: &[(&str, &str)] = &[];
+const LONG_FILES: &[(&str, &str)] = &[
+    (
+        "tests/sim/auditor.rs",
+        "one rule after the other, of what a client may see",
+    ),
+    ("tests/sim/model.rs", "the whole naive broker in one place"),
+];
 /// Lines of a file of tests.
 const TEST_FILE_LINES_MAX: usize = 1_100;
 
@@ -137,7 +143,10 @@ fn unsafe_is_where_it_is_expected() {
             continue;
         }
         let lines = code_lines(&file);
-        let found = lines.iter().find(|(_, line)| names(line, "unsafe"));
+        // A page's Content Security Policy has a word for styles that is not Rust's.
+        let found = lines
+            .iter()
+            .find(|(_, line)| names(&line.replace("unsafe-inline", ""), "unsafe"));
         let expected = UNSAFE_FILES.iter().any(|(name, _)| *name == path);
         match found {
             Some((number, _)) => assert!(
