@@ -467,6 +467,8 @@ fn command(args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // Brokers of several tests run at once, and would want the same directory.
+    command.env("RINGMQ_DURABILITY", "none");
     command
         .env_remove("JOURNAL_STREAM")
         .env_remove("STATE_DIRECTORY");
