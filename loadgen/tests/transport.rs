@@ -87,7 +87,11 @@ fn every_verb_s_links_go_through_every_transport() {
     let closed = "pubsub --closed-loop -F 16 -s 40000 -d 1s --warmup 100ms --verify -Q";
     for transport in [
         vec!["-h", "localhost", "-p", &tls_port, "-S", "--cafile", ca],
-        vec!["--url", &format!("mqtts://localhost:{tls_port}"), "--insecure"],
+        vec![
+            "--url",
+            &format!("mqtts://localhost:{tls_port}"),
+            "--insecure",
+        ],
         vec!["--url", &format!("ws://localhost:{websocket_port}/mqtt")],
         vec![
             "--url",
