@@ -6,6 +6,7 @@ use super::limits::{Limits, QueueFullPolicy};
 use super::value::{Unit, closest};
 use super::{Config, CoreCount, Listener, LogLevel};
 use crate::shard::input::ShardId;
+use crate::shard::record::Durability;
 use std::ops::RangeInclusive;
 
 /// One number among the limits.
@@ -45,7 +46,7 @@ macro_rules! limit_keys {
 
         // A limit that has no key does not compile.
         const _: fn(&Limits) = |limits| {
-            let Limits { $($field: _,)* queue_full: _ } = limits;
+            let Limits { $($field: _,)* queue_full: _, queue_full_rules: _ } = limits;
         };
     };
 }
@@ -73,6 +74,14 @@ limit_keys! {
         "Messages waiting for one session.";
     queue_bytes_max: u32, "queue-bytes-max", Bytes, 1..=U32, None,
         "Bytes of messages waiting for one session.";
+    queue_resident_max: u32, "queue-resident-max", Count, 1..=65_536, None,
+        "Stored messages of one session that wait in memory too; of others only the numbers are.";
+    queue_age_s_max: u32, "queue-age-max", Seconds, 1..=U32, Some(U32),
+        "How long a stored message may wait for one session.";
+    queue_bytes_all_max: u64, "queue-bytes-all-max", Bytes, 1024..=(1024 * GIB), None,
+        "Bytes of messages waiting for all sessions.";
+    queue_hold_ms: u32, "queue-hold", Milliseconds, 1..=3_600_000, None,
+        "How long an acknowledgement may wait for room in a queue whose policy is \"hold\".";
     outbound_bytes_max: u32, "outbound-bytes-max", Bytes, 1024..=U32, None,
         "Outbound bytes of one connection above which its QoS 0 messages are dropped and others wait.";
     session_expiry_s_max: u32, "session-expiry-max", Seconds, 0..=U32, Some(U32),
@@ -113,7 +122,11 @@ pub(super) static TOP_KEYS: &[TopKey] = &[
     },
     TopKey {
         name: "data-dir",
-        doc: "Directory of what outlives the process; without one the key that spreads sessions is new each start.",
+        doc: "Directory of what outlives the process; without one it is ringmq in $XDG_STATE_HOME or ~/.local/state.",
+    },
+    TopKey {
+        name: "durability",
+        doc: "What is acknowledged survives \"power\" loss, the end of the \"process\", or \"none\" of them: then nothing is stored.",
     },
     TopKey {
         name: "log-level",
@@ -126,11 +139,6 @@ pub(super) static TOP_KEYS: &[TopKey] = &[
 ];
 
 const QUEUE_FULL: &str = "queue-full";
-const QUEUE_FULL_NAMES: &[(&str, QueueFullPolicy)] = &[
-    ("drop-oldest", QueueFullPolicy::DropOldest),
-    ("drop-newest", QueueFullPolicy::DropNewest),
-    ("disconnect", QueueFullPolicy::Disconnect),
-];
 /// What `limits.queue-full` says, for the sample.
 pub(super) const QUEUE_FULL_DOC: &str =
     "What a full queue does: \"drop-oldest\", \"drop-newest\" or \"disconnect\".";
@@ -183,10 +191,7 @@ impl LimitKey {
 
 /// The value of `limits.queue-full`, as it would be written in a file.
 pub(super) fn show_queue_full(limits: &Limits) -> String {
-    let name = QUEUE_FULL_NAMES
-        .iter()
-        .find(|(_, policy)| *policy == limits.queue_full);
-    format!("\"{}\"", name.expect("every policy has a name").0)
+    format!("\"{}\"", limits.queue_full.name())
 }
 
 /// The value of a key of [`TOP_KEYS`], as it would be written in a file; none when it is unset.
@@ -201,6 +206,7 @@ pub(super) fn show_top(config: &Config, name: &str) -> Option<String> {
             .data_dir
             .as_ref()
             .map(|dir| format!("{:?}", dir.display().to_string())),
+        "durability" => Some(format!("\"{}\"", config.durability.name())),
         "log-level" => Some(format!("\"{}\"", config.log_level.name())),
         "allow-anonymous" => Some(config.allow_anonymous.to_string()),
         _ => unreachable!("the caller names a key of TOP_KEYS"),
@@ -225,6 +231,11 @@ pub(super) fn set(config: &mut Config, name: &str, text: &str) -> Result<(), Str
         "pin" => config.pin = parse_bool(text).ok_or_else(|| bad("true or false"))?,
         "data-dir" if text.is_empty() => return Err(bad("a directory")),
         "data-dir" => config.data_dir = Some(text.into()),
+        "durability" => {
+            let known = [Durability::Power, Durability::Process, Durability::None];
+            let found = known.into_iter().find(|known| known.name() == text);
+            config.durability = found.ok_or_else(|| bad("\"power\", \"process\" or \"none\""))?;
+        }
         "log-level" => {
             let level = LogLevel::parse(text);
             config.log_level =
@@ -244,10 +255,10 @@ pub(super) fn set(config: &mut Config, name: &str, text: &str) -> Result<(), Str
 
 fn set_limit(limits: &mut Limits, name: &str, text: &str) -> Result<(), String> {
     if name == QUEUE_FULL {
-        let policy = QUEUE_FULL_NAMES.iter().find(|(policy, _)| *policy == text);
-        let wanted = "\"drop-oldest\", \"drop-newest\" or \"disconnect\"";
+        let policy = QueueFullPolicy::from_name(text);
+        let wanted = "\"drop-oldest\", \"drop-newest\", \"disconnect\", \"refuse\" or \"hold\"";
         let bad = || format!("`limits.{name}` is `{text}`; it must be {wanted}");
-        limits.queue_full = policy.ok_or_else(bad)?.1;
+        limits.queue_full = policy.ok_or_else(bad)?;
         return Ok(());
     }
     let key = LIMIT_KEYS.iter().find(|key| key.is_called(name));

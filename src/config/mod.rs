@@ -7,6 +7,7 @@ pub mod limits;
 pub mod listener;
 mod value;
 
+use crate::shard::record::Durability;
 use limits::Limits;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,8 +23,10 @@ pub struct Config {
     pub cores: CoreCount,
     /// Whether each shard's thread stays on one CPU.
     pub pin: bool,
-    /// What outlives the process; none keeps nothing.
+    /// Where what outlives the process is kept; none leaves the choice to the server.
     pub data_dir: Option<PathBuf>,
+    /// What an acknowledgement is worth.
+    pub durability: Durability,
     /// The least severe level that is logged.
     pub log_level: LogLevel,
     /// Whether clients from other machines may connect without credentials.
@@ -88,6 +91,7 @@ impl Default for Config {
             cores: CoreCount::Auto,
             pin: false,
             data_dir: None,
+            durability: Durability::Power,
             log_level: LogLevel::Info,
             allow_anonymous: false,
             limits: Limits::default(),

@@ -16,14 +16,14 @@
 //! charged on each link, though its bytes exist once.
 
 use super::spsc::{self, Consumer, Producer};
+use super::sync::{Arc, AtomicBool, AtomicU64, Ordering, fence};
 use super::wake::Wake;
 use crate::net::transport::Transport;
 use crate::shard::input::{Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
+use crate::shard::record::Receiver;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// What travels on a link.
 #[derive(Debug)]
@@ -330,11 +330,22 @@ impl LinkReceiver {
 /// What a message is charged: what it keeps alive, and its place.
 fn message_bytes(message: &LinkMessage) -> u64 {
     let kept = match message {
-        LinkMessage::Shard(MeshMessage::Publish(message)) => message.bytes(),
+        LinkMessage::Shard(MeshMessage::Publish { message, .. }) => message.bytes(),
         LinkMessage::Shard(MeshMessage::Batch(batch)) => batch.bytes(),
         LinkMessage::Shard(MeshMessage::SharedPublish { message, .. }) => message.bytes(),
         LinkMessage::Shard(MeshMessage::Group(group)) => group.text.len(),
-        LinkMessage::Shard(MeshMessage::Interest { .. } | MeshMessage::AnnouncementAck { .. }) => 0,
+        LinkMessage::Shard(MeshMessage::Taken(answers)) => {
+            let receivers: usize = answers.iter().map(|taken| taken.receivers.len()).sum();
+            size_of_val(&answers[..]) + receivers * size_of::<Receiver>()
+        }
+        LinkMessage::Shard(MeshMessage::Stored(numbers) | MeshMessage::Refused(numbers)) => {
+            size_of_val(&numbers[..])
+        }
+        LinkMessage::Shard(
+            MeshMessage::Interest { .. }
+            | MeshMessage::AnnouncementAck { .. }
+            | MeshMessage::Recovered,
+        ) => 0,
         LinkMessage::Handover(socket) => socket.unread.len(),
     };
     (kept + size_of::<LinkMessage>()) as u64
@@ -389,7 +400,7 @@ mod tests {
     }
 
     fn publish(payload: &[u8]) -> LinkMessage {
-        LinkMessage::Shard(MeshMessage::Publish(Message::new(&MessageParts {
+        let message = Message::new(&MessageParts {
             topic: "t",
             properties: &[],
             payload,
@@ -397,7 +408,10 @@ mod tests {
             retain: false,
             expires_at_ms: NEVER,
             stamp: 0,
-        })))
+            number: 0,
+        });
+        let asked = false;
+        LinkMessage::Shard(MeshMessage::Publish { message, asked })
     }
 
     #[test]
@@ -471,7 +485,7 @@ mod tests {
             sender.is_waiting(),
             "two messages fit, but the pressure has to fall"
         );
-        assert_eq!(sender.bytes(), 20_000 + 2 * (PLACE + 25));
+        assert_eq!(sender.bytes(), 20_000 + 2 * (PLACE + 33));
         receiver.take().unwrap();
         receiver.release();
         assert_eq!(sender.flush(), Some(Pressure::Low));

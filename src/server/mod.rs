@@ -4,7 +4,7 @@ mod certificates;
 pub mod clock;
 pub mod cores;
 mod cpus;
-mod data_dir;
+pub(crate) mod data_dir;
 mod log;
 mod probe;
 mod signals;
@@ -14,7 +14,9 @@ use crate::config::{CoreCount, Loaded, LogLevel};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
 use crate::shard::input::ShardId;
-use cores::{CoreConfig, Cores};
+use crate::shard::record::Durability;
+use crate::store::schema;
+use cores::{CoreConfig, Cores, StoreConfig};
 use data_dir::Installation;
 use std::fmt;
 use std::io::{self, Write};
@@ -60,7 +62,8 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     let config = &loaded.config;
     let shard_count = shard_count(config.cores);
     let nofile = probe::check(shard_count).map_err(Failure::Refused)?;
-    let installation = Installation::open(config.data_dir.as_deref()).map_err(Failure::Other)?;
+    let installation = Installation::open(data_dir::choose(config).map_err(Failure::Other)?)
+        .map_err(Failure::Other)?;
     let failed = |what: &str, error: &dyn fmt::Display| Failure::Other(format!("{what}: {error}"));
 
     let seeds = data_dir::random_key().map_err(|error| failed("no random bytes", &error))?;
@@ -87,6 +90,15 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
         log_clients: config.log_level >= LogLevel::Info,
         ring: RingConfig::default(),
         link: None,
+        store: installation
+            .dir
+            .as_ref()
+            .filter(|_| config.durability != Durability::None)
+            .map(|dir| StoreConfig {
+                path: dir.join(schema::FILE),
+                durability: config.durability,
+                log: |level, text| log::line(level, text),
+            }),
     };
     let cores = Cores::start(&core_config).map_err(|error| Failure::Other(error.to_string()))?;
     // The log ends when the last sink is gone.
@@ -187,9 +199,10 @@ fn banner(
         })
         .collect();
     parts.push(addresses.join(" "));
+    let durability = loaded.config.durability.name();
     parts.push(match &installation.dir {
-        Some(dir) => format!("data directory {}", dir.display()),
-        None => "no data directory, so the key that spreads sessions is new".into(),
+        Some(dir) => format!("durability {durability} in {}", dir.display()),
+        None => format!("durability {durability}: sessions and messages end with this process"),
     });
     parts.push(format!(
         "limits {} nofile={nofile}",

@@ -4,10 +4,12 @@ use super::Shard;
 use super::connection::{End, Next, Stage, Whole, keep_alive_ms};
 use super::input::ConnKey;
 use super::outbox::{Event, Handover, Outbox};
+use super::record::Durability;
+use crate::config::limits::QueueFullPolicy;
 use crate::protocol::connack::{Connack, ConnackProperties};
 use crate::protocol::connect::Connect;
 use crate::protocol::disconnect::put_disconnect;
-use crate::protocol::{ReasonCode, Version};
+use crate::protocol::{Property, ReasonCode, UserProperties, Version};
 use crate::session::will::Will;
 use crate::session::{Session, SessionKey};
 use crate::topic::filter::TopicFilter;
@@ -18,6 +20,11 @@ use std::num::{NonZeroU16, NonZeroU32};
 /// A client that accepts packets of this size accepts every CONNACK: its longest parts are an identifier of 65,535 bytes
 /// in the Response Information, and some fifty bytes of limits.
 const SMALL_PACKET_BYTES_MAX: u32 = 128 << 10;
+
+/// The User Property of CONNECT, with any value, that CONNACK answers with what the store promises for the session.
+const DURABILITY: &str = "ringmq-durability";
+/// The User Property of CONNECT that names what happens when the session's queue is full.
+const QUEUE_FULL: &str = "ringmq-queue-full";
 
 impl Shard {
     pub(super) fn connect(
@@ -68,15 +75,40 @@ impl Shard {
             .properties
             .packet_bytes_max
             .map_or(u32::MAX, NonZeroU32::get);
-        if let Some(end) = self.reason_to_refuse(&connect, client_id, assigned.as_deref()) {
+        let against = self.reason_to_refuse(&connect, client_id, assigned.as_deref(), outbox);
+        if let Some(end) = against {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
+        let recorded = self.keeper.emitted;
         let (session, session_present) = self.session_for(key, &connect, client_id, outbox);
         self.open_connection(key, &connect, session);
+        self.keep_session(session, outbox);
+        if self.keeper.is_on() {
+            let record = Some(self.keeper.emitted).filter(|last| *last > recorded);
+            self.hold_connack(key, client_id, record);
+        }
         self.set_online(session, true, outbox);
         self.counters.connects += 1;
         let mut connack = self.pool.take_buffer();
-        self.put_connack(&mut connack, &connect, assigned.as_deref(), session_present);
+        let durability = asks_for(&connect, DURABILITY).map(|_| {
+            let session = &self.sessions[session.0 as usize];
+            let is_stored = session.stored != 0;
+            if is_stored {
+                self.keeper.durability.name()
+            } else {
+                Durability::None.name()
+            }
+        });
+        let mut user = Vec::new();
+        if let Some(durability) = durability {
+            Property::UserProperty(DURABILITY, durability).put(&mut user);
+        }
+        let granted = Granted {
+            assigned: assigned.as_deref(),
+            session_present,
+            user: UserProperties::from_raw(&user).expect("written just now"),
+        };
+        self.put_connack(&mut connack, &connect, &granted);
         self.control(key, outbox, |out| out.extend_from_slice(&connack));
         self.pool.give_buffer(connack);
         if self.events {
@@ -102,16 +134,26 @@ impl Shard {
 
     /// What stands against this client, after its packet was found well-formed.
     fn reason_to_refuse(
-        &self,
+        &mut self,
         connect: &Connect<'_>,
         client_id: &str,
         assigned: Option<&str>,
+        outbox: &mut Outbox,
     ) -> Option<End> {
         if let Some(packet_bytes_max) = connect.properties.packet_bytes_max
             && packet_bytes_max.get() < SMALL_PACKET_BYTES_MAX
         {
             let mut connack = Vec::new();
-            self.put_connack(&mut connack, connect, assigned, false);
+            let mut user = Vec::new();
+            if asks_for(connect, DURABILITY).is_some() {
+                Property::UserProperty(DURABILITY, Durability::Process.name()).put(&mut user);
+            }
+            let granted = Granted {
+                assigned,
+                session_present: false,
+                user: UserProperties::from_raw(&user).expect("written just now"),
+            };
+            self.put_connack(&mut connack, connect, &granted);
             if connack.len() > packet_bytes_max.get() as usize {
                 return Some(End {
                     reason: ReasonCode::PacketTooLarge,
@@ -128,7 +170,10 @@ impl Shard {
             });
         }
         let sessions_max = (self.limits.sessions_max as usize).div_ceil(self.shard_count);
-        if self.sessions.len() >= sessions_max && self.find_session(client_id).is_none() {
+        if self.sessions.len() >= sessions_max
+            && self.find_session(client_id).is_none()
+            && !self.evict_session(outbox)
+        {
             return Some(End::new(
                 ReasonCode::QuotaExceeded,
                 "limits.sessions-max: no more sessions on this broker",
@@ -177,7 +222,7 @@ impl Shard {
                 self.close(old, outbox);
                 let session = &mut self.sessions[session_key.0 as usize];
                 session.conn = None;
-                session.disconnected_at_ms = self.now.mono_ms;
+                session.disconnected_at_ms = self.now.mono_ms as i64;
                 self.set_online(session_key, false, outbox);
             }
             let session = &mut self.sessions[session_key.0 as usize];
@@ -187,7 +232,7 @@ impl Shard {
                 self.end_session(session_key, outbox);
                 existing = None;
             } else if will_is_due {
-                self.publish_will(session_key, outbox);
+                self.publish_will(session_key, None, outbox);
             } else {
                 // [MQTT-3.1.3-9]: resumed before the Will Delay Interval passed.
                 session.will = None;
@@ -211,11 +256,20 @@ impl Shard {
         if let Some(state) = &mut session.state {
             state.inflight.rewind();
         }
+        if connect.version.is_v5() {
+            let chosen = asks_for(connect, QUEUE_FULL).and_then(QueueFullPolicy::from_name);
+            session.chose_queue_full = chosen.is_some();
+            session.queue_full =
+                chosen.unwrap_or_else(|| self.limits.queue_full_for(&session.client_id));
+        }
+        self.make_stored(session_key);
         (session_key, session_present)
     }
 
-    fn new_session(&mut self, client_id: &str) -> SessionKey {
-        let key = self.sessions.insert(Session::new(client_id.into())) as u32;
+    pub(super) fn new_session(&mut self, client_id: &str) -> SessionKey {
+        let queue_full = self.limits.queue_full_for(client_id);
+        let session = Session::new(client_id.into(), queue_full);
+        let key = self.sessions.insert(session) as u32;
         let hash = self.client_id_hash(client_id);
         let (sessions, hash_seed) = (&self.sessions, self.hash_seed);
         self.by_client_id.insert_unique(hash, key, |key| {
@@ -262,13 +316,8 @@ impl Shard {
     }
 
     /// Appends the CONNACK that grants a CONNECT.
-    fn put_connack(
-        &self,
-        out: &mut Vec<u8>,
-        connect: &Connect<'_>,
-        assigned: Option<&str>,
-        session_present: bool,
-    ) {
+    fn put_connack(&self, out: &mut Vec<u8>, connect: &Connect<'_>, granted: &Granted<'_>) {
+        let assigned = granted.assigned;
         let limits = &self.limits;
         let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
         let keep_alive_s = keep_alive_in_force(connect, limits.keep_alive_s_max);
@@ -289,10 +338,11 @@ impl Shard {
             topic_alias_maximum: limits.topic_alias_maximum,
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
             response_information: response_topic.as_deref(),
+            user: granted.user.clone(),
             ..ConnackProperties::default()
         };
         let connack = Connack {
-            session_present,
+            session_present: granted.session_present,
             reason: ReasonCode::Success,
             properties,
         };
@@ -360,6 +410,19 @@ impl Shard {
             }
         }
     }
+}
+
+/// What CONNACK says beside the limits.
+struct Granted<'a> {
+    assigned: Option<&'a str>,
+    session_present: bool,
+    user: UserProperties<'a>,
+}
+
+/// The value of a User Property of CONNECT.
+fn asks_for<'a>(connect: &Connect<'a>, name: &str) -> Option<&'a str> {
+    let mut user = connect.properties.user.clone();
+    user.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 fn keep_alive_in_force(connect: &Connect<'_>, keep_alive_s_max: u16) -> u16 {

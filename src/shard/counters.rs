@@ -22,11 +22,17 @@ pub enum DropCause {
     NoMember,
     /// The session ended while the message waited.
     SessionEnded,
+    /// It waited longer than the operator allows.
+    Aged,
+    /// A queue or the store refused it, and its publisher was told.
+    Refused,
+    /// The store could not read it back.
+    Lost,
 }
 
 impl DropCause {
     /// All causes, in the order of their counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::SlowConsumer,
         Self::QueueFull,
         Self::Expired,
@@ -36,6 +42,9 @@ impl DropCause {
         Self::RetainedLimit,
         Self::NoMember,
         Self::SessionEnded,
+        Self::Aged,
+        Self::Refused,
+        Self::Lost,
     ];
 
     /// The cause as a metric label.
@@ -50,6 +59,9 @@ impl DropCause {
             Self::RetainedLimit => "retained_limit",
             Self::NoMember => "no_member",
             Self::SessionEnded => "session_ended",
+            Self::Aged => "aged",
+            Self::Refused => "refused",
+            Self::Lost => "lost",
         }
     }
 }
@@ -87,6 +99,10 @@ pub struct Counters {
     pub mesh_publish_unmatched: u64,
     /// Sessions that ended by expiry.
     pub sessions_expired: u64,
+    /// Sessions without a connection that made room for others.
+    pub sessions_evicted: u64,
+    /// Acknowledgements that left before what they acknowledge was durable: none.
+    pub acked_not_durable: u64,
     /// Wills published.
     pub wills_published: u64,
     /// Messages dropped, by `DropCause`.

@@ -6,6 +6,10 @@ use super::timer::TimerKind;
 
 impl Shard {
     pub(super) fn tick(&mut self, outbox: &mut Outbox) {
+        if self.keeper.is_recovering {
+            // Wills and messages would not find those who want them.
+            return;
+        }
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(self.now.mono_ms, &mut fired);
         for timer in fired.drain(..) {
@@ -13,6 +17,7 @@ impl Shard {
                 TimerKind::Connection => self.conn_timer(timer, outbox),
                 TimerKind::Session => self.session_timer(timer, outbox),
                 TimerKind::Retained => self.retained_timer(),
+                TimerKind::Hold => self.hold_timer(outbox),
             }
         }
         self.fired = fired;

@@ -26,6 +26,8 @@ pub(super) enum TimerKind {
     Session,
     /// Upkeep of the retained index.
     Retained,
+    /// Messages that wait for room in a queue.
+    Hold,
 }
 
 /// A timer. The tick at which it was due tells its owner whether it is the latest one set.

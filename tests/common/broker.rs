@@ -76,6 +76,7 @@ impl Broker {
             .args(extra_args)
             .current_dir(&dir)
             .env_remove("STATE_DIRECTORY")
+            .env("XDG_STATE_HOME", dir.join("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).expect("the new directory is writable"));
@@ -85,6 +86,9 @@ impl Broker {
         {
             command.env_remove(name);
         }
+        // A flag of the test's own wins over it.
+        let durability = env::var("RINGMQ_TEST_DURABILITY").unwrap_or_else(|_| "none".into());
+        command.env("RINGMQ_DURABILITY", durability);
         let mut child = spawn_to_die_with_us(command).expect("the broker's binary can be started");
         let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
         let (said, says) = mpsc::channel();

@@ -313,6 +313,10 @@ impl Client {
             PacketType::Pubrec => {
                 let ack = Ack::decode(version, packet_type, body).expect("audited");
                 let id = ack.packet_id.get();
+                if ack.reason as u8 >= 0x80 {
+                    self.unacknowledged.retain(|sent| sent.packet_id != id);
+                    return;
+                }
                 if let Some(sent) = self
                     .unacknowledged
                     .iter_mut()

@@ -6,6 +6,8 @@
 
 mod auditor;
 mod client;
+mod crash;
+mod disk;
 mod model;
 mod random;
 mod run;

@@ -415,10 +415,9 @@ fn body(out: &mut String, chart: &Chart, size: Size, plot: &Plot) {
     }
     for (value, text) in &chart.y.ticks {
         let at = y(*value);
-        let class = if *value == 0.0 { "base" } else { "grid" };
         let _ = write!(
             out,
-            "<line class=\"{class}\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
+            "<line class=\"grid\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
              <text class=\"tick end\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             plot.left,
             plot.left - 8.0,
@@ -426,6 +425,12 @@ fn body(out: &mut String, chart: &Chart, size: Size, plot: &Plot) {
             escaped(text)
         );
     }
+    // A scale by powers has no 0 for its lowest line.
+    let _ = write!(
+        out,
+        "<line class=\"base\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{bottom:.1}\" y2=\"{bottom:.1}\"/>",
+        plot.left
+    );
     x_ticks(out, chart, size, plot, &x);
     if let Some((value, text)) = &chart.level {
         let at = y(*value);

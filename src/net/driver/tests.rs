@@ -114,6 +114,10 @@ impl Fake {
 }
 
 impl StateMachine for Fake {
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     fn handle(&mut self, now: Now, input: Input<'_>, outbox: &mut Outbox) {
         match input {
             Input::Accepted { conn } => {
@@ -172,6 +176,7 @@ impl StateMachine for Fake {
                     outbox.resume.push(conn);
                 }
             }
+            Input::Committed { .. } | Input::Fetched { .. } | Input::StoreState { .. } => {}
             Input::Shutdown => {
                 self.seen.push(Seen::Shutdown);
                 outbox.close.extend(self.conns.keys());
@@ -241,16 +246,20 @@ impl Cores {
                 wake,
                 shutdown: Arc::clone(&shutdown),
                 log: None,
+                store: None,
+                outbox: Outbox::default(),
                 counters: Arc::default(),
             };
             Driver::new(setup, Ring::new(ring).unwrap(), Fake::default(), now).unwrap()
         });
-        Self {
+        let mut cores = Self {
             drivers: drivers.collect(),
             shutdown,
             address,
             now,
-        }
+        };
+        cores.until(|cores| cores.drivers.iter().all(Driver::is_listening));
+        cores
     }
 
     pub(super) fn turn(&mut self) -> Vec<Turn> {
