@@ -31,6 +31,8 @@ const NEUTRAL_SETTINGS: &[&str] = &[
     "cert",
     "closed-loop",
     "duration",
+    "find-max",
+    "force",
     "hold",
     "host",
     "ifaddr",
@@ -38,6 +40,7 @@ const NEUTRAL_SETTINGS: &[&str] = &[
     "insecure",
     "json",
     "key",
+    "lowmem",
     "mqtt-version",
     "out",
     "password",
@@ -172,6 +175,10 @@ pub fn differences(base: &Recorded, new: &Recorded) -> Vec<Difference> {
         false => "not optimised".to_owned(),
     };
     check("build of loadgen", built(base), built(new));
+    if base.summary.verb != new.summary.verb {
+        // What else their flags are does not matter then.
+        return found;
+    }
     let settings = [&base.provenance.settings, &new.provenance.settings];
     let names: BTreeSet<&String> = settings.iter().flat_map(|one| one.keys()).collect();
     for name in names {
