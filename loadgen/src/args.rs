@@ -53,6 +53,9 @@ pub struct Target {
     /// The broker's process on this machine: its CPU time and memory are reported, children included.
     #[arg(long)]
     pub broker_pid: Option<u32>,
+    /// A line that stands at the top of every output.
+    #[arg(long, value_name = "TEXT")]
+    pub note: Option<String>,
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,

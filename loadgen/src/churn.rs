@@ -293,7 +293,13 @@ impl Handler for Clients<'_> {
                         .saturating_record(now_ns - client.begun_ns);
                 }
                 client.stage = Stage::AwaitsSuback;
-                put_subscribe(links.out(link), version, &client.topic, QoS::AtLeastOnce);
+                put_subscribe(
+                    links.out(link),
+                    version,
+                    PacketId::MIN,
+                    &client.topic,
+                    QoS::AtLeastOnce,
+                );
                 Ok(())
             }
             (PacketType::Suback, Stage::AwaitsSuback) => {

@@ -5,7 +5,9 @@
 
 pub use crate::args::{Common, LoadArgs, Target};
 
+use crate::agent::{AgentArgs, RunArgs};
 use crate::parse::{duration, percent, rate};
+use crate::suite::Suite;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 use std::ffi::OsString;
@@ -54,6 +56,12 @@ pub enum Verb {
     Pub(Publish),
     /// Subscribe to what `loadgen pub` publishes elsewhere.
     Sub(Subscribe),
+    /// Run a load that has a name, such as those of the Open MQTT Benchmark Suite.
+    Suite(Suite),
+    /// Do what a leader says: one of several processes or hosts of a run.
+    Agent(AgentArgs),
+    /// Run a verb on several agents and add up what they saw.
+    Run(RunArgs),
     /// Make the report of runs that were written with --out again; several are laid over each other.
     Report(Report),
     /// Compare two runs that were written with --out.
@@ -409,7 +417,12 @@ impl Verb {
             Self::Storm(args) => &args.target,
             Self::Durable(args) => &args.target,
             Self::Retained(args) => &args.target,
-            Self::Report(_) | Self::Compare(_) | Self::Relay(_) => return None,
+            Self::Suite(_)
+            | Self::Agent(_)
+            | Self::Run(_)
+            | Self::Report(_)
+            | Self::Compare(_)
+            | Self::Relay(_) => return None,
         })
     }
 

@@ -40,6 +40,9 @@ pub trait Conductor: Sync {
 
     /// A core has seen a second pass.
     fn second(&self, interval: &Interval);
+
+    /// Whether nobody wants the result any more.
+    fn is_over(&self) -> bool;
 }
 
 /// A run of this process alone.
@@ -52,6 +55,10 @@ impl Conductor for Alone {
     }
 
     fn second(&self, _: &Interval) {}
+
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// The usage of everyone at one moment.
@@ -189,14 +196,7 @@ impl Leader<'_> {
         let shared = Shared::new(plan, &self.settings.load, wakes);
         let (shared, settings, clock) = (&shared, self.settings, self.clock);
         let (sender, receiver) = mpsc::channel();
-        let head = Head {
-            verb: self.verb.into(),
-            broker: settings.route.address.to_string(),
-            load: self.describe(),
-            connections: plan.clients().count() as u64,
-            cores,
-            measured_s: duration.as_secs_f64(),
-        };
+        let head = head(self.verb, settings, plan, cores, duration);
         let conductor = self.conductor;
         let mut live = Live::new(&self.common.target, head, clock.now_ns())?
             .hear(receiver, |interval| conductor.second(interval));
@@ -330,7 +330,7 @@ impl Leader<'_> {
 
     /// Waits for a moment, or for the end.
     fn wait(&self, shared: &Shared, live: &mut Live<'_>, until_ns: u64) {
-        while self.clock.now_ns() < until_ns && !shared.is_over() {
+        while self.clock.now_ns() < until_ns && !shared.is_over() && !self.conductor.is_over() {
             live.tick(connected(shared), self.clock.now_ns());
             self.clock
                 .sleep_until(until_ns.min(self.clock.now_ns() + 20_000_000));
@@ -368,19 +368,36 @@ impl Leader<'_> {
             self.clock.sleep_until(now_ns + LOOK_NS);
         }
     }
+}
 
-    /// The load, in a few words.
-    fn describe(&self) -> String {
-        let settings = self.settings;
-        let load = match &settings.load {
-            Load::Open(profile) => {
-                format!("open loop, up to {} msg/s", count(profile.rate_max()))
-            }
-            Load::Closed { window } => format!("closed loop, window {window}"),
-            Load::Idle => return "no messages of its own".into(),
-        };
-        format!("{load}, QoS {}", settings.qos as u8)
+/// What a run is called, and how large it is to be.
+pub fn head(
+    verb: &str,
+    settings: &Settings,
+    plan: &Plan,
+    cores: usize,
+    duration: Duration,
+) -> Head {
+    Head {
+        verb: verb.into(),
+        broker: settings.route.address.to_string(),
+        load: describe(settings),
+        connections: plan.clients().count() as u64,
+        cores,
+        measured_s: duration.as_secs_f64(),
     }
+}
+
+/// A load, in a few words.
+fn describe(settings: &Settings) -> String {
+    let load = match &settings.load {
+        Load::Open(profile) => {
+            format!("open loop, up to {} msg/s", count(profile.rate_max()))
+        }
+        Load::Closed { window } => format!("closed loop, window {window}"),
+        Load::Idle => return "no messages of its own".into(),
+    };
+    format!("{load}, QoS {}", settings.qos as u8)
 }
 
 /// Clients that are connected and subscribed.

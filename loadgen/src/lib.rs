@@ -5,6 +5,7 @@
 //! when a message is sent, `payload` and `track` whether it arrived as it should. Each core tells each second of
 //! itself; `live` shows them while it runs, `timeline` keeps them, `report` says what came of it all.
 
+pub mod agent;
 pub mod args;
 pub mod assertion;
 pub mod churn;
@@ -33,6 +34,7 @@ pub mod schedule;
 pub mod shared;
 pub mod steps;
 pub mod storm;
+pub mod suite;
 pub mod sys;
 pub mod timeline;
 pub mod total;

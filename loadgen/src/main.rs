@@ -4,7 +4,7 @@ use loadgen::cli::{self, Compare, Report, Verb};
 use loadgen::report::Summary;
 use loadgen::report::compare;
 use loadgen::report::files::{self, Recorded};
-use loadgen::{relay, run};
+use loadgen::{agent, relay, run, suite};
 use std::process::ExitCode;
 
 /// The run did not come about, or was cut short.
@@ -15,12 +15,18 @@ const EXIT_BREACH: u8 = 99;
 fn main() -> ExitCode {
     let cli = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let result = match &cli.verb {
+        Verb::Suite(args) if args.list => {
+            print!("{}", suite::list());
+            return ExitCode::SUCCESS;
+        }
         Verb::Report(args) => return report(args),
         Verb::Compare(args) => return compare(args),
         Verb::Relay(args) => relay::run(args.bind).map(|never| match never {}),
+        Verb::Agent(args) => agent::serve(args).map(|never| match never {}),
         verb => run::verb(verb),
     };
-    let json = cli.verb.target().is_some_and(|target| target.json);
+    // The verbs that lead others pass it on.
+    let json = std::env::args_os().any(|word| word == "--json");
     match result {
         Ok(summary) => show(&summary, json),
         Err(error) => failed(&error),

@@ -1,25 +1,32 @@
 //! From a verb to its summary.
 
+use crate::agent;
 use crate::args::{Common, LoadArgs, Pacing, Target};
 use crate::assertion::Assertion;
 use crate::cli::{Conn, Fanout, Publish, Shape, Shared, Slow, Subscribe, Verb, Wild};
 use crate::clock::Clock;
 use crate::knee;
-use crate::leader::{Alone, Conductor, Leader, Measured};
+use crate::leader::{self, Alone, Conductor, Leader, Measured};
 use crate::links::{Address, Route};
+use crate::live::Head;
 use crate::message::Message;
 use crate::plan::{Names, Plan};
 use crate::probe::broker_version;
 use crate::report::provenance::{self, Provenance, is_own};
 use crate::report::{Broker, Generator, Percentiles, Summary, files};
+use crate::schedule::Profile;
 use crate::steps;
 use crate::storm;
+use crate::suite;
 use crate::timeline::Timeline;
 use crate::worker::{Load, Payload, Settings, Times};
 use ringmq::client::target::{Endpoint, Target as ClientTarget};
 use ringmq::protocol::QoS;
 use std::net::ToSocketAddrs;
 use std::time::{Duration, UNIX_EPOCH};
+
+/// Where the search for the highest rate begins, in messages per second, when nothing is said.
+const RATE_FIRST: f64 = 1_000.0;
 
 /// Runs a verb that puts load on a broker.
 ///
@@ -30,7 +37,9 @@ pub fn verb(verb: &Verb) -> Result<Summary, String> {
         Verb::Storm(args) => storm::run(args),
         Verb::Durable(args) => steps::durable(args),
         Verb::Retained(args) => steps::retained(args),
-        _ => Job::of(verb)?.run(),
+        Verb::Suite(args) => self::verb(&suite::ready(args)?.verb),
+        Verb::Run(args) => agent::run(args),
+        _ => Job::of(verb)?.run_with(|job| job.measure(&Alone)),
     }
 }
 
@@ -43,6 +52,8 @@ pub struct Job<'a> {
     settings: Settings,
     pacing: Pacing,
     find_max: Option<&'a Assertion>,
+    /// Where the search for the highest rate begins.
+    first_rate: f64,
     verify: bool,
 }
 
@@ -67,6 +78,9 @@ impl<'a> Job<'a> {
             | Verb::Storm(_)
             | Verb::Durable(_)
             | Verb::Retained(_)
+            | Verb::Suite(_)
+            | Verb::Agent(_)
+            | Verb::Run(_)
             | Verb::Report(_)
             | Verb::Compare(_)
             | Verb::Relay(_) => Err("this verb does not run for a time".into()),
@@ -74,40 +88,78 @@ impl<'a> Job<'a> {
     }
 
     /// Runs it, or finds the highest rate if that was asked for, judges the result and writes what was asked for.
+    /// `measure` runs it once.
     ///
     /// Errors: in plain words, why there is no result.
-    pub fn run(&self) -> Result<Summary, String> {
+    pub fn run_with(
+        &self,
+        mut measure: impl FnMut(&Self) -> Result<Measured, String>,
+    ) -> Result<Summary, String> {
         let Some(condition) = self.find_max else {
-            let measured = self.measure(&Alone)?;
-            return self.finish(&measured);
-        };
-        let first = match &self.pacing.load {
-            Load::Open(profile) => profile.rate_max(),
-            Load::Closed { .. } | Load::Idle => return Err("only a rate can be found".into()),
+            let measured = measure(self)?;
+            let mut summary = self.summary(&measured);
+            summary.judge();
+            return self.conclude(summary, &measured);
         };
         let mut best: Option<(Measured, Summary)> = None;
-        let points = knee::find(first, |rate| {
+        let points = knee::find(self.first_rate, |rate| {
             let mut step = self.clone();
-            step.pacing.load = Load::Open(crate::schedule::Profile::constant(rate));
-            let measured = step.measure(&Alone)?;
+            step.pacing.load = Load::Open(Profile::constant(rate));
+            let measured = measure(&step)?;
             let mut summary = step.summary(&measured);
             summary.judge();
             let point = knee::point(rate, condition, &summary);
             if !self.common.target.quiet {
                 eprintln!("{point}");
             }
-            if best.is_none() || point.ok {
+            let is_better = best
+                .as_ref()
+                .is_none_or(|(_, best)| best.rate.is_some_and(|best| best < rate));
+            if best.is_none() || point.ok && is_better {
                 best = Some((measured, summary));
             }
             Ok(point)
         })?;
         let (measured, mut summary) = best.ok_or("no step was measured")?;
         summary.knee = points;
-        if !summary.knee.iter().any(|point| point.ok) {
-            let why = format!("{condition}: it does not hold at {first} msg/s either");
+        if knee::best(&summary.knee).is_none() {
+            let why = format!("{condition}: it does not hold at any rate that was tried");
             summary.violations.push(why);
         }
         self.conclude(summary, &measured)
+    }
+
+    /// The flags of all verbs like this.
+    pub fn common(&self) -> &Common {
+        self.common
+    }
+
+    /// What the run is called, on so many threads.
+    pub fn head(&self, cores: usize) -> Head {
+        let settings = Settings {
+            load: self.pacing.load.clone(),
+            ..self.settings.clone()
+        };
+        leader::head(
+            self.name,
+            &settings,
+            &self.plan,
+            cores,
+            self.pacing.duration,
+        )
+    }
+
+    /// Warm-up and measured interval.
+    pub fn times(&self) -> (Duration, Duration) {
+        (self.pacing.warmup, self.pacing.duration)
+    }
+
+    /// The rate of this step, where the highest is searched for.
+    pub fn searched_rate(&self) -> Option<f64> {
+        match (&self.pacing.load, self.find_max) {
+            (Load::Open(profile), Some(_)) => Some(profile.rate_max()),
+            _ => None,
+        }
     }
 
     /// Runs it once.
@@ -127,15 +179,6 @@ impl<'a> Job<'a> {
             conductor,
         };
         leader.run(&self.plan, self.pacing.duration, self.pacing.warmup)
-    }
-
-    /// Judges what was measured and writes what was asked for.
-    ///
-    /// Errors: what could not be written.
-    pub fn finish(&self, measured: &Measured) -> Result<Summary, String> {
-        let mut summary = self.summary(measured);
-        summary.judge();
-        self.conclude(summary, measured)
     }
 
     fn conclude(&self, mut summary: Summary, measured: &Measured) -> Result<Summary, String> {
@@ -159,6 +202,7 @@ impl<'a> Job<'a> {
             settings,
             pacing: idle(args.hold),
             find_max: None,
+            first_rate: 0.0,
             verify: false,
         })
     }
@@ -241,6 +285,7 @@ impl<'a> Job<'a> {
             settings,
             pacing: idle(args.duration),
             find_max: None,
+            first_rate: 0.0,
             verify: args.verify,
         })
     }
@@ -266,6 +311,7 @@ impl<'a> Job<'a> {
             settings,
             pacing,
             find_max: load.find_max.as_ref(),
+            first_rate: load.rate.unwrap_or(RATE_FIRST),
             verify: load.verify,
         })
     }
@@ -314,6 +360,7 @@ impl<'a> Job<'a> {
             .saturating_sub(figures.generator_cpu_ns + broker);
         Summary {
             verb: self.name.into(),
+            note: self.common.target.note.clone(),
             broker_address: settings.route.address.to_string(),
             load: match load {
                 Load::Open(_) => "open",

@@ -103,6 +103,19 @@ impl Profile {
         Self { jitter, ..self }
     }
 
+    /// The same with all rates multiplied.
+    pub fn scaled(mut self, by: f64) -> Self {
+        match &mut self.shape {
+            Shape::Constant(rate) => *rate *= by,
+            Shape::Legs(legs) => {
+                for leg in legs {
+                    *leg = leg.scaled(by);
+                }
+            }
+        }
+        self
+    }
+
     /// How long it goes on; `None` when it has no end.
     pub fn duration(&self) -> Option<Duration> {
         let Shape::Legs(legs) = &self.shape else {
@@ -143,20 +156,12 @@ impl Profile {
     pub fn schedule(&self, start_ns: u64, share: f64, phase: f64) -> Schedule {
         let shape = match &self.shape {
             Shape::Constant(rate) => Kind::Constant(Pace::new(start_ns, rate * share, phase)),
-            Shape::Legs(legs) => {
-                let part = |leg: &Leg| Leg {
-                    from: leg.from * share,
-                    slope: leg.slope * share,
-                    before: leg.before * share,
-                    ..*leg
-                };
-                Kind::Legs {
-                    start_ns,
-                    phase: phase.clamp(0.0, 1.0),
-                    messages: self.messages() * share,
-                    legs: legs.iter().map(part).collect(),
-                }
-            }
+            Shape::Legs(legs) => Kind::Legs {
+                start_ns,
+                phase: phase.clamp(0.0, 1.0),
+                messages: self.messages() * share,
+                legs: legs.iter().map(|leg| leg.scaled(share)).collect(),
+            },
         };
         Schedule {
             kind: shape,
@@ -166,6 +171,15 @@ impl Profile {
 }
 
 impl Leg {
+    fn scaled(&self, by: f64) -> Self {
+        Self {
+            from: self.from * by,
+            slope: self.slope * by,
+            before: self.before * by,
+            ..*self
+        }
+    }
+
     fn rate(&self, at_s: f64) -> f64 {
         self.slope.mul_add(at_s, self.from)
     }

@@ -18,7 +18,7 @@ use crate::wire::{Credentials, SessionKind, put_connect, put_subscribe};
 use crate::worker::{Interval, disconnect, histogram};
 use hdrhistogram::Histogram;
 use ringmq::protocol::frame::FixedHeader;
-use ringmq::protocol::{Connack, PacketType, Publish, PublishProperties, QoS, Suback};
+use ringmq::protocol::{Connack, PacketId, PacketType, Publish, PublishProperties, QoS, Suback};
 use std::time::Duration;
 
 /// Without any event for this long all has come that will come.
@@ -407,7 +407,13 @@ impl Handler for Clients {
                 if link == self.host() {
                     self.stages[link as usize] = Stage::AwaitsSuback;
                     let filter = format!("{}/+/birth/+", self.prefix);
-                    put_subscribe(links.out(link), version, &filter, QoS::AtMostOnce);
+                    put_subscribe(
+                        links.out(link),
+                        version,
+                        PacketId::MIN,
+                        &filter,
+                        QoS::AtMostOnce,
+                    );
                     return Ok(());
                 }
                 let is_second = link >= self.count;

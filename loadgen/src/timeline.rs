@@ -7,12 +7,13 @@ use crate::procfs::Glance;
 use crate::report::Percentiles;
 use crate::worker::{Interval, histogram};
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 
 /// What went wrong, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     /// Deliveries that repeated another.
     pub duplicates: u64,

@@ -1,5 +1,8 @@
 //! The verbs against mosquitto, where it is installed.
 
+#[path = "common/schema.rs"]
+mod schema;
+
 use loadgen::cli;
 use loadgen::report::Summary;
 use loadgen::run;
@@ -73,7 +76,10 @@ impl Mosquitto {
             .chain(words.split_whitespace())
             .chain(fixed);
         let cli = cli::parse(words).unwrap();
-        run::verb(&cli.verb).unwrap()
+        let summary = run::verb(&cli.verb).unwrap();
+        let json = serde_json::to_value(&summary).unwrap();
+        assert_eq!(schema::breaches(&json), [""; 0]);
+        summary
     }
 }
 

@@ -82,7 +82,7 @@ fn every_verb_s_links_go_through_every_transport() {
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         (output.status.code(), said)
     };
-    let run = "pubsub -r 2000 -q 1 -s 200 -d 1s --warmup 100ms --verify -Q";
+    let run = "pubsub --rate 2000 -q 1 -s 200 -d 1s --warmup 100ms --verify -Q";
     let churn = "churn -c 8 -d 1s --warmup 100ms --verify";
     let closed = "pubsub --closed-loop -F 16 -s 40000 -d 1s --warmup 100ms --verify -Q";
     for transport in [

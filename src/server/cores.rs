@@ -122,7 +122,7 @@ pub enum StartError {
         /// The database.
         path: PathBuf,
         /// Why not.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// A core has no ring.
     Ring(RingError),
@@ -349,7 +349,7 @@ fn open_store(
     let opened = Store::open(&setup, store.durability, wakes, store.log);
     let (opened, recovered, links) = opened.map_err(|source| StartError::Store {
         path: store.path.clone(),
-        source,
+        source: Box::new(source),
     })?;
     recovered.tell(&store.path, begin.elapsed(), store.log);
     let Recovered {

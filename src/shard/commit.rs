@@ -9,7 +9,7 @@ use super::mesh::PendingSuback;
 use super::mesh_message::{MeshMessage, Taken};
 use super::outbox::Outbox;
 use super::record::{Durability, Lsn, Receiver, Record, StoredMessage};
-use super::storing::{Ended, Ending, Storing, Unstored};
+use super::storing::{Ended, Ending, Leaving, Storing, Unstored};
 use crate::protocol::{PacketId, ReasonCode};
 use crate::session::SessionKey;
 use crate::session::inflight::Settled;
@@ -69,6 +69,8 @@ pub(super) struct Keeper {
     pub(super) unstored: Numbered<Unstored>,
     /// Sessions that ended and whose last messages have not found another home.
     pub(super) endings: Slab<Ending>,
+    /// Of sessions that leave messages to others.
+    pub(super) leaving: Numbered<Leaving>,
     /// By hash of the Client Identifier.
     pub(super) ended: Numbered<Ended>,
     /// Scratch of the publication at hand: who took it here, how many other shards were asked, how many queues hold it back, and whether
@@ -110,6 +112,7 @@ impl Keeper {
             storing: Numbered::default(),
             unstored: Numbered::default(),
             endings: Slab::new(),
+            leaving: Numbered::default(),
             ended: Numbered::default(),
             taking: Vec::new(),
             asked: 0,

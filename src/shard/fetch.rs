@@ -31,8 +31,6 @@ pub(super) struct Redispatch {
     left: VecDeque<StoredDelivery>,
     /// Of `left`, those that are being read.
     fetching: usize,
-    /// The member ends when all are settled.
-    ending: Option<usize>,
 }
 
 impl Shard {
@@ -167,21 +165,17 @@ impl Shard {
         stored: u64,
         groups: Vec<GroupId>,
         left: Vec<StoredDelivery>,
-        ending: Option<usize>,
         outbox: &mut Outbox,
     ) {
         if left.is_empty() {
             return;
         }
-        if let Some(ending) = ending {
-            self.share_ending(ending);
-        }
+        self.leave(stored);
         let job = self.keeper.redispatches.insert(Redispatch {
             stored,
             groups,
             left: left.into(),
             fetching: 0,
-            ending,
         });
         self.go_on_redispatching(job, outbox);
     }
@@ -210,9 +204,7 @@ impl Shard {
             }
             let Some(next) = it.left.front() else {
                 let it = self.keeper.redispatches.remove(job);
-                if let Some(ending) = it.ending {
-                    self.release_ending(ending, outbox);
-                }
+                self.has_left(it.stored, outbox);
                 return;
             };
             if let Some(unstored) = self.keeper.unstored.get(&next.number) {
@@ -251,7 +243,7 @@ impl Shard {
 
     fn redispatch_one(&mut self, job: usize, message: Option<Rc<Message>>, outbox: &mut Outbox) {
         let it = &mut self.keeper.redispatches[job];
-        let (stored, ending) = (it.stored, it.ending);
+        let stored = it.stored;
         let delivery = it.left.pop_front().expect("there is a next");
         let Some(message) = message else {
             self.note_drops(None, "", DropCause::Lost, 1);
@@ -261,14 +253,14 @@ impl Shard {
         let groups = &it.groups;
         let is_it = |group| delivery.is_of(group) && groups.contains(&group);
         let group = group_of(&self.groups, message.topic(), is_it);
-        if group.is_none() && ending.is_none() {
+        if group.is_none() {
             // The member has left the group, and nobody knows to whom else it might go.
             self.counters.drop_one(DropCause::NoMember);
             self.ended_for(stored, delivery.number, outbox);
             return;
         }
         let delivery = delivery.with(message, group);
-        self.redispatch(&delivery, stored, ending, outbox);
+        self.redispatch(&delivery, stored, outbox);
     }
 }
 

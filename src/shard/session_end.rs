@@ -92,7 +92,7 @@ impl Shard {
             }
             left.extend(std::iter::from_fn(|| state.queue.pop()));
             for delivery in left {
-                self.redispatch(&delivery, stored, ending, outbox);
+                self.redispatch(&delivery, stored, outbox);
             }
             let groups = groups_of(&subscriptions);
             let shared = |delivery: &StoredDelivery| delivery.flags.is_shared();
@@ -100,7 +100,7 @@ impl Shard {
             for delivery in state.queue.take_stored_if(|_| true) {
                 self.ends_with_session(stored, delivery.number, outbox);
             }
-            self.begin_redispatch(stored, groups, in_store, ending, outbox);
+            self.begin_redispatch(stored, groups, in_store, outbox);
             self.refuse_held(stored, state.on_hold, outbox);
         }
         let session = self.sessions.remove(key.0 as usize);
@@ -125,13 +125,7 @@ impl Shard {
 
     /// Gives a message that came through a shared group to another member, as a new message of this shard: the part of the session that
     /// had it ends with the record of that. Any other message ends with its session.
-    pub(super) fn redispatch(
-        &mut self,
-        delivery: &Delivery,
-        stored: u64,
-        ending: Option<usize>,
-        outbox: &mut Outbox,
-    ) {
+    pub(super) fn redispatch(&mut self, delivery: &Delivery, stored: u64, outbox: &mut Outbox) {
         let Some(group) = delivery.group else {
             self.ends_with_session(stored, delivery.number(), outbox);
             return;
@@ -139,14 +133,13 @@ impl Shard {
         let mut publication = Publication::from_local(&delivery.message);
         self.begin_storing(&mut publication);
         self.dispatch_shared(group, &mut publication, None, 0, outbox);
-        if let Some(ending) = ending {
-            self.share_ending(ending);
-        }
         let number = delivery.number();
+        if number != 0 {
+            self.leave(stored);
+        }
         let then = Then {
             ended: (number != 0).then_some((number, stored)),
-            will_of: None,
-            ending,
+            ..Then::default()
         };
         let source = Source {
             then,
@@ -181,9 +174,9 @@ impl Shard {
         }
         self.queued_bytes -= (before - state.queue.bytes()) as u64;
         for delivery in taken {
-            self.redispatch(&delivery, stored, None, outbox);
+            self.redispatch(&delivery, stored, outbox);
         }
-        self.begin_redispatch(stored, all, in_store, None, outbox);
+        self.begin_redispatch(stored, all, in_store, outbox);
         self.admit_held(key, outbox);
     }
 

@@ -91,6 +91,14 @@ pub(super) struct Ending {
     next: Option<usize>,
 }
 
+/// Messages of shared groups that a stored session leaves to other members.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    count: u32,
+    /// The session has ended meanwhile.
+    ending: Option<usize>,
+}
+
 /// How far the end of the last session with a Client Identifier has come; there is none once it is durable.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Ended {
@@ -317,6 +325,8 @@ impl Shard {
             self.settle_now(number, outbox);
             return;
         }
+        // There is nobody to be told that some queue refuses it.
+        storing.refused = false;
         let received_from = storing.source.publish.as_ref().and_then(|publish| {
             let session = self.sessions.get(publish.session.0 as usize)?;
             let received = &session.state.as_ref()?.received;
@@ -511,6 +521,7 @@ impl Shard {
     fn follow(&mut self, then: Then, outbox: &mut Outbox) {
         if let Some((number, stored)) = then.ended {
             self.ended_for(stored, number, outbox);
+            self.has_left(stored, outbox);
         }
         if let Some((session, stored)) = then.will_of
             && let Some(found) = self.sessions.get(session.0 as usize)
@@ -533,6 +544,9 @@ impl Shard {
             connack: None,
             next: None,
         });
+        let leaving = self.keeper.leaving.entry(stored).or_default();
+        leaving.ending = Some(ending);
+        self.keeper.endings[ending].remaining += leaving.count;
         let before = self.keeper.ended.insert(client, Ended::Pending(ending));
         if let Some(Ended::Pending(before)) = before {
             self.keeper.endings[before].next = Some(ending);
@@ -564,6 +578,29 @@ impl Shard {
         self.keeper.endings[ending].remaining += 1;
     }
 
+    /// A stored session leaves a message to others: it does not end before that is settled.
+    pub(super) fn leave(&mut self, stored: u64) {
+        let leaving = self.keeper.leaving.entry(stored).or_default();
+        leaving.count += 1;
+        if let Some(ending) = leaving.ending {
+            self.share_ending(ending);
+        }
+    }
+
+    /// That is settled.
+    pub(super) fn has_left(&mut self, stored: u64, outbox: &mut Outbox) {
+        let leaving = self.keeper.leaving.get_mut(&stored);
+        let leaving = leaving.expect("it was counted");
+        leaving.count -= 1;
+        let ending = leaving.ending;
+        if leaving.count == 0 && ending.is_none() {
+            self.keeper.leaving.remove(&stored);
+        }
+        if let Some(ending) = ending {
+            self.release_ending(ending, outbox);
+        }
+    }
+
     /// One thing is settled; with the last of them the session has ended.
     pub(super) fn release_ending(&mut self, ending: usize, outbox: &mut Outbox) {
         let mut next = Some(ending);
@@ -573,6 +610,7 @@ impl Shard {
                 return;
             }
             let it = self.keeper.endings.remove(ending);
+            self.keeper.leaving.remove(&it.stored);
             let record = self.keep(Record::SessionEnded(StoredSession(it.stored)), outbox);
             if let Some(conn) = it.connack {
                 self.keeper.wait(record, Wait::Connack(conn));

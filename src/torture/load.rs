@@ -110,7 +110,10 @@ pub(super) fn publisher(shared: &Shared, index: usize) -> Published {
                     }
                     _ => continue,
                 }
-                published.acked.entry(sequence).or_insert(shared.round());
+                published
+                    .acked
+                    .entry(sequence)
+                    .or_insert_with(|| shared.round());
             }
         };
         if let Ok(true) = talk() {

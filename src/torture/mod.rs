@@ -172,7 +172,10 @@ fn torture(args: &TortureArgs) -> io::Result<bool> {
         // Whatever ends this function, the clients end too.
         let _over = Over(&shared);
         let mut random = shared.random(1);
-        let cores = |random: &mut Random| args.cores.unwrap_or(1 + random.below(4) as usize);
+        let cores = |random: &mut Random| {
+            let any = 1 + random.below(4) as usize;
+            args.cores.unwrap_or(any)
+        };
         let mut broker = Broker::start(args, &shared, cores(&mut random))?;
         let subscribers: Vec<_> = MANNERS
             .iter()

@@ -517,6 +517,7 @@ impl Auditor {
             routing.excused |= !routing.acked;
         }
         let of = (message, routings.len() - 1);
+        routings[of.1].maybe_not_retained = true;
         self.conns[socket].accepts.insert(id, of);
         self.model.sessions[session].received_of.insert(id, of);
     }

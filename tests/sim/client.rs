@@ -493,7 +493,15 @@ impl Client {
         let mut filters = Vec::new();
         for _ in 0..count {
             let mut text = filter(swarm, random);
-            let qos = qos(swarm, random);
+            let mut qos = qos(swarm, random);
+            if swarm.has(Feature::Crashes) && swarm.has(Feature::Shared) {
+                // Of a message that a session got twice, nobody knows after a crash which had which QoS.
+                qos = if swarm.has(Feature::Qos2) {
+                    QoS::ExactlyOnce
+                } else {
+                    QoS::AtLeastOnce
+                };
+            }
             let mut options = SubscribeOptions {
                 qos,
                 ..SubscribeOptions::default()

@@ -18,6 +18,9 @@ impl Auditor {
             .as_ref()
             .expect("only a broker with a store comes back");
         self.began_anew(world);
+        // A number that is not on disk may be given again.
+        self.numbers
+            .retain(|number, _| disk.sessions.contains_key(&StoredSession(*number)));
         self.crashed_routings(disk);
         self.crashed_retained(disk);
         let mut held = BTreeMap::new();

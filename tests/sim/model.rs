@@ -607,7 +607,7 @@ impl Model {
             let is_will = it.is_will;
             let routing_at = &mut it.routings[routing];
             routing_at.marks = marks.to_vec();
-            routing_at.maybe_not_retained = may_be_refused;
+            routing_at.maybe_not_retained |= may_be_refused;
             if is_will {
                 // Several things end in one step, in an order of the broker's own.
                 routing_at.tick = began;

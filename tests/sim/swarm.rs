@@ -116,6 +116,11 @@ impl Swarm {
                 on[feature as usize] = false;
             }
         }
+        if on[Feature::Store as usize] && on[Feature::RefuseOrHold as usize] {
+            // Others cannot be told; their connections would be closed for ever while a queue of their own is full.
+            on[Feature::V31 as usize] = false;
+            on[Feature::V311 as usize] = false;
+        }
         if on[Feature::Crashes as usize] {
             // What expires would expire at another time for the model.
             on[Feature::WallJumps as usize] = false;
@@ -171,6 +176,10 @@ impl Swarm {
             let mut random = Random::stream(seed, "store");
             if on[Feature::TinyResident as usize] {
                 limits.queue_resident_max = random.between(1, 3) as u32;
+            }
+            if limits.queue_full == QueueFullPolicy::Disconnect {
+                // Who publishes to a full queue of its own is closed before its message is durable, sends it again, and so on.
+                limits.queue_full = QueueFullPolicy::DropNewest;
             }
             if on[Feature::RefuseOrHold as usize] {
                 limits.queue_full = *random.pick(&[QueueFullPolicy::Refuse, QueueFullPolicy::Hold]);

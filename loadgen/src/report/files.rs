@@ -111,10 +111,32 @@ pub fn rebuild(directories: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, S
         return Ok(report);
     }
     let read = |directory: &PathBuf| Recorded::read(directory);
-    let runs: Vec<_> = directories.iter().map(read).collect::<Result<_, _>>()?;
+    let mut runs: Vec<_> = directories.iter().map(read).collect::<Result<_, _>>()?;
+    for (run, name) in runs.iter_mut().zip(short_names(directories)) {
+        run.name = name;
+    }
     let report = out.unwrap_or(Path::new("report.html"));
     fs::write(report, html::page(&runs)).map_err(|error| failed(report, &error))?;
     Ok(report.to_owned())
+}
+
+/// The names of directories without what all of them begin with.
+fn short_names(directories: &[PathBuf]) -> Vec<String> {
+    let is_common = |depth: usize| {
+        let mut parts = directories.iter().map(|one| one.components().nth(depth));
+        let first = parts.next().flatten();
+        first.is_some() && parts.all(|part| part == first)
+    };
+    let common = (0..).take_while(|depth| is_common(*depth)).count();
+    let short = |one: &PathBuf| one.components().skip(common).collect::<PathBuf>();
+    directories
+        .iter()
+        .map(|one| match short(one) {
+            // The same one twice, or one within the other.
+            path if path.as_os_str().is_empty() => one.display().to_string(),
+            path => path.display().to_string(),
+        })
+        .collect()
 }
 
 impl Recorded {
@@ -207,6 +229,17 @@ fn rows(csv: &str) -> Result<Vec<Row>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_called_by_what_tells_them_apart() {
+        let names = |paths: &[&str]| {
+            let paths: Vec<_> = paths.iter().map(PathBuf::from).collect();
+            short_names(&paths)
+        };
+        assert_eq!(names(&["/a/b/one", "/a/b/two"]), ["one", "two"]);
+        assert_eq!(names(&["one/x", "two/x"]), ["one/x", "two/x"]);
+        assert_eq!(names(&["a/b", "a/b"]), ["a/b", "a/b"]);
+    }
 
     #[test]
     fn rows_are_found_by_the_names_of_their_columns() {

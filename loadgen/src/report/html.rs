@@ -1,6 +1,7 @@
 //! The report: a page that needs nothing but itself.
 
 use crate::format::{bytes, count, digits, short, time};
+use crate::knee;
 use crate::report::charts;
 use crate::report::files::Recorded;
 use crate::report::svg::{self, Chart, NARROW, WIDE, escaped};
@@ -65,11 +66,19 @@ fn single(run: &Recorded) -> String {
         escaped(&headline(run)),
         deck(run)
     );
+    if let Some(error) = &summary.error {
+        let _ = write!(
+            out,
+            "<div class=\"alarm small\" role=\"alert\"><h2>It ended early.</h2><p>{}</p></div>\n",
+            escaped(error)
+        );
+    }
     out.push_str(&violations(summary));
     out.push_str(&tiles(run));
     out.push_str(&health(summary));
     let runs = std::slice::from_ref(run);
     let all = [
+        charts::knee(run),
         charts::percentiles(runs),
         charts::latency(runs),
         charts::throughput(runs),
@@ -191,6 +200,10 @@ fn headline(run: &Recorded) -> String {
     }
     let of = count(summary.expected as f64);
     match (&summary.verb[..], &summary.latency_us) {
+        _ if !summary.knee.is_empty() => match knee::best(&summary.knee) {
+            Some(best) => format!("It holds up to {} messages a second", count(best.rate)),
+            None => "It holds at no rate that was tried".into(),
+        },
         _ if summary.lost > 0 && summary.qos > 0 => {
             format!("{} of {of} messages never came", count(summary.lost as f64))
         }
@@ -261,6 +274,9 @@ fn deck(run: &Recorded) -> String {
         parts.push(format!("{} B", summary.payload_bytes));
     }
     parts.push(format!("MQTT {}", mqtt_version(summary)));
+    if let Some(note) = &summary.note {
+        parts.push(note.clone());
+    }
     if summary.measured_s > 0.0 {
         parts.push(format!("{} s measured", short(summary.measured_s)));
     }
@@ -511,7 +527,9 @@ fn verification(summary: &Summary) -> String {
         ));
         checks.push(("refused", summary.refused, Promise::Promised));
     }
+    let disconnects = summary.disconnects.values().sum();
     for (name, number) in [
+        ("connections lost", disconnects),
         ("due, and the broker took them not", summary.unsent),
         ("sessions gone", summary.sessions_missing),
         ("windows stalled for 2 s", summary.window_stalls),
@@ -553,11 +571,22 @@ fn verification(summary: &Summary) -> String {
             count(lost as f64)
         )
     });
+    let reasons: String = summary
+        .disconnects
+        .iter()
+        .map(|(why, number)| {
+            let number = count(*number as f64);
+            format!(
+                "<p class=\"lead\">{number} connections lost: {}</p>",
+                escaped(why)
+            )
+        })
+        .collect();
     format!(
         "<section id=\"verification\"><h2>{title}</h2><p class=\"lead\">QoS {}: {} deliveries were due in the whole run, \
          and each was checked for its publisher, its number and its bytes.{late}{slow}</p>\
          <table><thead><tr><th scope=\"col\">messages</th><th scope=\"col\" class=\"number\">count</th>\
-         <th scope=\"col\"></th></tr></thead><tbody>{}</tbody></table></section>\n",
+         <th scope=\"col\"></th></tr></thead><tbody>{}</tbody></table>{reasons}</section>\n",
         summary.qos,
         count(summary.expected as f64),
         rows.collect::<String>()
@@ -567,11 +596,12 @@ fn verification(summary: &Summary) -> String {
 fn percentiles(run: &Recorded) -> String {
     let (summary, kind) = (&run.summary, charts::kind(run));
     let lag = &summary.generator.send_lag_us;
-    let sets: [(&str, &Option<Percentiles>); 5] = [
+    let sets: [(&str, &Option<Percentiles>); 6] = [
         (kind, &summary.latency_us),
         ("to the last acknowledgement", &summary.acknowledged_us),
         ("to CONNACK", &summary.connect_us),
-        ("to the TCP connection", &summary.tcp_connect_us),
+        ("of that, to the connection", &summary.tcp_connect_us),
+        ("and from there", &summary.connack_us),
         ("send lag", lag),
     ];
     let rows: String = sets

@@ -120,6 +120,9 @@ pub struct Step {
 pub struct Summary {
     /// The verb.
     pub verb: String,
+    /// What somebody said of the run; a load of the suite says how far it is from what was published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// The broker's address.
     pub broker_address: String,
     /// `open`, `closed` or `idle`.
@@ -208,9 +211,6 @@ pub struct Summary {
     /// The rates that were tried to find the highest, in their order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub knee: Vec<Point>,
-    /// The suite's load that this was, and how far it was from what was published.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub suite: Option<String>,
     /// What broke, and ended the run before its time; the figures are those until then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

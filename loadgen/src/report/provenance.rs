@@ -296,7 +296,7 @@ mod tests {
             hidden("x mqtts://me:hush@host:1 mqtt://me@host"),
             "x mqtts://me:***@host:1 mqtt://me@host"
         );
-        let settings = settings(&words("loadgen pubsub -r 5k -u me -P hush"));
+        let settings = settings(&words("loadgen pubsub --rate 5k -u me -P hush"));
         assert_eq!(settings["password"], ["***"]);
         assert_eq!(settings["username"], ["me"]);
     }
@@ -308,7 +308,7 @@ mod tests {
         ));
         let one = |name: &str| settings[name].join(" ");
         assert_eq!([one("verb"), one("count")], ["fanout", "7"]);
-        assert_eq!([one("closed-loop"), one("inflight")], ["true", "32"]);
+        assert_eq!([one("closed-loop"), one("warmup")], ["true", "1s"]);
         assert_eq!([one("size"), one("ifaddr")], ["64", "127.0.0.2"]);
         assert!(!settings.contains_key("rate"));
         assert!(super::settings(&words("some test --binary")).is_empty());

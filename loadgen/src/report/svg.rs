@@ -10,8 +10,10 @@ use std::fmt::Write as _;
 
 /// Size of the letters in a drawing.
 const LETTER: f64 = 13.0;
-/// The width of an average letter, for making room.
-const LETTER_WIDTH: f64 = 6.9;
+/// The width of a letter of a wide font, for making room.
+const LETTER_WIDTH: f64 = 7.9;
+/// The same of a bold letter.
+const BOLD_WIDTH: f64 = 8.7;
 /// The distance of two lines of text.
 const LINE_HEIGHT: f64 = 17.0;
 /// Series with at most so many points have them marked.
@@ -351,7 +353,7 @@ fn plot(chart: &Chart, size: Size, head: f64) -> Plot {
     let left = 12.0 + ticks * LETTER_WIDTH;
     let names = longest(&mut chart.series.iter().map(|one| one.name.chars().count()));
     let (right, legend) = if is_wide(size) {
-        (14.0 + names * LETTER_WIDTH, 0.0)
+        (10.0 + names * BOLD_WIDTH, 0.0)
     } else {
         (12.0, legend_lines(chart, size) as f64 * LINE_HEIGHT)
     };
@@ -370,7 +372,7 @@ fn is_wide(size: Size) -> bool {
 }
 
 fn legend_width(series: &Series) -> f64 {
-    42.0 + series.name.chars().count() as f64 * LETTER_WIDTH
+    38.0 + series.name.chars().count() as f64 * BOLD_WIDTH
 }
 
 fn legend_lines(chart: &Chart, size: Size) -> usize {

@@ -21,8 +21,8 @@ impl Summary {
         let mut line = |text: String| {
             let _ = writeln!(out, "{text}");
         };
-        if let Some(suite) = &self.suite {
-            line(suite.clone());
+        if let Some(note) = &self.note {
+            line(note.clone());
         }
         line(format!(
             "{} at {}: MQTT {}, {} connections in {}",

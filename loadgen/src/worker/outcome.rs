@@ -1,8 +1,10 @@
 //! What one core saw.
 
 use crate::timeline::Trouble;
+use crate::total::recorded;
 use crate::track::Track;
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What one core saw.
@@ -74,7 +76,7 @@ impl Outcome {
 }
 
 /// One second of one core.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Interval {
     /// Which second, by [`Times::second`](crate::worker::Times::second).
     pub second: i64,
@@ -84,9 +86,11 @@ pub struct Interval {
     pub delivered: u64,
     /// Receive time less intended time, in ns, of messages received in it whose intended time was in the measured
     /// interval.
+    #[serde(with = "recorded")]
     pub latency: Histogram<u64>,
     /// Time of writing less intended time, in ns, of messages whose intended time was in the measured interval, where
     /// only the generator was in the way.
+    #[serde(with = "recorded")]
     pub send_lag: Histogram<u64>,
     /// What went wrong in it.
     pub trouble: Trouble,
