@@ -28,6 +28,7 @@ mod gate;
 mod hold;
 pub mod input;
 mod invariants;
+mod linger;
 mod mesh;
 pub mod mesh_message;
 pub mod message;
@@ -263,9 +264,11 @@ impl Shard {
         while let Some((conn, end)) = self.to_end.pop() {
             self.end_connection(conn, end, outbox);
         }
-        while !self.keeper.answers.is_empty() {
+        while !self.keeper.answers.is_empty() || !self.keeper.over.is_empty() {
             self.send_answers(outbox);
+            self.settle_over(outbox);
         }
+        self.keeper.send_ends(outbox);
         self.tell_drops(outbox);
     }
 

@@ -18,6 +18,7 @@ impl Shard {
                 TimerKind::Session => self.session_timer(timer, outbox),
                 TimerKind::Retained => self.retained_timer(),
                 TimerKind::Hold => self.hold_timer(outbox),
+                TimerKind::Linger => self.linger_timer(outbox),
             }
         }
         self.fired = fired;
