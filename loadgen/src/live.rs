@@ -469,7 +469,10 @@ mod tests {
         live.tick(1_199, 10 * SECOND + SECOND / 2);
         assert_eq!(live.shown, -1, "the core has not told of the warm-up");
         live.tick(1_199, 11 * SECOND);
-        assert_eq!(live.shown, 1, "it will not any more, and of the next it has told");
+        assert_eq!(
+            live.shown, 1,
+            "it will not any more, and of the next it has told"
+        );
         let screen = live.screen(Some(0)).join("\n");
         for part in [
             "1 s of 2 s",
