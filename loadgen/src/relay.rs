@@ -209,7 +209,7 @@ impl Relay {
                     self.table.mark_dirty(key.index);
                 }
             }
-            Completion::Connected { .. } | Completion::Timer => {}
+            Completion::Connected { .. } | Completion::Woken { .. } => {}
         }
     }
 
