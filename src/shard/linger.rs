@@ -2,7 +2,7 @@
 //!
 //! A QoS 1 message that went straight to clients which acknowledged the one before within [`PROMPT_MS`] waits for them, for
 //! [`LINGER_MS`] and at most a tick of the timers more. When the last of them has acknowledged, nothing is left to be kept, and the publisher is
-//! told at once; what is left at the end is recorded like any other message. So the acknowledgement is as true as ever, and a
+//! told at once; what is left at the end, or when a later message of that publisher is recorded, is recorded like any other. So the acknowledgement is as true as ever, and a
 //! message that is read as it comes costs the store nothing.
 //!
 //! A receiver's shard tells the publisher's of an end as long as the message is not durable as far as it knows; the
@@ -10,6 +10,7 @@
 
 use super::Shard;
 use super::commit::{Keeper, Told};
+use super::input::ConnKey;
 use super::mesh_message::{MeshMessage, TakenEnd};
 use super::outbox::Outbox;
 use super::record::{StoredMessage, StoredSession, number_shard, number_time_ms};
@@ -38,7 +39,17 @@ impl Shard {
     }
 
     /// Lets the record of a message wait for its receivers.
-    pub(super) fn linger(&mut self, number: u64) {
+    pub(super) fn linger(&mut self, number: u64, publisher: ConnKey) {
+        if self.is_open(publisher) {
+            let gate = self.conns[publisher.index as usize].gate.as_mut();
+            let lingering = &mut gate.expect("its acknowledgement stands in line").lingering;
+            let storing = &self.keeper.storing;
+            while lingering
+                .pop_front_if(|it| !storing.contains_key(it))
+                .is_some()
+            {}
+            lingering.push_back(number);
+        }
         let deadline_ms = self.now.mono_ms + LINGER_MS;
         let lingering = Lingering {
             deadline_ms,
@@ -73,11 +84,31 @@ impl Shard {
             let number = first.number;
             self.keeper.lingering.pop_front();
             // Most are settled by then.
-            if self.keeper.storing.contains_key(&number) {
+            if self.keeper.lingers(number) {
                 self.record_message(number, outbox);
             }
         }
         self.set_linger_timer();
+    }
+
+    /// Records what lingers of the same publisher and came earlier: after a crash its receivers would have the later message first.
+    pub(super) fn record_earlier(&mut self, number: u64, publisher: ConnKey, outbox: &mut Outbox) {
+        let is_open = self.is_open(publisher);
+        loop {
+            // Of one that is gone nobody knows which those are.
+            let lingering = if is_open {
+                let gate = self.conns[publisher.index as usize].gate.as_mut();
+                gate.and_then(|gate| gate.lingering.pop_front_if(|it| *it < number))
+            } else {
+                let lingering = &mut self.keeper.lingering;
+                let next = lingering.pop_front_if(|it| it.number < number);
+                next.map(|it| it.number)
+            };
+            let Some(earlier) = lingering else { break };
+            if self.keeper.lingers(earlier) {
+                self.record_one(earlier, outbox);
+            }
+        }
     }
 
     /// A receiver of another shard is done with messages of this one.
@@ -122,6 +153,12 @@ impl Shard {
 }
 
 impl Keeper {
+    /// Whether nothing of a message is settled or recorded yet.
+    fn lingers(&self, number: u64) -> bool {
+        let storing = self.storing.get(&number);
+        storing.is_some_and(|storing| !storing.is_recorded())
+    }
+
     /// Notes an end for the shard that the message is of.
     pub(super) fn end_away(&mut self, message: StoredMessage, session: StoredSession) {
         let to = number_shard(message.0);

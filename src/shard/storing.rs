@@ -139,6 +139,11 @@ impl Storing {
         at.is_some()
     }
 
+    /// Whether its records are written, or are being decided on.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.message.is_none()
+    }
+
     /// Whether nobody waits for it any more.
     pub(super) fn is_over(&self) -> bool {
         self.receivers.is_empty() && self.awaiting == 0
@@ -364,17 +369,30 @@ impl Shard {
         }
         // There is nobody to be told that some queue refuses it.
         storing.refused = false;
-        let publish = storing.source.publish.as_ref();
-        let is_qos_1 = publish.is_some_and(|publish| publish.qos == QoS::AtLeastOnce);
-        if is_qos_1 && !storing.slowly && !is_retained && !storing.receivers.is_empty() {
-            self.linger(number);
-        } else {
-            self.record_message(number, outbox);
+        let may_linger = !storing.slowly && !is_retained && !storing.receivers.is_empty();
+        match &storing.source.publish {
+            Some(publish) if publish.qos == QoS::AtLeastOnce && may_linger => {
+                let publisher = publish.conn;
+                self.linger(number, publisher);
+            }
+            _ => self.record_message(number, outbox),
         }
     }
 
-    /// Writes the records of a message.
+    /// Writes the records of a message, behind those of earlier ones of its publisher.
     pub(super) fn record_message(&mut self, number: u64, outbox: &mut Outbox) {
+        let storing = self.storing(number);
+        if let Some(publish) = &storing.source.publish
+            && !storing.receivers.is_empty()
+        {
+            let publisher = publish.conn;
+            self.record_earlier(number, publisher, outbox);
+        }
+        self.record_one(number, outbox);
+    }
+
+    /// Writes the records of a message.
+    pub(super) fn record_one(&mut self, number: u64, outbox: &mut Outbox) {
         let storing = self.storing(number);
         assert!(storing.awaiting == 0 && storing.message_record == 0);
         let message = storing.message.take().expect("its record is not written");
