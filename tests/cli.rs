@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -467,7 +468,15 @@ fn command(args: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
+    // Two brokers do not share a data directory.
+    static COMMANDS: AtomicUsize = AtomicUsize::new(0);
+    let number = COMMANDS.fetch_add(1, Ordering::Relaxed);
+    let state = format!("cli-{}-{number}", std::process::id());
     command
+        .env(
+            "XDG_STATE_HOME",
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(state),
+        )
         .env_remove("JOURNAL_STREAM")
         .env_remove("STATE_DIRECTORY");
     command

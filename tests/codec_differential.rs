@@ -1,9 +1,13 @@
-//! The codec against another one, that of rumqttc: random valid packets in both directions, and damaged ones.
+//! The codec against two others: random valid packets in both directions, and damaged ones. Here that of rumqttc;
+//! `protocol_core` has that of mqtt-protocol-core.
 //!
 //! A valid packet goes from ours through theirs and back: they read what we wrote, and we read what they write of
 //! it. Of a damaged one both must say the same, or the difference must be one that is listed here with
 //! the standard's word on it. rumqttc is a client's codec and trusts its server, so most of what we refuse and it
 //! accepts is what a server has to refuse.
+
+#[path = "codec_differential/protocol_core.rs"]
+mod protocol_core;
 
 use bytes::BytesMut;
 use ringmq::protocol::frame::{Cut, FixedHeader, PACKET_BYTES_MAX, cut_version};

@@ -3,7 +3,10 @@
 #[allow(unreachable_pub, reason = "tests/shard.rs has the same module")]
 mod world;
 
-use ringmq::protocol::{PacketId, ReasonCode, Subscribe, Unsubscribe, UserProperties, Version};
+use ringmq::protocol::{
+    PacketId, Publish, PublishProperties, QoS, ReasonCode, Subscribe, Unsubscribe, UserProperties,
+    Version,
+};
 use std::fs;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -43,6 +46,36 @@ fn reading_leaves_nothing_in_the_pool() {
     }
     let grown = resident_kib().saturating_sub(before);
     assert!(grown < 2_000, "{grown} KiB are left by 400,000 packets");
+}
+
+/// The long start of a packet was kept in a new buffer, which then went to the pool, until that held all it may.
+#[test]
+fn packets_that_arrive_in_two_parts_share_one_buffer() {
+    let _alone = alone();
+    let mut world = World::new(1);
+    let client = world.connect(0, "client", Version::V311);
+    let mut packet = Vec::new();
+    Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic: "t",
+        packet_id: None,
+        properties: PublishProperties::default(),
+        payload: &[0; 60_000],
+    }
+    .encode(Version::V311, &mut packet);
+    let (start, rest) = packet.split_at(packet.len() / 2);
+    let mut before = 0;
+    for round in 0..110 {
+        if round == 10 {
+            before = resident_kib();
+        }
+        world.send(client, start);
+        world.send(client, rest);
+    }
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 1_000, "{grown} KiB are left by 100 packets");
 }
 
 /// SUBACK and UNSUBACK have a code for each filter, and went out larger than the client takes ([MQTT-3.1.2-24]).

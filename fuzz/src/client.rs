@@ -269,11 +269,12 @@ impl Peer {
             }
             PacketType::Pubrel => {
                 let ack = Ack::decode(version, packet_type, body).expect("PUBREL");
-                if ack.reason == ReasonCode::Success {
+                let id = ack.packet_id.get();
+                // A PUBREC for a message with QoS 1 is answered in 3.x by the same PUBREL; that message still waits.
+                let is_other = exchanges.window.get(&id) == Some(&Unacknowledged::AtLeastOnce);
+                if ack.reason == ReasonCode::Success && !is_other {
                     // Of this connection, or repeated from one before.
-                    exchanges
-                        .window
-                        .insert(ack.packet_id.get(), Unacknowledged::Released);
+                    exchanges.window.insert(id, Unacknowledged::Released);
                 }
             }
             PacketType::Suback => {

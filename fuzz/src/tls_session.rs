@@ -56,7 +56,7 @@ pub fn run(data: &[u8]) {
                 to_client.extend_from_slice(&scratch.wire);
             }
             4 => {
-                server.seal([&b"hello"[..]].into_iter(), &mut scratch);
+                let _ = server.seal([&b"hello"[..]].into_iter(), &mut scratch);
                 to_client.extend_from_slice(&scratch.wire);
             }
             5 => {

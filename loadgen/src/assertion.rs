@@ -150,7 +150,7 @@ impl FromStr for Assertion {
                 if !value.ends_with(|c: char| c.is_ascii_alphabetic()) {
                     return Err(format!("{value} needs a unit: us, ms or s"));
                 }
-                crate::cli::duration(value)?.as_secs_f64() * 1e6
+                crate::parse::duration(value)?.as_secs_f64() * 1e6
             }
             Metric::Count(_) | Metric::Figure(_) => number(value)?,
         };

@@ -144,7 +144,7 @@ impl<'a> Clients<'a> {
             payloads: Payloads::new(churn.payload_bytes),
             all: (0..churn.clients).map(client).collect(),
             free: (0..churn.clients).rev().collect(),
-            interval: Interval::new(times.second(times.start_ns)),
+            interval: Interval::of(times.second(times.start_ns)),
             intervals,
             outcome: Outcome {
                 cycles: 0,
@@ -240,7 +240,7 @@ impl<'a> Clients<'a> {
     /// Tells of the interval if another one has begun.
     fn end_interval(&mut self, second: i64) {
         if second > self.interval.second {
-            let interval = std::mem::replace(&mut self.interval, Interval::new(second));
+            let interval = std::mem::replace(&mut self.interval, Interval::of(second));
             // Nobody may want them.
             let _ = self.intervals.send(interval);
         }
@@ -293,7 +293,13 @@ impl Handler for Clients<'_> {
                         .saturating_record(now_ns - client.begun_ns);
                 }
                 client.stage = Stage::AwaitsSuback;
-                put_subscribe(links.out(link), version, &client.topic, QoS::AtLeastOnce);
+                put_subscribe(
+                    links.out(link),
+                    version,
+                    PacketId::MIN,
+                    &client.topic,
+                    QoS::AtLeastOnce,
+                );
                 Ok(())
             }
             (PacketType::Suback, Stage::AwaitsSuback) => {

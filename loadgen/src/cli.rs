@@ -1,16 +1,22 @@
-//! The command line.
+//! The command line: its verbs, and what each takes.
+//!
+//! The letters are those of emqtt-bench, so that a command written for it does here what it does there. Where we
+//! have more to say there are long names only.
 
-use crate::assertion::Assertion;
-use clap::{ArgAction, Args, Parser, Subcommand};
-use ringmq::client::target::TransportArgs;
-use ringmq::client::url;
-use ringmq::protocol::Version;
-use std::net::{IpAddr, SocketAddr};
+pub use crate::args::{Common, LoadArgs, Target};
+
+use crate::agent::{AgentArgs, RunArgs};
+use crate::parse::{duration, percent, rate};
+use crate::suite::Suite;
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// A load generator for MQTT brokers that checks what it received.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(name = "loadgen", version, disable_help_flag = true)]
 pub struct Cli {
     /// What to do.
@@ -22,22 +28,26 @@ pub struct Cli {
 }
 
 /// The shapes of load.
-#[derive(Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Verb {
     /// Connect clients that stay idle, and tell what each costs the broker.
     Conn(Conn),
     /// Pairs of a publisher and a subscriber.
     Pubsub(Shape),
-    /// One publisher to many subscribers.
-    Fanout(Shape),
+    /// One publisher (or more) to many subscribers.
+    Fanout(Fanout),
     /// Many publishers to one subscriber.
     Fanin(Shape),
     /// Many publishers to subscribers that share their subscription.
     Shared(Shared),
     /// One publisher to many subscribers, some of which stop reading while it is measured.
     Slow(Slow),
+    /// Publishers and a very large number of filters with wildcards; each message matches three of them.
+    Wild(Wild),
     /// Clients that come and go: each connects, subscribes, publishes to itself with QoS 1, receives it, leaves.
     Churn(Churn),
+    /// Clients that all come at once, after all were cut off: a power cut, or a birth storm.
+    Storm(Storm),
     /// Queue messages for sessions that are away, then let them come for them.
     Durable(Durable),
     /// Store retained messages, replay them to new subscribers, remove them.
@@ -46,6 +56,12 @@ pub enum Verb {
     Pub(Publish),
     /// Subscribe to what `loadgen pub` publishes elsewhere.
     Sub(Subscribe),
+    /// Run a load that has a name, such as those of the Open MQTT Benchmark Suite.
+    Suite(Suite),
+    /// Do what a leader says: one of several processes or hosts of a run.
+    Agent(AgentArgs),
+    /// Run a verb on several agents and add up what they saw.
+    Run(RunArgs),
     /// Make the report of runs that were written with --out again; several are laid over each other.
     Report(Report),
     /// Compare two runs that were written with --out.
@@ -55,7 +71,7 @@ pub enum Verb {
 }
 
 /// Idle connections.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Conn {
     /// The broker and what to report.
     #[command(flatten)]
@@ -69,10 +85,13 @@ pub struct Conn {
     /// How long to stay once all are connected.
     #[arg(long, default_value = "2s", value_parser = duration)]
     pub hold: Duration,
+    /// Let Client Identifiers be the prefix and a number alone.
+    #[arg(short = 's', long = "shortids")]
+    pub short_ids: bool,
 }
 
 /// Publishers and subscribers.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Shape {
     /// The broker and what to report.
     #[command(flatten)]
@@ -80,13 +99,30 @@ pub struct Shape {
     /// The messages.
     #[command(flatten)]
     pub load: LoadArgs,
-    /// Pairs (pubsub), subscribers (fanout) or publishers (fanin).
+    /// Pairs (pubsub) or publishers (fanin).
     #[arg(short = 'c', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub count: u32,
 }
 
+/// Few publishers and many subscribers.
+#[derive(Clone, Debug, Args)]
+pub struct Fanout {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// The messages.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Subscribers.
+    #[arg(short = 'c', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// Publishers, each with its own topic; every subscriber subscribes to all of these.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub publishers: u32,
+}
+
 /// Publishers and a group of subscribers.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Shared {
     /// The broker and what to report.
     #[command(flatten)]
@@ -98,12 +134,12 @@ pub struct Shared {
     #[arg(short = 'c', long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub count: u32,
     /// Subscribers that share. With --cores N there are N groups, each with its part of the publishers.
-    #[arg(short = 'm', long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub members: u32,
 }
 
 /// A publisher and subscribers that do not all keep up.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Slow {
     /// The broker and what to report.
     #[command(flatten)]
@@ -119,8 +155,28 @@ pub struct Slow {
     pub slow: u32,
 }
 
+/// Publishers and filters with wildcards.
+#[derive(Clone, Debug, Args)]
+pub struct Wild {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub common: Common,
+    /// The messages.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Subscribers that the filters are spread over.
+    #[arg(short = 'c', long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(3..=1 << 20))]
+    pub count: u32,
+    /// Publishers; each goes through all topics.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub publishers: u32,
+    /// Filters: w/N/+/t, w/N/x/# and +/N/x/+ for each topic w/N/x/t.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(3..=2_999_999))]
+    pub filters: u32,
+}
+
 /// Clients that come and go.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Churn {
     /// The broker and what to report.
     #[command(flatten)]
@@ -130,7 +186,7 @@ pub struct Churn {
     pub count: u32,
     /// Open loop: cycles per second on an absolute schedule, whose times count from when a cycle was due.
     /// Without it each client begins again as soon as it is done.
-    #[arg(short = 'r', long, value_parser = rate)]
+    #[arg(long, value_parser = rate)]
     pub rate: Option<f64>,
     /// Let sessions outlive their connections (for an hour), so that each cycle finds the last one's.
     #[arg(long)]
@@ -149,8 +205,39 @@ pub struct Churn {
     pub verify: bool,
 }
 
+/// Clients that come all at once.
+#[derive(Clone, Debug, Args)]
+pub struct Storm {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Clients.
+    #[arg(short = 'c', long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// Connects that are under way at a time; more than the broker's listen queue holds have to be repeated by
+    /// the system, after a second.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub at_once: u32,
+    /// Messages (QoS 0) that each publishes as soon as it is connected; a host application hears all of them.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub births: u32,
+    /// Payload bytes of each.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    pub size: u32,
+    /// Leave the connections of before the cut open, as a power cut does: the broker must find out by itself that
+    /// their clients are gone. Needs twice the files.
+    #[arg(long)]
+    pub half_open: bool,
+    /// Let sessions outlive the cut (for an hour).
+    #[arg(long)]
+    pub keep_sessions: bool,
+    /// Fail (exit 99) when a client does not come back, or a message is lost, duplicated, reordered or corrupt.
+    #[arg(long)]
+    pub verify: bool,
+}
+
 /// Queued messages.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Durable {
     /// The broker and what to report.
     #[command(flatten)]
@@ -159,7 +246,7 @@ pub struct Durable {
     #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub count: u32,
     /// Messages for each of them.
-    #[arg(short = 'm', long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub messages: u64,
     /// QoS of publication and subscriptions.
     #[arg(short = 'q', long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
@@ -177,7 +264,7 @@ pub struct Durable {
 }
 
 /// Retained messages.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Retained {
     /// The broker and what to report.
     #[command(flatten)]
@@ -186,8 +273,14 @@ pub struct Retained {
     #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub count: u32,
     /// Retained messages, each with a topic of its own; they are stored with QoS 1.
-    #[arg(short = 'm', long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=2_000_000))]
     pub messages: u64,
+    /// As many more retained messages to which each subscriber subscribes one by one.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub entities: u64,
+    /// Subscribers to everything that come first and do not read until the others have all of it.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub slow: u32,
     /// QoS of the subscriptions.
     #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: u8,
@@ -203,24 +296,41 @@ pub struct Retained {
 }
 
 /// Publishers only.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Publish {
     /// The broker and what to report.
     #[command(flatten)]
     pub common: Common,
-    /// The messages. In a closed loop the window is that of the acknowledgements.
+    /// The messages; without a pace, one each second from each publisher. In a closed loop the window is that of
+    /// the acknowledgements.
     #[command(flatten)]
     pub load: LoadArgs,
     /// Publishers.
     #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub count: u32,
-    /// The topic; %i is the publisher's number from --startnumber on, %c its Client Identifier.
+    /// The topic; %i is the publisher's number from --startnumber on, %c its Client Identifier, %u its User Name.
     #[arg(short = 't', long)]
     pub topic: String,
+    /// Let the broker keep the messages.
+    #[arg(short = 'r', long, action = ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
+    pub retain: bool,
+    /// The payload, or template://FILE: nothing can be checked then. Beside %i, %c and %u there are %TIMESTAMP%
+    /// (s), %TIMESTAMPMS%, %TIMESTAMPUS%, %TIMESTAMPNS%, %UNIQUE% and %RANDOM%.
+    #[arg(short = 'm', long, conflicts_with = "size")]
+    pub message: Option<String>,
+    /// Open loop: end after this many messages of all publishers together; 0 is no end.
+    #[arg(short = 'L', long, default_value_t = 0, conflicts_with_all = ["closed_loop", "max", "ramp", "stages", "find_max", "duration"])]
+    pub limit: u64,
+    /// Let Client Identifiers be the prefix and a number alone.
+    #[arg(long = "shortids")]
+    pub short_ids: bool,
+    /// For commands written for emqtt-bench: publishing always waits until all are connected.
+    #[arg(short = 'w', long, hide = true, action = ArgAction::Set, num_args = 0..=1, default_value_t = true, default_missing_value = "true")]
+    pub wait_before_publishing: bool,
 }
 
 /// Subscribers only.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Subscribe {
     /// The broker and what to report.
     #[command(flatten)]
@@ -228,15 +338,22 @@ pub struct Subscribe {
     /// Subscribers.
     #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub count: u32,
-    /// The filter; %i is the subscriber's number from --startnumber on, %c its Client Identifier.
+    /// The filter; %i is the subscriber's number from --startnumber on, %c its Client Identifier, %u its User
+    /// Name.
     #[arg(short = 't', long)]
     pub topic: String,
     /// QoS of the subscriptions.
     #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: u8,
     /// Payload bytes that the publishers send; other messages count as corrupt.
-    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
     pub size: u32,
+    /// Count messages of any kind, and check nothing.
+    #[arg(long, conflicts_with_all = ["size", "verify"])]
+    pub any_payload: bool,
+    /// Let Client Identifiers be the prefix and a number alone.
+    #[arg(short = 's', long = "shortids")]
+    pub short_ids: bool,
     /// How long to count.
     #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
     pub duration: Duration,
@@ -245,40 +362,8 @@ pub struct Subscribe {
     pub verify: bool,
 }
 
-/// The messages and their pace.
-#[derive(Debug, Args)]
-pub struct LoadArgs {
-    /// QoS of publications and subscriptions.
-    #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
-    pub qos: u8,
-    /// Payload bytes, at least 16; they carry publisher, sequence and intended time.
-    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=16 << 20))]
-    pub size: u32,
-    /// Open loop: messages per second over all publishers, on an absolute schedule. Latency counts from the
-    /// time a message was due.
-    #[arg(short = 'r', long, value_parser = rate, required_unless_present = "closed_loop", conflicts_with = "closed_loop")]
-    pub rate: Option<f64>,
-    /// Closed loop: each publisher sends as soon as its window has room. The latency is then service time: it
-    /// leaves out what a stall would have cost messages that were not sent.
-    #[arg(long)]
-    pub closed_loop: bool,
-    /// Closed loop: messages of a publisher whose delivery has not come back.
-    #[arg(short = 'F', long, default_value_t = 32, conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=8192))]
-    pub inflight: u32,
-    /// How long to send before measuring.
-    #[arg(long, default_value = "1s", value_parser = duration)]
-    pub warmup: Duration,
-    /// How long to measure.
-    #[arg(short = 'd', long, default_value = "10s", value_parser = duration)]
-    pub duration: Duration,
-    /// Fail (exit 99) when a message is corrupt, duplicated or reordered, or one of QoS 1 or 2 is lost,
-    /// refused or not acknowledged.
-    #[arg(long)]
-    pub verify: bool,
-}
-
 /// Reports.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Report {
     /// Directories that --out wrote.
     #[arg(value_name = "DIR", required = true)]
@@ -289,7 +374,7 @@ pub struct Report {
 }
 
 /// Comparisons.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Compare {
     /// The directory of the run to compare with.
     #[arg(value_name = "A")]
@@ -309,209 +394,116 @@ pub struct Compare {
 }
 
 /// The relay.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RelayArgs {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:1883")]
     pub bind: SocketAddr,
 }
 
-/// The broker, and what is reported of it.
-#[derive(Debug, Args)]
-pub struct Target {
-    /// The broker's host name or address.
-    #[arg(short = 'h', long, default_value = "127.0.0.1")]
-    pub host: String,
-    /// The broker's port [default: 1883, with TLS 8883, with WebSocket 80 or 443]
-    #[arg(short = 'p', long)]
-    pub port: Option<u16>,
-    /// Host, port and transport in one: mqtt://host:port, or mqtts, ws, wss, unix
-    #[arg(short = 'L', long, value_name = "URL", conflicts_with_all = ["host", "port", "unix"])]
-    pub url: Option<String>,
-    /// Use TLS, as --tls
-    #[arg(short = 'S', long)]
-    pub ssl: bool,
-    /// TLS, WebSocket and unix sockets.
-    #[command(flatten)]
-    pub transport: TransportArgs,
-    /// MQTT version: 3 (3.1), 4 (3.1.1) or 5.
-    #[arg(short = 'V', long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=5))]
-    pub mqtt_version: u8,
-    /// The User Name.
-    #[arg(short = 'u', long)]
-    pub username: Option<String>,
-    /// The Password.
-    #[arg(short = 'P', long, env = "LOADGEN_PASSWORD", hide_env_values = true)]
-    pub password: Option<String>,
-    /// What Client Identifiers and topics begin with; by default it names this process.
-    #[arg(long)]
-    pub prefix: Option<String>,
-    /// Source addresses, as a list or an IPv4 network: 127.0.0.2,127.0.0.3 or 127.0.1.0/24.
-    #[arg(long, value_parser = addresses)]
-    pub ifaddr: Option<Addresses>,
-    /// The broker's process on this machine: its CPU time and memory are reported, children included.
-    #[arg(long)]
-    pub broker_pid: Option<u32>,
-    /// What the broker is and its version, for the outputs; by default what it says of itself in
-    /// $SYS/broker/version.
-    #[arg(long, value_name = "TEXT")]
-    pub broker_name: Option<String>,
-    /// Print the summary as JSON.
-    #[arg(long)]
-    pub json: bool,
-    /// Show nothing on stderr while it runs.
-    #[arg(short = 'Q', long)]
-    pub quiet: bool,
-    /// Write a line each second, also on a terminal.
-    #[arg(long, conflicts_with = "quiet")]
-    pub plain: bool,
-    /// Write report.html, summary.json, run.toml, timeline.csv, latency.hlog, latency.hgrm and plots into this
-    /// directory, which is made if need be.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Serve metrics for Prometheus at this address while it runs, such as 127.0.0.1:9464.
-    #[arg(long, value_name = "ADDR")]
-    pub prometheus: Option<SocketAddr>,
-    /// Fail (exit 99) unless this holds, such as 'p99<5ms', 'lost==0', 'delivered_per_s>=50k' (repeatable).
-    #[arg(long = "assert", value_name = "CONDITION")]
-    pub assertions: Vec<Assertion>,
-}
-
-impl Target {
-    /// The broker's place, and what lies between.
-    ///
-    /// Errors: what cannot be, or a file of TLS that is wrong; in words.
-    pub fn broker(&self) -> Result<ringmq::client::target::Target, String> {
-        let url = self.url.as_deref().map(url::parse).transpose()?;
-        let transport = self.transport.clone().or_tls(self.ssl);
-        let host = Some(self.host.clone());
-        ringmq::client::target::Target::new(
-            &transport,
-            url.as_ref(),
-            host,
-            self.port,
-            self.version(),
-        )
+impl Verb {
+    /// The broker and what to report of it, where there is one.
+    pub fn target(&self) -> Option<&Target> {
+        Some(match self {
+            Self::Conn(args) => &args.common.target,
+            Self::Pubsub(args) | Self::Fanin(args) => &args.common.target,
+            Self::Fanout(args) => &args.common.target,
+            Self::Shared(args) => &args.common.target,
+            Self::Slow(args) => &args.common.target,
+            Self::Wild(args) => &args.common.target,
+            Self::Pub(args) => &args.common.target,
+            Self::Sub(args) => &args.common.target,
+            Self::Churn(args) => &args.target,
+            Self::Storm(args) => &args.target,
+            Self::Durable(args) => &args.target,
+            Self::Retained(args) => &args.target,
+            Self::Suite(_)
+            | Self::Agent(_)
+            | Self::Run(_)
+            | Self::Report(_)
+            | Self::Compare(_)
+            | Self::Relay(_) => return None,
+        })
     }
 
-    /// The version of MQTT.
-    pub fn version(&self) -> Version {
-        match self.mqtt_version {
-            3 => Version::V31,
-            4 => Version::V311,
-            _ => Version::V5,
+    /// The messages and their pace, where there must be one.
+    fn load(&self) -> Option<&LoadArgs> {
+        match self {
+            Self::Pubsub(args) | Self::Fanin(args) => Some(&args.load),
+            Self::Fanout(args) => Some(&args.load),
+            Self::Shared(args) => Some(&args.load),
+            Self::Slow(args) => Some(&args.load),
+            Self::Wild(args) => Some(&args.load),
+            _ => None,
         }
     }
 }
 
-/// What the verbs have in common that run for a time.
-#[derive(Debug, Args)]
-pub struct Common {
-    /// The broker and what to report.
-    #[command(flatten)]
-    pub target: Target,
-    /// Keep Alive in seconds; 0 is none.
-    #[arg(short = 'k', long, default_value_t = 300)]
-    pub keepalive: u16,
-    /// The number of the first client in its Client Identifier.
-    #[arg(short = 'n', long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=15 << 20))]
-    pub startnumber: u32,
-    /// New connections per second; without it, as fast as the broker accepts them.
-    #[arg(short = 'R', long, value_parser = rate)]
-    pub connect_rate: Option<f64>,
-    /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub cores: u16,
-}
-
-/// Addresses to connect from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Addresses(pub Vec<IpAddr>);
-
-fn addresses(text: &str) -> Result<Addresses, String> {
-    let mut all = Vec::new();
-    for part in text.split(',') {
-        let Some((network, bits)) = part.split_once('/') else {
-            all.push(
-                part.parse()
-                    .map_err(|_| format!("{part} is not an IP address"))?,
-            );
-            continue;
-        };
-        let network: std::net::Ipv4Addr = network
-            .parse()
-            .map_err(|_| format!("{network} is not an IPv4 address"))?;
-        let bits: u32 = bits
-            .parse()
-            .ok()
-            .filter(|bits| (16..=32).contains(bits))
-            .ok_or_else(|| format!("{part}: the prefix must be of 16 to 32 bits"))?;
-        let size = 1_u32 << (32 - bits);
-        let first = u32::from(network) & !(size - 1);
-        // The first and the last address of a real network are not hosts.
-        let hosts = if bits >= 31 { 0..size } else { 1..size - 1 };
-        all.extend(hosts.map(|host| IpAddr::from(std::net::Ipv4Addr::from(first + host))));
+/// Reads a command line, the program's name first.
+///
+/// Errors: clap's, which say what is wrong and end a program with status 2 (`--help`: 0).
+pub fn parse<Words>(words: Words) -> Result<Cli, clap::Error>
+where
+    Words: IntoIterator,
+    Words::Item: Into<OsString> + Clone,
+{
+    let cli = Cli::try_parse_from(words)?;
+    let wrong = |kind, text: &str| Err(Cli::command().error(kind, text));
+    if cli.verb.load().is_some_and(|load| !load.has_pace()) {
+        return wrong(
+            ErrorKind::MissingRequiredArgument,
+            "how fast? One of --rate, --message-interval, --ramp, --stages, --closed-loop, --max and --find-max is needed",
+        );
     }
-    Ok(Addresses(all))
-}
-
-/// Reads a percentage such as `5` or `2.5%`.
-fn percent(text: &str) -> Result<f64, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).trim();
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("{text} is not a percentage"))?;
-    if (0.0..=1_000.0).contains(&number) {
-        Ok(number)
-    } else {
-        Err("a threshold is at least 0 % and at most 1,000 %".into())
-    }
-}
-
-/// Reads a duration such as `500ms`, `10s`, `2m`, `1h`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let scale = match unit {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" | "" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3_600.0,
-        _ => return Err(format!("{unit} is not one of us, ms, s, m, h")),
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("{text} is not a duration"))?;
-    Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
-}
-
-/// Reads a number per second such as `250`, `50k`, `1.5M`.
-pub fn rate(text: &str) -> Result<f64, String> {
-    let text = text.strip_suffix("/s").unwrap_or(text);
-    let (number, scale) = match text.strip_suffix(['k', 'K']) {
-        Some(number) => (number, 1e3),
-        None => text
-            .strip_suffix(['m', 'M'])
-            .map_or((text, 1.0), |number| (number, 1e6)),
-    };
-    let number: f64 = number
-        .parse()
-        .map_err(|_| format!("{text} is not a rate"))?;
-    let rate = number * scale;
-    if (0.001..=1e9).contains(&rate) {
-        Ok(rate)
-    } else {
-        Err("a rate is at least 0.001 and at most 1,000,000,000 per second".into())
+    match &cli.verb {
+        Verb::Pub(args) if args.topic.is_empty() || args.topic.contains(['+', '#']) => wrong(
+            ErrorKind::ValueValidation,
+            "a Topic Name has at least one character, and no wildcards",
+        ),
+        Verb::Sub(args) if args.topic.is_empty() => wrong(
+            ErrorKind::ValueValidation,
+            "a Topic Filter has at least one character",
+        ),
+        Verb::Pub(args)
+            if (args.load.closed_loop || args.load.find_max.is_some()) && args.load.qos == 0 =>
+        {
+            wrong(
+                ErrorKind::ArgumentConflict,
+                "nothing comes back for QoS 0: use an open loop, --max, or QoS 1 or 2",
+            )
+        }
+        Verb::Slow(args) if args.load.closed_loop || args.load.max => wrong(
+            ErrorKind::ArgumentConflict,
+            "a closed loop would wait for the slow ones: use --rate",
+        ),
+        Verb::Slow(args) if args.slow >= args.count => wrong(
+            ErrorKind::ValueValidation,
+            "one subscriber at least must keep up: fewer --slow or more of them",
+        ),
+        Verb::Shared(args) if args.count.min(args.members) < u32::from(args.common.cores) => wrong(
+            ErrorKind::ValueValidation,
+            "each core needs a publisher and a member: fewer --cores or more of them",
+        ),
+        Verb::Wild(args)
+            if args.count.min(args.filters) < 3 * u32::from(args.common.cores)
+                || args.publishers < u32::from(args.common.cores) =>
+        {
+            wrong(
+                ErrorKind::ValueValidation,
+                "each core needs a publisher, three subscribers and three filters",
+            )
+        }
+        _ => Ok(cli),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    fn parse(words: &str) -> Result<Cli, clap::Error> {
+        super::parse(words.split(' '))
+    }
 
     #[test]
     fn the_command_line_is_sound() {
@@ -519,36 +511,41 @@ mod tests {
     }
 
     #[test]
-    fn one_of_rate_and_closed_loop_is_needed() {
-        let parse = |words: &str| Cli::try_parse_from(words.split(' '));
-        assert!(parse("loadgen pubsub -r 5k").is_ok());
-        assert!(parse("loadgen pubsub --closed-loop -F 8").is_ok());
-        assert!(parse("loadgen pubsub").is_err());
-        assert!(parse("loadgen pubsub -r 5k --closed-loop").is_err());
-        assert!(parse("loadgen pubsub -r 5k -F 8").is_err());
-        assert!(parse("loadgen pubsub -r 5k -s 15").is_err());
-        assert!(parse("loadgen pubsub -r 5k -h localhost -p 1884 -V 5 -q 2").is_ok());
-    }
-
-    #[test]
-    fn durations_and_rates() {
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1_500)));
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        assert!(duration("5x").is_err() && duration("s").is_err() && duration("-1s").is_err());
-        assert_eq!(rate("50k"), Ok(50_000.0));
-        assert_eq!(rate("1.5M"), Ok(1_500_000.0));
-        assert_eq!(rate("250/s"), Ok(250.0));
-        assert!(rate("0").is_err() && rate("fast").is_err() && rate("NaN").is_err());
-    }
-
-    #[test]
-    fn source_addresses() {
-        let parsed = addresses("127.0.0.2,127.0.1.0/30").unwrap().0;
-        let shown: Vec<_> = parsed.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["127.0.0.2", "127.0.1.1", "127.0.1.2"]);
-        assert_eq!(addresses("127.0.0.9/32").unwrap().0.len(), 1);
-        assert_eq!(addresses("127.0.0.0/16").unwrap().0.len(), 65_534);
-        assert!(addresses("127.0.0.0/8").is_err() && addresses("localhost").is_err());
+    fn one_pace_is_needed_and_no_more() {
+        for good in [
+            "loadgen pubsub --rate 5k",
+            "loadgen pubsub -I 100",
+            "loadgen pubsub --closed-loop -F 8",
+            "loadgen pubsub --max --force",
+            "loadgen pubsub --ramp 0..1k@100/s --hold 5s",
+            "loadgen pubsub --stages 1m:1k,0s:0,1m:0 --jitter 50%",
+            "loadgen pubsub --find-max p99<10ms",
+            "loadgen pubsub --find-max p99<10ms --rate 5k",
+            "loadgen pubsub --rate 5k -F 8",
+            "loadgen pubsub --rate 5k -h localhost -p 1884 -V 5 -q 2 -Q",
+            "loadgen pub -t a",
+        ] {
+            assert!(parse(good).is_ok(), "{good}: {:?}", parse(good));
+        }
+        for wrong in [
+            "loadgen pubsub",
+            "loadgen pubsub --rate 5k --closed-loop",
+            "loadgen pubsub --rate 5k --max",
+            "loadgen pubsub --rate 5k --hold 1s",
+            "loadgen pubsub --rate 5k --force",
+            "loadgen pubsub --ramp 0..1k@100/s -d 5s",
+            "loadgen pubsub --max --find-max p99<10ms",
+            "loadgen pubsub --max --jitter 0.5",
+            "loadgen pubsub --rate 5k -s 15",
+            "loadgen pubsub --rate 5k --unknown",
+            "loadgen slow --closed-loop",
+            "loadgen slow --rate 5 -c 2 --slow 2",
+            "loadgen shared --max -c 1 --cores 2",
+            "loadgen pub -t a/+ -I 5",
+            "loadgen pub -t a --closed-loop",
+        ] {
+            let error = parse(wrong).expect_err(wrong);
+            assert_eq!(error.exit_code(), 2, "{wrong}");
+        }
     }
 }

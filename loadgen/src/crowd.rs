@@ -39,6 +39,8 @@ pub struct Crowd {
 pub struct Campaign {
     /// The client that publishes; it must be ready.
     pub publisher: u32,
+    /// The number of the first message.
+    pub first: u64,
     /// How many messages.
     pub count: u64,
     /// QoS 1 or 2.
@@ -71,6 +73,8 @@ struct Member {
     stage: Stage,
     session: SessionKind,
     filter: Option<String>,
+    /// Subscriptions beside that one whose SUBACK has not come.
+    subscribing: u64,
     track: Track,
 }
 
@@ -139,6 +143,7 @@ impl Crowd {
                 stage: Stage::Away,
                 session: SessionKind::Clean,
                 filter: None,
+                subscribing: 0,
                 track: Track::default(),
             }
         };
@@ -195,6 +200,37 @@ impl Crowd {
         } else {
             Err("not all clients could connect".into())
         }
+    }
+
+    /// Lets clients subscribe to each of these filters with a SUBSCRIBE of its own, and waits until all are granted.
+    /// Returns whether they were.
+    ///
+    /// Errors: something broke.
+    pub fn subscribe(
+        &mut self,
+        clients: Range<u32>,
+        filters: impl Iterator<Item = String> + Clone,
+    ) -> Result<bool, String> {
+        let members = &mut self.members;
+        for client in clients.clone() {
+            let member = &mut members.all[client as usize];
+            for (index, filter) in filters.clone().enumerate() {
+                let id = PacketId::new((index as u64 % IDS) as u16 + 1);
+                let id = id.expect("identifiers begin with 1");
+                let out = self.links.out(client);
+                put_subscribe(out, members.credentials.version, id, &filter, members.qos);
+                member.subscribing += 1;
+            }
+        }
+        self.until(move |members| {
+            let mut all = clients.clone();
+            all.all(|client| members.all[client as usize].subscribing == 0)
+        })
+    }
+
+    /// Stops reading clients for good.
+    pub fn pause(&mut self, clients: Range<u32>) {
+        clients.for_each(|client| self.links.pause(client));
     }
 
     /// Disconnects clients and waits until the broker has closed their connections.
@@ -318,14 +354,14 @@ impl Members {
             self.topic.push_str(&campaign.topic);
             if campaign.numbered {
                 // Writing to a string cannot fail.
-                let _ = write!(self.topic, "{}", self.published);
+                let _ = write!(self.topic, "{}", campaign.first + self.published);
             }
             self.payload.clear();
             if campaign.has_payload {
                 let intended_ns = self.clock.now_ns();
                 let header = Header {
                     publisher: 0,
-                    sequence: self.published,
+                    sequence: campaign.first + self.published,
                     intended_ns,
                 };
                 self.payloads.put(&header, &mut self.payload);
@@ -468,16 +504,20 @@ impl Handler for Members {
                 match &member.filter {
                     Some(filter) => {
                         member.stage = Stage::AwaitsSuback;
-                        put_subscribe(links.out(link), version, filter, self.qos);
+                        put_subscribe(links.out(link), version, PacketId::MIN, filter, self.qos);
                     }
                     None => member.stage = Stage::Ready,
                 }
                 Ok(())
             }
-            (PacketType::Suback, Stage::AwaitsSuback) => {
+            (PacketType::Suback, Stage::AwaitsSuback | Stage::Ready) => {
                 let suback = Suback::decode(version, body).map_err(|error| error.to_string())?;
                 if suback.codes != [self.qos as u8] {
                     return Err(format!("SUBACK with {:?}", suback.codes));
+                }
+                if member.stage == Stage::Ready {
+                    let left = member.subscribing.checked_sub(1);
+                    member.subscribing = left.ok_or("SUBACK without a SUBSCRIBE")?;
                 }
                 member.stage = Stage::Ready;
                 Ok(())

@@ -73,6 +73,18 @@ pub fn short(value: f64) -> String {
     format!("{text}{unit}")
 }
 
+/// Bytes that are round, as on an axis: `0`, `500 kB`, `2.5 MB`.
+pub fn round_bytes(value: f64) -> String {
+    let (value, unit) = match value.abs() {
+        0.0 => return "0".into(),
+        size if size < 999.5 => (value, "B"),
+        size if size < 999_500.0 => (value / 1e3, "kB"),
+        size if size < 999_500_000.0 => (value / 1e6, "MB"),
+        _ => (value / 1e9, "GB"),
+    };
+    format!("{} {unit}", short(value))
+}
+
 /// Bytes with three digits and a decimal unit: `812 B`, `12.3 MB`.
 pub fn bytes(value: f64) -> String {
     let (value, unit) = match value.abs() {
@@ -122,5 +134,7 @@ mod tests {
             [bytes(812.0), bytes(12_345_678.0), bytes(4_096.0)],
             ["812 B", "12.3 MB", "4.10 kB"]
         );
+        let shown: Vec<_> = [0.0, 500_000.0, 2_500_000.0].map(round_bytes).into();
+        assert_eq!(shown, ["0", "500 kB", "2.5 MB"]);
     }
 }

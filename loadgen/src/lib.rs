@@ -5,6 +5,8 @@
 //! when a message is sent, `payload` and `track` whether it arrived as it should. Each core tells each second of
 //! itself; `live` shows them while it runs, `timeline` keeps them, `report` says what came of it all.
 
+pub mod agent;
+pub mod args;
 pub mod assertion;
 pub mod churn;
 pub mod cli;
@@ -12,21 +14,30 @@ pub mod clock;
 pub mod crowd;
 pub mod format;
 pub mod hlog;
+pub mod knee;
+pub mod leader;
 pub mod links;
 pub mod live;
+pub mod message;
 pub mod metrics;
 pub mod pace;
+pub mod parse;
 pub mod payload;
 pub mod plan;
+pub mod preflight;
 pub mod probe;
 pub mod procfs;
 pub mod relay;
 pub mod report;
 pub mod run;
+pub mod schedule;
 pub mod shared;
 pub mod steps;
+pub mod storm;
+pub mod suite;
 pub mod sys;
 pub mod timeline;
+pub mod total;
 pub mod track;
 pub mod window;
 pub mod wire;

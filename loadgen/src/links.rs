@@ -181,6 +181,14 @@ impl Links {
         self.links[link as usize].full
     }
 
+    /// Gives back the memory of a link that may have nothing to write for long.
+    pub fn release(&mut self, link: u32) {
+        let slot = &mut self.links[link as usize];
+        if slot.out.is_empty() {
+            slot.out = Vec::new();
+        }
+    }
+
     /// Stops reading a link. What a receive in flight brings is still handled.
     pub fn pause(&mut self, link: u32) {
         let slot = &mut self.links[link as usize];

@@ -37,6 +37,9 @@ pub struct Head {
     pub measured_s: f64,
 }
 
+/// Where the cores tell of their seconds, and who else hears of them.
+type Heard<'a> = (Receiver<Interval>, Box<dyn Fn(&Interval) + 'a>);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Display {
     Nothing,
@@ -48,10 +51,9 @@ enum Display {
 }
 
 /// Takes in what the cores tell and shows it.
-#[derive(Debug)]
-pub struct Live {
+pub struct Live<'a> {
     head: Head,
-    receiver: Receiver<Interval>,
+    heard: Option<Heard<'a>>,
     timeline: Timeline,
     display: Display,
     exporter: Option<Exporter>,
@@ -67,16 +69,11 @@ pub struct Live {
     shown: i64,
 }
 
-impl Live {
-    /// For a run that begins now, whose cores tell their seconds to the other end of `receiver`.
+impl<'a> Live<'a> {
+    /// For a run that begins now.
     ///
     /// Errors: the metrics cannot be served, or there is no such broker process.
-    pub fn new(
-        target: &Target,
-        head: Head,
-        receiver: Receiver<Interval>,
-        now_ns: u64,
-    ) -> Result<Self, String> {
+    pub fn new(target: &Target, head: Head, now_ns: u64) -> Result<Self, String> {
         let display = match () {
             () if target.quiet => Display::Nothing,
             () if target.plain || !stderr().is_terminal() => Display::Lines,
@@ -87,7 +84,7 @@ impl Live {
         };
         let live = Self {
             head,
-            receiver,
+            heard: None,
             timeline: Timeline::default(),
             display,
             exporter: target.prometheus.map(Exporter::start).transpose()?,
@@ -101,6 +98,14 @@ impl Live {
         };
         live.export(None);
         Ok(live)
+    }
+
+    /// Listens to the cores, and lets `also` hear of each second.
+    pub fn hear(self, receiver: Receiver<Interval>, also: impl Fn(&Interval) + 'a) -> Self {
+        Self {
+            heard: Some((receiver, Box::new(also))),
+            ..self
+        }
     }
 
     /// Clients connect; so many have done so.
@@ -164,7 +169,11 @@ impl Live {
     }
 
     fn take(&mut self) {
-        for interval in self.receiver.try_iter() {
+        let Some((receiver, also)) = &self.heard else {
+            return;
+        };
+        for interval in receiver.try_iter() {
+            also(&interval);
             self.timeline.add(&interval);
         }
     }
@@ -407,8 +416,8 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    fn live() -> (Live, mpsc::Sender<Interval>) {
-        let cli = Cli::try_parse_from(["loadgen", "pubsub", "-r", "5", "-Q"]).unwrap();
+    fn live() -> (Live<'static>, mpsc::Sender<Interval>) {
+        let cli = Cli::try_parse_from(["loadgen", "pubsub", "--rate", "5", "-Q"]).unwrap();
         let Verb::Pubsub(args) = &cli.verb else {
             unreachable!("the verb is pubsub")
         };
@@ -421,7 +430,8 @@ mod tests {
             cores: 1,
             measured_s: 2.0,
         };
-        let live = Live::new(&args.common.target, head, receiver, 0).unwrap();
+        let live = Live::new(&args.common.target, head, 0).unwrap();
+        let live = live.hear(receiver, |_| ());
         (live, sender)
     }
 
@@ -443,7 +453,7 @@ mod tests {
         let mut interval = Interval {
             published: 5_000,
             delivered: 4_900,
-            ..Interval::new(0)
+            ..Interval::of(0)
         };
         interval.latency.record(250_000).unwrap();
         interval.send_lag.record(3_000).unwrap();

@@ -1,12 +1,10 @@
 //! `loadgen`: puts load on an MQTT broker, measures it, and checks every message.
 
-use clap::Parser;
-use loadgen::cli::{Cli, Compare, Report, Verb};
-use loadgen::relay;
+use loadgen::cli::{self, Compare, Report, Verb};
+use loadgen::report::Summary;
 use loadgen::report::compare;
 use loadgen::report::files::{self, Recorded};
-use loadgen::run::{self, Kind};
-use loadgen::steps;
+use loadgen::{agent, relay, run, suite};
 use std::process::ExitCode;
 
 /// The run did not come about, or was cut short.
@@ -15,37 +13,38 @@ const EXIT_ERROR: u8 = 1;
 const EXIT_BREACH: u8 = 99;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let (json, result) = match &cli.verb {
-        Verb::Conn(args) => (args.common.target.json, run::conn(args)),
-        Verb::Pubsub(args) => (args.common.target.json, run::shape(Kind::Pubsub, args)),
-        Verb::Fanout(args) => (args.common.target.json, run::shape(Kind::Fanout, args)),
-        Verb::Fanin(args) => (args.common.target.json, run::shape(Kind::Fanin, args)),
-        Verb::Shared(args) => (args.common.target.json, run::shared(args)),
-        Verb::Slow(args) => (args.common.target.json, run::slow(args)),
-        Verb::Pub(args) => (args.common.target.json, run::publish(args)),
-        Verb::Sub(args) => (args.common.target.json, run::subscribe(args)),
-        Verb::Churn(args) => (args.target.json, steps::churn(args)),
-        Verb::Durable(args) => (args.target.json, steps::durable(args)),
-        Verb::Retained(args) => (args.target.json, steps::retained(args)),
+    let cli = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let result = match &cli.verb {
+        Verb::Suite(args) if args.list => {
+            print!("{}", suite::list());
+            return ExitCode::SUCCESS;
+        }
         Verb::Report(args) => return report(args),
         Verb::Compare(args) => return compare(args),
-        Verb::Relay(args) => {
-            let Err(error) = relay::run(args.bind);
-            return failed(&error);
-        }
+        Verb::Relay(args) => relay::run(args.bind).map(|never| match never {}),
+        Verb::Agent(args) => agent::serve(args).map(|never| match never {}),
+        verb => run::verb(verb),
     };
-    let summary = match result {
-        Ok(summary) => summary,
-        Err(error) => return failed(&error),
-    };
+    // The verbs that lead others pass it on.
+    let json = std::env::args_os().any(|word| word == "--json");
+    match result {
+        Ok(summary) => show(&summary, json),
+        Err(error) => failed(&error),
+    }
+}
+
+/// Prints a summary, and turns it into the status that the program ends with.
+fn show(summary: &Summary, json: bool) -> ExitCode {
     if json {
-        let text = serde_json::to_string_pretty(&summary).expect("a summary has only string keys");
+        let text = serde_json::to_string_pretty(summary).expect("a summary has only string keys");
         println!("{text}");
     } else {
         print!("{}", summary.text());
     }
-    if summary.violations.is_empty() {
+    if let Some(error) = &summary.error {
+        eprintln!("loadgen: {error}");
+        ExitCode::from(EXIT_ERROR)
+    } else if summary.violations.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_BREACH)
@@ -63,8 +62,7 @@ fn report(args: &Report) -> ExitCode {
 }
 
 fn compare(args: &Compare) -> ExitCode {
-    let read = |directory| Recorded::read(directory);
-    let (base, new) = match (read(&args.base), read(&args.new)) {
+    let (base, new) = match (Recorded::read(&args.base), Recorded::read(&args.new)) {
         (Ok(base), Ok(new)) => (base, new),
         (Err(error), _) | (_, Err(error)) => return failed(&error),
     };

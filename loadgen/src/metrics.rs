@@ -350,7 +350,7 @@ mod tests {
         let mut interval = Interval {
             published: 5,
             delivered: 4,
-            ..Interval::new(3)
+            ..Interval::of(3)
         };
         for ns in [15_000, 15_000, 700_000, 60_000_000_000] {
             interval.latency.record(ns).unwrap();

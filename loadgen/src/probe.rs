@@ -5,7 +5,7 @@ use crate::links::{Handler, Links, Reactor, Route};
 use crate::wire::{Credentials, SessionKind, put_connect, put_subscribe};
 use crate::worker::disconnect;
 use ringmq::protocol::frame::FixedHeader;
-use ringmq::protocol::{Connack, PacketType, Publish, QoS};
+use ringmq::protocol::{Connack, PacketId, PacketType, Publish, QoS};
 use std::time::Duration;
 
 /// Where most brokers tell their name and version, as a retained message.
@@ -73,7 +73,13 @@ impl Handler for Probe {
                 if connack.reason.is_failure() {
                     return Err(connack.reason.name().into());
                 }
-                put_subscribe(links.out(link), version, VERSION_TOPIC, QoS::AtMostOnce);
+                put_subscribe(
+                    links.out(link),
+                    version,
+                    PacketId::MIN,
+                    VERSION_TOPIC,
+                    QoS::AtMostOnce,
+                );
             }
             PacketType::Publish => {
                 let publish = Publish::decode_from_server(version, header.flags, body)
@@ -99,7 +105,6 @@ impl Handler for Probe {
 mod tests {
     use super::*;
     use crate::links::Address;
-    use ringmq::net::transport::client::ClientRoute;
     use ringmq::protocol::Version;
     use std::net::TcpListener;
 
@@ -108,7 +113,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let route = Route {
             address: Address::Tcp(listener.local_addr().unwrap()),
-            through: ClientRoute::default(),
+            through: Default::default(),
             sources: Vec::new(),
             version: Version::V311,
         };

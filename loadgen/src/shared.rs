@@ -47,23 +47,23 @@ pub struct Shared {
 
 impl Shared {
     /// For a plan, and the sockets that wake each core.
-    pub fn new(plan: &Plan, load: Load, wakes: Vec<UnixStream>) -> Self {
+    pub fn new(plan: &Plan, load: &Load, wakes: Vec<UnixStream>) -> Self {
         let cores = wakes.len();
-        let receivers = plan.receivers(cores);
+        let receivers = plan.receivers();
         let mut counts = vec![0; cores];
         let mut homes = vec![(0, 0); plan.publisher_count as usize];
-        for client in &plan.clients {
-            if let Some((number, _)) = client.publishes {
-                homes[number as usize] = (client.core, counts[client.core]);
-                counts[client.core] += 1;
+        for (core, clients) in plan.cores.iter().enumerate() {
+            for publishes in clients.iter().filter_map(|one| one.publishes.as_ref()) {
+                homes[publishes.number as usize] = (core, counts[core]);
+                counts[core] += 1;
             }
         }
         // A core without subscribers of a publisher must not hold it back.
         let base = |count: &u32| AtomicU64::new(if *count > 0 { 0 } else { u64::MAX });
         let progress = receivers.iter().flatten().map(base).collect();
         let window = match load {
-            Load::Closed { window } => window as u64,
-            Load::Open { .. } | Load::Idle => u64::MAX,
+            Load::Closed { window } => *window as u64,
+            Load::Open(_) | Load::Idle => u64::MAX,
         };
         let cores = wakes.into_iter().map(|wake| CoreNews {
             ready: AtomicBool::new(false),

@@ -5,12 +5,13 @@ use crate::cli::{Churn as ChurnArgs, Durable, Retained, Target};
 use crate::clock::{Clock, nanoseconds};
 use crate::crowd::{Campaign, Crowd};
 use crate::format;
+use crate::leader::{Sample, broker_usage};
 use crate::live::{Head, Live};
 use crate::procfs::Usage;
 use crate::report::{Broker, Generator, Percentiles, Step, Summary};
-use crate::run::{Sample, broker_usage, credentials, judge, prefix, resolve_route, save};
+use crate::run::{judge, resolve_route, save};
 use crate::timeline::Timeline;
-use crate::wire::SessionKind;
+use crate::wire::{Credentials, SessionKind};
 use crate::worker::Times;
 use ringmq::protocol::QoS;
 use std::num::NonZero;
@@ -40,7 +41,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         route: resolve_route(target)?,
         credentials: credentials(target),
         clients: args.count,
-        prefix: prefix(target),
+        prefix: target.prefix(),
         session: if args.keep_sessions {
             SessionKind::Kept
         } else {
@@ -66,7 +67,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         cores: 1,
         measured_s: args.duration.as_secs_f64(),
     };
-    let mut live = Live::new(target, head, receiver, clock.now_ns())?;
+    let mut live = Live::new(target, head, clock.now_ns())?.hear(receiver, |_| ());
     live.begin(times, clock.now_ns());
     let outcome = thread::scope(|scope| {
         let worker = scope.spawn(|| churn::run(&load, clock, times, at_edge, sender));
@@ -135,7 +136,7 @@ pub fn durable(args: &Durable) -> Result<Summary, String> {
     let target = &args.target;
     let clock = Clock::start();
     let qos = QoS::from_bits(args.qos).ok_or("the QoS is 1 or 2")?;
-    let prefix = prefix(target);
+    let prefix = target.prefix();
     let count = args.messages;
     let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
     let (subscribers, publisher) = (0..args.count, args.count);
@@ -147,6 +148,7 @@ pub fn durable(args: &Durable) -> Result<Summary, String> {
     let start = Sample::take(target, clock)?;
     let acknowledged = crowd.publish(Campaign {
         publisher,
+        first: 0,
         count,
         qos,
         retain: false,
@@ -216,13 +218,21 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
     let target = &args.target;
     let clock = Clock::start();
     let qos = QoS::from_bits(args.qos).ok_or("the QoS is 0, 1 or 2")?;
-    let prefix = prefix(target);
-    let count = args.messages;
-    let mut crowd = crowd(target, clock, &prefix, args.count, qos, args.size)?;
-    let (subscribers, publisher) = (0..args.count, args.count);
+    let prefix = target.prefix();
+    let (count, entities) = (args.messages, args.entities);
+    let (subscribers, publisher) = (0..args.count, args.count + args.slow);
+    let slow = args.count..publisher;
+    let mut crowd = crowd(target, clock, &prefix, publisher, qos, args.size)?;
     crowd.connect(publisher..publisher + 1, SessionKind::Clean, None)?;
+    crowd.connect(
+        slow.clone(),
+        SessionKind::Clean,
+        Some(&format!("{prefix}/#")),
+    )?;
+    crowd.pause(slow);
     let campaign = Campaign {
         publisher,
+        first: 0,
         count,
         qos: QoS::AtLeastOnce,
         retain: true,
@@ -231,67 +241,80 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
         has_payload: true,
         in_flight_max: args.inflight.into(),
     };
-    let start = Sample::take(target, clock)?;
-    let acknowledged = crowd.publish(campaign.clone())?;
-    let stored = Sample::take(target, clock)?;
-    let stored_tally = crowd.tally();
-    let expected = count * u64::from(args.count);
-    crowd.connect(
-        subscribers.clone(),
-        SessionKind::Clean,
-        Some(&format!("{prefix}/+")),
-    )?;
-    let all_came = crowd.receive(expected)?;
-    let replayed = Sample::take(target, clock)?;
-    let tally = crowd.tally();
-    let replayed_ns = if all_came {
-        replayed.at_ns
-    } else {
-        tally.last_arrival_ns
+    let more = Campaign {
+        first: count,
+        count: entities,
+        topic: format!("{prefix}/entity/"),
+        ..campaign.clone()
     };
+    let mut unacknowledged = 0;
+    let start = Sample::take(target, clock)?;
+    for campaign in [&campaign, &more] {
+        if !crowd.publish(campaign.clone())? {
+            unacknowledged += campaign.count - crowd.tally().acknowledged;
+        }
+    }
+    let stored = Sample::take(target, clock)?;
+    let refused = crowd.tally().refused;
+    let mut steps = vec![step("store", &start, &stored, count + entities, target)];
+
+    let each = u64::from(args.count);
+    let filter = format!("{prefix}/+");
+    crowd.connect(subscribers.clone(), SessionKind::Clean, Some(&filter))?;
+    steps.push(arrive(
+        &mut crowd,
+        "replay",
+        &stored,
+        (0, count * each),
+        target,
+        clock,
+    )?);
+    if entities > 0 {
+        let begun = Sample::take(target, clock)?;
+        let filters = (count..count + entities).map(|number| format!("{prefix}/entity/{number}"));
+        if !crowd.subscribe(subscribers.clone(), filters)? {
+            return Err("not all subscriptions were granted".into());
+        }
+        let numbers = (count * each, (count + entities) * each);
+        steps.push(arrive(
+            &mut crowd, "entities", &begun, numbers, target, clock,
+        )?);
+    }
+    let tally = crowd.tally();
     crowd.leave(subscribers.clone())?;
     let clearing = Sample::take(target, clock)?;
-    let cleared_all = crowd.publish(Campaign {
-        has_payload: false,
-        ..campaign
-    })?;
+    for campaign in [campaign, more] {
+        let campaign = Campaign {
+            has_payload: false,
+            ..campaign
+        };
+        if !crowd.publish(campaign.clone())? {
+            unacknowledged += campaign.count - crowd.tally().acknowledged;
+        }
+    }
     let cleared = Sample::take(target, clock)?;
-    let store = step("store", &start, &stored, count, target);
-    let replay =
-        step("replay", &stored, &replayed, tally.received, target).until(&stored, replayed_ns);
-    let clear = step("clear", &clearing, &cleared, count, target);
+    steps.push(Step {
+        rss_bytes_each: None,
+        ..step("clear", &clearing, &cleared, count + entities, target)
+    });
     let mut summary = Summary {
         qos: args.qos,
         payload_bytes: args.size,
-        connections: u64::from(args.count) + 1,
+        connections: u64::from(publisher) + 1,
         publishers: 1,
-        published: count,
-        delivered_per_s: replay.per_s,
-        expected,
+        published: count + entities,
+        delivered_per_s: steps[1].per_s,
+        expected: (count + entities) * each,
         delivered: tally.received,
-        lost: crowd.lost(subscribers, count),
+        lost: crowd.lost(subscribers, count + entities),
         duplicates: tally.duplicates,
         reordered: tally.reordered,
         // Each message has its own topic, and MQTT orders the messages of one topic.
         order_promised: false,
         corrupt: tally.corrupt,
-        refused: stored_tally.refused,
-        unacknowledged: if acknowledged && cleared_all {
-            0
-        } else {
-            count - tally.acknowledged
-        },
-        steps: vec![
-            store,
-            Step {
-                rss_bytes_each: None,
-                ..replay
-            },
-            Step {
-                rss_bytes_each: None,
-                ..clear
-            },
-        ],
+        refused,
+        unacknowledged,
+        steps,
         generator: generator(&start, &cleared),
         ..summary("retained", target)?
     };
@@ -300,8 +323,32 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
     Ok(summary)
 }
 
+/// Waits until `expected` messages have arrived in all, of which `before` had when the step began with `begun`.
+fn arrive(
+    crowd: &mut Crowd,
+    name: &str,
+    begun: &Sample,
+    (before, expected): (u64, u64),
+    target: &Target,
+    clock: Clock,
+) -> Result<Step, String> {
+    let all_came = crowd.receive(expected)?;
+    let arrived = Sample::take(target, clock)?;
+    let tally = crowd.tally();
+    let step = Step {
+        rss_bytes_each: None,
+        ..step(name, begun, &arrived, tally.received - before, target)
+    };
+    // The wait for what did not come is no part of it.
+    Ok(if all_came {
+        step
+    } else {
+        step.until(begun, tally.last_arrival_ns)
+    })
+}
+
 /// The times of a load that only begins.
-fn since(start_ns: u64) -> Times {
+pub fn since(start_ns: u64) -> Times {
     Times {
         start_ns,
         measure_ns: start_ns,
@@ -330,7 +377,17 @@ fn crowd(
     )
 }
 
-fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
+/// Who connects to a target.
+pub fn credentials(target: &Target) -> Credentials {
+    Credentials {
+        version: target.version(),
+        username: target.username.clone(),
+        password: target.password.clone(),
+    }
+}
+
+/// What was done between two samples.
+pub fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {
     let seconds = (last.at_ns - first.at_ns).max(1) as f64 / 1e9;
     let each = |total: f64| target.broker_pid.map(|_| total / count.max(1) as f64);
     let cpu_ns = last.broker.cpu_ns.saturating_sub(first.broker.cpu_ns);
@@ -346,7 +403,7 @@ fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) 
 
 impl Step {
     /// The step, had it ended at another time than its last sample was taken.
-    fn until(self, first: &Sample, end_ns: u64) -> Self {
+    pub fn until(self, first: &Sample, end_ns: u64) -> Self {
         let seconds = end_ns.saturating_sub(first.at_ns).max(1) as f64 / 1e9;
         Self {
             seconds,
@@ -356,7 +413,8 @@ impl Step {
     }
 }
 
-fn generator(first: &Sample, last: &Sample) -> Generator {
+/// How the generator did between two samples, which waits asleep.
+pub fn generator(first: &Sample, last: &Sample) -> Generator {
     let interval_ns = (last.at_ns - first.at_ns).max(1);
     let spent = |of: fn(&Sample) -> Usage| of(last).cpu_ns.saturating_sub(of(first).cpu_ns);
     let own = spent(|sample| sample.generator);
@@ -372,9 +430,13 @@ fn generator(first: &Sample, last: &Sample) -> Generator {
     }
 }
 
-fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
+/// What the summaries of all rows of steps have in common.
+///
+/// Errors: the broker's name has no address.
+pub fn summary(verb: &str, target: &Target) -> Result<Summary, String> {
     Ok(Summary {
         verb: verb.into(),
+        note: target.note.clone(),
         broker_address: resolve_route(target)?.address.to_string(),
         load: "steps".into(),
         mqtt_version: target.mqtt_version,

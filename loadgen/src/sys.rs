@@ -1,4 +1,4 @@
-//! The one socket option that no library offers.
+//! The calls that no library offers: a socket option, and the limits of this process.
 
 use socket2::Socket;
 use std::io;
@@ -26,11 +26,46 @@ pub fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     }
 }
 
+/// Raises the limit on open files as far as this process may, and returns it.
+pub fn raise_files_limit() -> u64 {
+    let Some(mut limit) = limit(libc::RLIMIT_NOFILE) else {
+        return 0;
+    };
+    let before = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a valid rlimit for the duration of the call.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    if result == 0 { limit.rlim_cur } else { before }
+}
+
+/// The bytes that this process may lock.
+pub fn locked_bytes_limit() -> u64 {
+    limit(libc::RLIMIT_MEMLOCK).map_or(0, |limit| limit.rlim_cur)
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> Option<libc::rlimit> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is a valid, writable rlimit for the duration of the call.
+    let result = unsafe { libc::getrlimit(resource, &raw mut limit) };
+    (result == 0).then_some(limit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use socket2::{Domain, Type};
     use std::net::SocketAddr;
+
+    #[test]
+    fn limits_are_read_and_raised() {
+        let files = raise_files_limit();
+        assert!(files > 0);
+        assert_eq!(raise_files_limit(), files, "there is nothing left to raise");
+        assert!(locked_bytes_limit() > 0);
+    }
 
     #[test]
     fn a_bound_address_has_no_port_yet() {

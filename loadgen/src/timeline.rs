@@ -7,12 +7,13 @@ use crate::procfs::Glance;
 use crate::report::Percentiles;
 use crate::worker::{Interval, histogram};
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::ops::Range;
 
 /// What went wrong, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     /// Deliveries that repeated another.
     pub duplicates: u64,
@@ -22,6 +23,8 @@ pub struct Trouble {
     pub corrupt: u64,
     /// Publications the broker refused.
     pub refused: u64,
+    /// Connections that were lost and made again.
+    pub disconnects: u64,
     /// Windows given up after two seconds without a delivery.
     pub window_stalls: u64,
     /// Messages that were late because the broker took no more.
@@ -30,22 +33,24 @@ pub struct Trouble {
 
 impl Trouble {
     /// The reasons by name, as columns of `timeline.csv` and labels of metrics have them.
-    pub const REASONS: [&str; 6] = [
+    pub const REASONS: [&str; 7] = [
         "duplicates",
         "reordered",
         "corrupt",
         "refused",
+        "disconnects",
         "window_stalls",
         "held_back",
     ];
 
     /// The counts, in the order of [`Self::REASONS`].
-    pub fn counts(&self) -> [u64; 6] {
+    pub fn counts(&self) -> [u64; 7] {
         [
             self.duplicates,
             self.reordered,
             self.corrupt,
             self.refused,
+            self.disconnects,
             self.window_stalls,
             self.held_back,
         ]
@@ -58,6 +63,7 @@ impl Trouble {
             reordered: self.reordered - earlier.reordered,
             corrupt: self.corrupt - earlier.corrupt,
             refused: self.refused - earlier.refused,
+            disconnects: self.disconnects - earlier.disconnects,
             window_stalls: self.window_stalls - earlier.window_stalls,
             held_back: self.held_back - earlier.held_back,
         }
@@ -68,6 +74,7 @@ impl Trouble {
         self.reordered += more.reordered;
         self.corrupt += more.corrupt;
         self.refused += more.refused;
+        self.disconnects += more.disconnects;
         self.window_stalls += more.window_stalls;
         self.held_back += more.held_back;
     }
@@ -262,7 +269,7 @@ mod tests {
         let mut interval = Interval {
             published: 2,
             delivered: ns.len() as u64,
-            ..Interval::new(second)
+            ..Interval::of(second)
         };
         ns.iter()
             .for_each(|ns| interval.latency.record(*ns).unwrap());

@@ -49,21 +49,14 @@ pub fn put_connect(
     .encode(out);
 }
 
-/// Appends a SUBSCRIBE with one filter and the Packet Identifier 1.
-pub fn put_subscribe(out: &mut Vec<u8>, version: Version, filter: &str, qos: QoS) {
+/// Appends a SUBSCRIBE with one filter.
+pub fn put_subscribe(out: &mut Vec<u8>, version: Version, id: PacketId, filter: &str, qos: QoS) {
     let options = SubscribeOptions {
         qos,
         ..SubscribeOptions::default()
     };
     let user = UserProperties::default();
-    Subscribe::encode(
-        out,
-        version,
-        PacketId::MIN,
-        None,
-        &user,
-        &[(filter, options)],
-    );
+    Subscribe::encode(out, version, id, None, &user, &[(filter, options)]);
 }
 
 #[cfg(test)]
@@ -92,7 +85,13 @@ mod tests {
         assert_eq!(connect.properties.session_expiry_s, Some(3_600));
         assert_eq!(connect.username, Some("u"));
         out.clear();
-        put_subscribe(&mut out, Version::V311, "a/+", QoS::AtLeastOnce);
+        put_subscribe(
+            &mut out,
+            Version::V311,
+            PacketId::MIN,
+            "a/+",
+            QoS::AtLeastOnce,
+        );
         let Ok(Cut::Packet { body, .. }) = cut(&out, 1_000) else {
             panic!("{out:?}")
         };

@@ -1,13 +1,15 @@
 //! A broker that loses, repeats, reorders and damages messages on purpose: what it did must be what is counted.
+//! And brokers that refuse, hang up or are not there, and systems that are too small.
 
-use clap::Parser;
-use loadgen::cli::{Cli, Verb};
+use loadgen::cli;
 use loadgen::report::Summary;
-use loadgen::run::{self, Kind};
+use loadgen::run;
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{Connack, ConnackProperties, PacketType, ReasonCode, Version, put_suback};
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
@@ -134,13 +136,10 @@ fn run_against(fault: fn(u64) -> Fault) -> (Summary, Done) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     let broker = thread::spawn(move || serve(&listener, fault));
-    let words = "loadgen pubsub -c 1 -r 2000 --warmup 100ms -d 400ms --verify -Q -p";
+    let words = "loadgen pubsub -c 1 --rate 2000 --warmup 100ms -d 400ms --verify -Q -p";
     let words: Vec<_> = words.split(' ').chain([port.as_str()]).collect();
-    let cli = Cli::try_parse_from(words).unwrap();
-    let Verb::Pubsub(args) = &cli.verb else {
-        unreachable!("the verb is pubsub")
-    };
-    let summary = run::shape(Kind::Pubsub, args).unwrap();
+    let cli = cli::parse(words).unwrap();
+    let summary = run::verb(&cli.verb).unwrap();
     (summary, broker.join().unwrap())
 }
 
@@ -186,4 +185,187 @@ fn losses_at_the_very_end_are_losses() {
         }
     });
     assert_eq!((summary.lost, done.lost), (10, 10));
+}
+
+// ---- brokers that refuse, hang up, or are gone ----
+
+/// Serves connections on a thread: each gets a CONNACK with this code, and a SUBACK for each SUBSCRIBE; `hang_up`
+/// decides by what arrived (the packet type) whether the connection is cut.
+fn broker(code: u8, hang_up: impl Fn(u64, u8) -> bool + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let hang_up = Arc::new(hang_up);
+    thread::spawn(move || {
+        for (number, stream) in (0..).zip(listener.incoming()) {
+            let (stream, hang_up) = (stream.unwrap(), Arc::clone(&hang_up));
+            thread::spawn(move || {
+                let mut publishes = 0;
+                packets(stream, |stream, packet| {
+                    let kind = packet[0] >> 4;
+                    publishes += u64::from(kind == 3);
+                    // Whoever is hung up on may be writing.
+                    let _ = match kind {
+                        1 => stream.write_all(&[0x20, 2, 0, code]),
+                        8 => stream.write_all(&[0x90, 3, packet[2], packet[3], 0]),
+                        _ => Ok(()),
+                    };
+                    if hang_up(number, kind) && (kind != 3 || publishes > 50) {
+                        let _ = stream.shutdown(Shutdown::Both);
+                    }
+                });
+            });
+        }
+    });
+    port
+}
+
+fn attempt(words: &str) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .args(words.split_whitespace())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_status_2() {
+    for words in ["pubsub --rate 5 --unknown", "pubsub", "nothing", "sub -q 1"] {
+        let (status, _, said) = attempt(words);
+        assert_eq!(status, Some(2), "{words}");
+        assert!(said.contains("error:"), "{said}");
+    }
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_one_line_and_status_1() {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    for verb in [
+        "conn -c 1",
+        "pubsub --rate 5",
+        "churn",
+        "storm",
+        "retained",
+        "durable",
+    ] {
+        let (status, out, said) = attempt(&format!("{verb} -Q -p {port}"));
+        assert_eq!((status, out.as_str()), (Some(1), ""), "{verb}");
+        let lines: Vec<_> = said.lines().collect();
+        assert!(
+            matches!(lines[..], [line] if line.starts_with("loadgen: client ") && line.contains("cannot connect")),
+            "{verb}: {said}"
+        );
+    }
+    let (status, _, said) = attempt("conn -h no.such.host.invalid");
+    assert_eq!(status, Some(1));
+    assert!(said.contains("no.such.host.invalid"), "{said}");
+}
+
+#[test]
+fn a_refused_connect_tells_the_reason_even_where_it_would_try_again() {
+    let port = broker(5, |_, _| false);
+    for verb in [
+        "conn -c 3",
+        "conn -c 3 --reconnect",
+        "pub -t a -I 10",
+        "churn",
+        "storm -c 2",
+    ] {
+        let (status, _, said) = attempt(&format!("{verb} -Q -p {port}"));
+        assert_eq!(status, Some(1), "{verb}");
+        assert!(said.contains("refused: Not authorized"), "{verb}: {said}");
+    }
+}
+
+#[test]
+fn a_broker_that_dies_mid_run_leaves_what_was_measured() {
+    // The publisher's connection is cut while it publishes.
+    let port = broker(0, |_, kind| kind == 3);
+    let directory = std::env::temp_dir().join(format!("loadgen-test-died-{port}"));
+    let words = format!(
+        "pub -t a -I 10 --warmup 0s -d 20s -Q --json --out {} -p {port}",
+        directory.display()
+    );
+    let (status, out, said) = attempt(&words);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("(in use)"), "{said}");
+    let summary: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert!(
+        summary["error"].as_str().unwrap().contains("in use"),
+        "{out}"
+    );
+    let published = summary["published"].as_u64().unwrap();
+    assert!((51..500).contains(&published), "{out}");
+    assert!(summary["measured_s"].as_f64().unwrap() < 15.0, "{out}");
+    let written = std::fs::read_to_string(directory.join("summary.json")).unwrap();
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&written).unwrap(),
+        summary
+    );
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn lost_connections_are_made_again_and_counted() {
+    // The first three connections are cut when they publish, the later ones stay.
+    let port = broker(0, |number, kind| number < 3 && kind == 3);
+    let words = format!("pub -t a -c 3 -I 5 --warmup 0s -d 3s --reconnect -Q --json -p {port}");
+    let (status, out, said) = attempt(&words);
+    assert_eq!(status, Some(0), "{said}");
+    let summary: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(summary["connections"], 3, "{out}");
+    assert_eq!(summary["reconnects"], 3, "{out}");
+    let lost: u64 = summary["disconnects"]
+        .as_object()
+        .unwrap()
+        .values()
+        .filter_map(serde_json::Value::as_u64)
+        .sum();
+    assert_eq!(lost, 3, "{out}");
+    // The schedule went on, and all that was due is sent.
+    assert_eq!(
+        (&summary["published"], &summary["unsent"]),
+        (&1_800.into(), &0.into()),
+        "{out}"
+    );
+}
+
+#[test]
+fn a_limit_of_messages_is_kept_to_the_message() {
+    let port = broker(0, |_, _| false);
+    for (cores, clients) in [(1, 3), (2, 4)] {
+        let words = format!(
+            "pub -t a/%i -c {clients} --cores {cores} -I 5 -L 101 -m hello%i -Q --json -p {port}"
+        );
+        let (status, out, said) = attempt(&words);
+        assert_eq!(status, Some(0), "{said}");
+        let summary: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (&summary["published"], &summary["payload_bytes"]),
+            (&101.into(), &6.into())
+        );
+    }
+}
+
+#[test]
+fn what_the_system_does_not_allow_is_said_before_it_is_tried() {
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(format!(
+            "ulimit -n 100; exec {} conn -c 1000 -Q",
+            env!("CARGO_BIN_EXE_loadgen")
+        ))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("    ulimit -n 1072"), "{said}");
 }

@@ -1,10 +1,11 @@
 //! The verbs against mosquitto, where it is installed.
 
-use clap::Parser;
-use loadgen::cli::{Cli, Verb};
+#[path = "common/schema.rs"]
+mod schema;
+
+use loadgen::cli;
 use loadgen::report::Summary;
-use loadgen::run::{self, Kind};
-use loadgen::steps;
+use loadgen::run;
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -74,24 +75,11 @@ impl Mosquitto {
             .into_iter()
             .chain(words.split_whitespace())
             .chain(fixed);
-        let cli = Cli::try_parse_from(words).unwrap();
-        let result = match &cli.verb {
-            Verb::Conn(args) => run::conn(args),
-            Verb::Pubsub(args) => run::shape(Kind::Pubsub, args),
-            Verb::Fanout(args) => run::shape(Kind::Fanout, args),
-            Verb::Fanin(args) => run::shape(Kind::Fanin, args),
-            Verb::Shared(args) => run::shared(args),
-            Verb::Slow(args) => run::slow(args),
-            Verb::Pub(args) => run::publish(args),
-            Verb::Sub(args) => run::subscribe(args),
-            Verb::Churn(args) => steps::churn(args),
-            Verb::Durable(args) => steps::durable(args),
-            Verb::Retained(args) => steps::retained(args),
-            Verb::Relay(_) | Verb::Report(_) | Verb::Compare(_) => {
-                unreachable!("the relay is not a load")
-            }
-        };
-        result.unwrap()
+        let cli = cli::parse(words).unwrap();
+        let summary = run::verb(&cli.verb).unwrap();
+        let json = serde_json::to_value(&summary).unwrap();
+        assert_eq!(schema::breaches(&json), [""; 0]);
+        summary
     }
 }
 
@@ -112,14 +100,14 @@ fn every_shape_delivers_every_message() {
     for (shape, receivers) in [
         ("pubsub -c 4 --closed-loop -F 8 -q 0 -V 3", 1),
         ("pubsub -c 4 --closed-loop -F 8 -q 1 -V 5 --cores 2", 1),
-        ("pubsub -c 4 -r 1000 -q 2 -s 5000", 1),
+        ("pubsub -c 4 --rate 1000 -q 2 -s 5000", 1),
         ("fanout -c 10 --closed-loop -q 2 --cores 3", 10),
         (
             "fanin -c 10 --closed-loop -q 1 --cores 2 --ifaddr 127.0.0.2,127.0.0.3",
             1,
         ),
-        ("shared -c 6 -m 4 --closed-loop -q 1 --cores 2", 1),
-        ("slow -c 5 --slow 2 -r 500 -q 1", 3),
+        ("shared -c 6 --members 4 --closed-loop -q 1 --cores 2", 1),
+        ("slow -c 5 --slow 2 --rate 500 -q 1", 3),
     ] {
         let summary = broker.run(&format!("{shape} {time}"));
         assert_eq!(summary.violations, [""; 0], "{shape}");
@@ -155,7 +143,7 @@ fn every_row_of_steps_comes_to_its_end() {
     };
     for churn in [
         "churn -c 8 --warmup 50ms -d 400ms --verify",
-        "churn -c 8 -r 200 -V 5 --keep-sessions --warmup 50ms -d 400ms --verify",
+        "churn -c 8 --rate 200 -V 5 --keep-sessions --warmup 50ms -d 400ms --verify",
     ] {
         let summary = broker.run(churn);
         assert_eq!(summary.violations, [""; 0], "{churn}");
@@ -177,8 +165,8 @@ fn every_row_of_steps_comes_to_its_end() {
         );
     }
     for (durable, sessions) in [
-        ("durable -m 500 -c 3 --verify", 3),
-        ("durable -m 300 -q 2 -V 5 -F 10 --verify", 1),
+        ("durable --messages 500 -c 3 --verify", 3),
+        ("durable --messages 300 -q 2 -V 5 -F 10 --verify", 1),
     ] {
         let summary = broker.run(durable);
         assert_eq!(summary.violations, [""; 0], "{durable}");
@@ -195,8 +183,8 @@ fn every_row_of_steps_comes_to_its_end() {
         assert!(summary.steps.iter().all(|step| step.per_s > 0.0));
     }
     for retained in [
-        "retained -m 500 -c 2 -q 1 --verify",
-        "retained -m 500 -V 5 --verify",
+        "retained --messages 500 -c 2 -q 1 --verify",
+        "retained --messages 500 -V 5 --verify",
     ] {
         let summary = broker.run(retained);
         assert_eq!(summary.violations, [""; 0], "{retained}");
@@ -220,7 +208,7 @@ fn an_open_loop_keeps_its_rate() {
     let Some(broker) = Mosquitto::start() else {
         return;
     };
-    let summary = broker.run("pubsub -c 7 -r 1000 --warmup 100ms -d 1s --cores 2");
+    let summary = broker.run("pubsub -c 7 --rate 1000 --warmup 100ms -d 1s --cores 2");
     assert!(
         (summary.published_per_s - 1_000.0).abs() <= 20.0,
         "{}",
@@ -261,7 +249,8 @@ fn publishers_and_subscribers_of_two_runs_find_each_other() {
         let subscriber =
             scope.spawn(|| broker.run("sub -c 2 -t way/+ -q 1 -d 2s --verify --prefix a"));
         thread::sleep(Duration::from_millis(700));
-        let words = "pub -c 3 -n 5 -t way/%i -q 1 -r 500 --warmup 0s -d 500ms --verify --prefix b";
+        let words =
+            "pub -c 3 -n 5 -t way/%i -q 1 --rate 500 --warmup 0s -d 500ms --verify --prefix b";
         let published = broker.run(words);
         assert_eq!(published.violations, [""; 0]);
         assert_eq!(published.published, 250);
@@ -279,7 +268,7 @@ fn what_was_asserted_decides() {
     };
     let directory = std::env::temp_dir().join(format!("loadgen-test-out-{}", broker.port));
     let words = format!(
-        "pubsub -c 2 -r 200 --warmup 0s -d 300ms --assert p50<1us --assert lost==0 --out {}",
+        "pubsub -c 2 --rate 200 --warmup 0s -d 300ms --assert p50<1us --assert lost==0 --out {}",
         directory.display()
     );
     let summary = broker.run(&words);
@@ -309,10 +298,8 @@ fn a_broker_that_is_not_there_is_an_error() {
         .unwrap()
         .port()
         .to_string();
-    let cli = Cli::try_parse_from(["loadgen", "pubsub", "-r", "1", "-Q", "-p", &port]).unwrap();
-    let Verb::Pubsub(args) = &cli.verb else {
-        unreachable!("the verb is pubsub")
-    };
-    let error = run::shape(Kind::Pubsub, args).unwrap_err();
+    let words = ["loadgen", "pubsub", "--rate", "1", "-Q", "-p", &port];
+    let cli = cli::parse(words).unwrap();
+    let error = run::verb(&cli.verb).unwrap_err();
     assert!(error.contains("cannot connect"), "{error}");
 }

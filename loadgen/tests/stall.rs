@@ -1,10 +1,10 @@
 //! A broker that stops for a moment must show in the percentiles of an open loop, for every message that
 //! was due in that moment; and a closed loop must be seen not to show it.
 
-use loadgen::cli::{Cli, Verb};
+use loadgen::cli;
 use loadgen::relay::Relay;
 use loadgen::report::Summary;
-use loadgen::run::{self, Kind};
+use loadgen::run;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,21 +13,17 @@ const STALL: Duration = Duration::from_millis(300);
 
 /// Runs `pubsub` for 2 s against a relay that stops once for [`STALL`] while it is measured.
 fn against_a_stall(load: &[&str]) -> Summary {
-    use clap::Parser;
     let mut relay = Relay::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = relay.address().port().to_string();
     let mut words = vec![
         "loadgen", "pubsub", "-c", "4", "-p", &port, "--warmup", "200ms", "-d", "2s", "-Q",
     ];
     words.extend(load);
-    let cli = Cli::try_parse_from(words).unwrap();
+    let cli = cli::parse(words).unwrap();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let run = scope.spawn(|| {
-            let Verb::Pubsub(args) = &cli.verb else {
-                unreachable!("the verb is pubsub")
-            };
-            let result = run::shape(Kind::Pubsub, args);
+            let result = run::verb(&cli.verb);
             over.store(true, Ordering::Release);
             result
         });

@@ -64,6 +64,7 @@ fn every_verb_s_links_go_through_every_transport() {
         log_clients: false,
         ring: RingConfig::default(),
         link: None,
+        store: None,
     })
     .expect("the broker starts");
     let port = |at: usize| match &cores.addresses()[at] {

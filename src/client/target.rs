@@ -29,10 +29,10 @@ pub struct TransportArgs {
     #[arg(long)]
     tls_use_os_certs: bool,
     /// Certificate to show to the server, in PEM
-    #[arg(long, value_name = "FILE", requires = "key")]
+    #[arg(long, alias = "certfile", value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// Its private key
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(long, alias = "keyfile", value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// Do not check the server's name; without --cafile and --capath, check nothing
     #[arg(long)]
@@ -192,6 +192,7 @@ fn tls(args: &TransportArgs, name: &str) -> Result<Tls, String> {
         insecure: args.insecure,
         alpn: args.tls_alpn.iter().cloned().collect(),
         version: args.tls_version,
+        resumes: false,
     };
     let config = client_config(&spec).map_err(|error| error.to_string())?;
     let name = ServerName::try_from(name.to_owned())

@@ -16,6 +16,7 @@
 //! charged on each link, though its bytes exist once.
 
 use super::spsc::{self, Consumer, Producer};
+use super::sync::{Arc, AtomicBool, AtomicU64, Ordering, fence};
 use super::wake::Wake;
 use crate::net::transport::Transport;
 use crate::shard::input::{Pressure, ShardId};
@@ -23,8 +24,6 @@ use crate::shard::mesh_message::MeshMessage;
 use crate::shard::record::Receiver;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// What travels on a link.
 #[derive(Debug)]

@@ -2,4 +2,5 @@
 
 pub mod link;
 pub mod spsc;
+mod sync;
 pub mod wake;

@@ -9,11 +9,9 @@
 //! `head <= published tail <= head + capacity`. A slot between the two belongs to the consumer, every other slot
 //! to the producer.
 
-use std::cell::UnsafeCell;
+use super::sync::{Arc, AtomicUsize, Ordering, UnsafeCell};
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The sending end.
 pub struct Producer<T> {
@@ -70,9 +68,11 @@ impl<T> Producer<T> {
                 return Err(value);
             }
         }
-        // SAFETY: the slot at `tail` is not between the head and the published tail, so it is the
-        // producer's, of which there is one; it holds no value.
-        unsafe { (*self.shared.slot(self.tail)).write(value) };
+        self.shared.slot(self.tail).with_mut(|slot| {
+            // SAFETY: the slot at `tail` is not between the head and the published tail, so it is the
+            // producer's, of which there is one; it holds no value.
+            unsafe { (*slot).write(value) };
+        });
         self.tail = self.tail.wrapping_add(1);
         Ok(())
     }
@@ -116,9 +116,11 @@ impl<T> Consumer<T> {
                 return None;
             }
         }
-        // SAFETY: the slot at `head` is before the published tail, so it holds a value and is the
-        // consumer's, of which there is one; `head` moves on, so the value is read once.
-        let value = unsafe { (*self.shared.slot(self.head)).assume_init_read() };
+        let value = self.shared.slot(self.head).with_mut(|slot| {
+            // SAFETY: the slot at `head` is before the published tail, so it holds a value and is the
+            // consumer's, of which there is one; `head` moves on, so the value is read once.
+            unsafe { (*slot).assume_init_read() }
+        });
         self.head = self.head.wrapping_add(1);
         Some(value)
     }
@@ -193,18 +195,22 @@ unsafe impl<T: Send> Send for Shared<T> {}
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    fn slot(&self, position: usize) -> *mut MaybeUninit<T> {
-        self.slots[position & (self.slots.len() - 1)].get()
+    fn slot(&self, position: usize) -> &UnsafeCell<MaybeUninit<T>> {
+        &self.slots[position & (self.slots.len() - 1)]
     }
 }
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        let (mut head, tail) = (*self.head.0.get_mut(), *self.tail.0.get_mut());
+        // Relaxed: both ends are gone, and the last of them knew what the other had stored.
+        let mut head = self.head.0.load(Ordering::Relaxed);
+        let tail = self.tail.0.load(Ordering::Relaxed);
         while head != tail {
-            // SAFETY: both ends are gone and have stored their positions, so exactly the slots between
-            // the two hold values, and nobody else can reach them.
-            unsafe { (*self.slot(head)).assume_init_drop() };
+            self.slot(head).with_mut(|slot| {
+                // SAFETY: both ends are gone and have stored their positions, so exactly the slots between
+                // the two hold values, and nobody else can reach them.
+                unsafe { (*slot).assume_init_drop() };
+            });
             head = head.wrapping_add(1);
         }
     }

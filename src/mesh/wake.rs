@@ -20,10 +20,9 @@
 //!
 //! [`Parking`] is the protocol alone, without the eventfd, so that it can be checked by itself.
 
+use super::sync::{AtomicBool, File, Ordering, fence};
 use crate::net::ring;
-use std::fs::File;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// The flag of a core that may sleep, and the rules for using it.
 #[derive(Debug, Default)]

@@ -20,11 +20,11 @@ use crate::net::driver::{Driver, DriverSetup, Shutdown, Turn};
 use crate::net::events::LogSink;
 use crate::net::listener::Listener;
 use crate::net::ring::{self, Ring, RingConfig, RingError};
+use crate::net::transport::Door;
+use crate::net::transport::tls_files::TlsFileError;
 use crate::shard::input::{Now, ShardId};
 use crate::shard::message::Message;
 use crate::shard::outbox::Outbox;
-use crate::net::transport::Door;
-use crate::net::transport::tls_files::TlsFileError;
 use crate::shard::placement::Placement;
 use crate::shard::record::{Durability, RecoveredSession, StoredMessage, StoredSession};
 use crate::shard::{Shard, ShardSetup};
@@ -122,7 +122,7 @@ pub enum StartError {
         /// The database.
         path: PathBuf,
         /// Why not.
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// A core has no ring.
     Ring(RingError),
@@ -349,7 +349,7 @@ fn open_store(
     let opened = Store::open(&setup, store.durability, wakes, store.log);
     let (opened, recovered, links) = opened.map_err(|source| StartError::Store {
         path: store.path.clone(),
-        source,
+        source: Box::new(source),
     })?;
     recovered.tell(&store.path, begin.elapsed(), store.log);
     let Recovered {

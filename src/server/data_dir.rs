@@ -155,9 +155,10 @@ pub(crate) fn lock(dir: &Path) -> Result<File, String> {
         }
         Err(TryLockError::Error(error)) => return Err(cannot(&error)),
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|error| cannot(&error))?;
+    // It only tells a second process who has the directory, and a full disk must not keep a broker from starting.
+    let _ = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
 }
 

@@ -201,7 +201,7 @@ fn banner(
     parts.push(addresses.join(" "));
     let durability = loaded.config.durability.name();
     parts.push(match &installation.dir {
-        Some(dir) => format!("durability {durability} in {}", dir.display()),
+        Some(dir) => format!("durability {durability}; data directory {}", dir.display()),
         None => format!("durability {durability}: sessions and messages end with this process"),
     });
     parts.push(format!(

@@ -352,7 +352,7 @@ impl Inflight {
 
     /// The store has refused a message: what was sent goes on in memory alone; what was not sent is given up. Returns the
     /// identifiers given up.
-    pub fn refused(&mut self, number: u64) -> Vec<PacketId> {
+    pub fn refused(&mut self, number: u64) -> Vec<(PacketId, QoS)> {
         let mut given_up = Vec::new();
         for at in 0..self.entries.len() {
             let id = self.id_at(at);
@@ -363,11 +363,11 @@ impl Inflight {
                 if delivery.progress == Progress::Sent {
                     delivery.is_stored = false;
                 } else {
-                    given_up.push(id);
+                    given_up.push((id, delivery.options.qos));
                 }
             }
         }
-        for id in &given_up {
+        for (id, _) in &given_up {
             self.abandon(*id);
         }
         given_up
@@ -634,6 +634,7 @@ mod tests {
             subscription_ids: None,
             bytes: 10,
             flags: crate::session::ReceiverFlags::new(delivery(QoS::ExactlyOnce).options, false),
+            group: 0,
         };
         let published = vec![(id(2), stored(7)), (id(65_534), stored(5))];
         let mut inflight = Inflight::recovered(published, &[id(65_535), id(4)]);

@@ -233,11 +233,12 @@ impl Queue {
     }
 
     /// A message was read back, or cannot be: then the delivery is let go of. Nothing happens unless it is the next in the store.
+    /// `group` finds the shared group that it came through.
     pub fn arrived(
         &mut self,
         number: u64,
         message: Option<Rc<Message>>,
-        group: Option<GroupId>,
+        group: impl FnOnce(&StoredDelivery, &Message) -> Option<GroupId>,
     ) -> Option<LetGo> {
         if self.stored.front()?.number != number {
             return None;
@@ -248,6 +249,7 @@ impl Queue {
             return Some(stored.into());
         };
         self.bytes += message.bytes();
+        let group = group(&stored, &message);
         self.waiting.push_back(stored.with(message, group));
         None
     }
@@ -416,15 +418,15 @@ mod tests {
             }
             queue.check_invariants();
             // One that is not the next is not taken.
-            assert!(queue.arrived(next + 1, None, None).is_none());
+            assert!(queue.arrived(next + 1, None, |_, _| None).is_none());
             for number in queue.to_fetch(limits.resident_max, usize::MAX) {
                 if number == 70 {
-                    let gone = queue.arrived(number, None, None).expect("given up");
+                    let gone = queue.arrived(number, None, |_, _| None).expect("given up");
                     assert_eq!(gone.number, 70);
                     continue;
                 }
                 let message = stored(number).message;
-                assert!(queue.arrived(number, Some(message), None).is_none());
+                assert!(queue.arrived(number, Some(message), |_, _| None).is_none());
             }
         }
         assert_eq!(next, 101);

@@ -17,6 +17,8 @@ pub struct StoredDelivery {
     pub bytes: u32,
     /// On which terms.
     pub flags: ReceiverFlags,
+    /// The last bits of the shared group that it came through, and 1 more; 0 if nobody knows.
+    pub group: u16,
 }
 
 // What a message costs in memory that waits for a client which is away.
@@ -30,8 +32,14 @@ impl StoredDelivery {
             number: delivery.number(),
             bytes: delivery.message.bytes() as u32,
             flags: ReceiverFlags::new(delivery.options, delivery.group.is_some()),
+            group: delivery.group.map_or(0, group_bits),
             subscription_ids: delivery.subscription_ids,
         }
+    }
+
+    /// Whether it may have come through a group.
+    pub fn is_of(&self, group: GroupId) -> bool {
+        self.flags.is_shared() && (self.group == 0 || self.group == group_bits(group))
     }
 
     /// The delivery, now that its message is here; `group` is the shared group that it came through, if there is one still.
@@ -86,6 +94,10 @@ impl ReceiverFlags {
     pub fn is_shared(self) -> bool {
         self.0 & Self::SHARED != 0
     }
+}
+
+fn group_bits(group: GroupId) -> u16 {
+    (group.0 % u32::from(u16::MAX)) as u16 + 1
 }
 
 #[cfg(test)]

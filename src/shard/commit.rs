@@ -9,7 +9,7 @@ use super::mesh::PendingSuback;
 use super::mesh_message::{MeshMessage, Taken};
 use super::outbox::Outbox;
 use super::record::{Durability, Lsn, Receiver, Record, StoredMessage};
-use super::storing::{Ending, Storing, Unstored};
+use super::storing::{Ended, Ending, Leaving, Storing, Unstored};
 use crate::protocol::{PacketId, ReasonCode};
 use crate::session::SessionKey;
 use crate::session::inflight::Settled;
@@ -38,6 +38,8 @@ pub(super) enum Wait {
         stored: u64,
         packet_id: PacketId,
     },
+    /// The end of the last session with a Client Identifier is durable.
+    Ended(u64),
     /// A message is stored: its publisher and its receivers are told.
     Message(u64),
 }
@@ -67,6 +69,10 @@ pub(super) struct Keeper {
     pub(super) unstored: Numbered<Unstored>,
     /// Sessions that ended and whose last messages have not found another home.
     pub(super) endings: Slab<Ending>,
+    /// Of sessions that leave messages to others.
+    pub(super) leaving: Numbered<Leaving>,
+    /// By hash of the Client Identifier.
+    pub(super) ended: Numbered<Ended>,
     /// Scratch of the publication at hand: who took it here, how many other shards were asked, how many queues hold it back, and whether
     /// one refuses it.
     pub(super) taking: Vec<Receiver>,
@@ -106,6 +112,8 @@ impl Keeper {
             storing: Numbered::default(),
             unstored: Numbered::default(),
             endings: Slab::new(),
+            leaving: Numbered::default(),
+            ended: Numbered::default(),
             taking: Vec::new(),
             asked: 0,
             holding: Vec::new(),
@@ -171,6 +179,7 @@ impl Shard {
                     stored,
                     packet_id,
                 } => self.step_is_durable(session, stored, packet_id, outbox),
+                Wait::Ended(client) => self.end_is_durable(client),
                 Wait::Message(number) => {
                     self.message_is_settled(number, refused, &mut told, outbox)
                 }

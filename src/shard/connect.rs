@@ -1,7 +1,6 @@
 //! CONNECT (MQTT 5 §3.1): to the owner of the session first, then takeover, session, CONNACK.
 
 use super::Shard;
-use super::commit::Wait;
 use super::connection::{End, Next, Stage, Whole, keep_alive_ms};
 use super::input::ConnKey;
 use super::outbox::{Event, Handover, Outbox};
@@ -81,15 +80,12 @@ impl Shard {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
         let recorded = self.keeper.emitted;
-        let (session, session_present, ending) = self.session_for(key, &connect, client_id, outbox);
+        let (session, session_present) = self.session_for(key, &connect, client_id, outbox);
         self.open_connection(key, &connect, session);
         self.keep_session(session, outbox);
-        if let Some(ending) = ending {
-            self.keeper.endings[ending].connack = Some(key);
-            self.cork(key);
-        } else if self.keeper.emitted > recorded {
-            self.keeper.wait(self.keeper.emitted, Wait::Connack(key));
-            self.cork(key);
+        if self.keeper.is_on() {
+            let record = Some(self.keeper.emitted).filter(|last| *last > recorded);
+            self.hold_connack(key, client_id, record);
         }
         self.set_online(session, true, outbox);
         self.counters.connects += 1;
@@ -205,8 +201,7 @@ impl Shard {
         connect: &Connect<'_>,
         client_id: &str,
         outbox: &mut Outbox,
-    ) -> (SessionKey, bool, Option<usize>) {
-        let mut ending = None;
+    ) -> (SessionKey, bool) {
         let mut existing = self.find_session(client_id);
         if let Some(session_key) = existing {
             if let Some(old) = self.sessions[session_key.0 as usize].conn {
@@ -234,7 +229,7 @@ impl Shard {
             let will_is_due = session.will.as_ref().is_some_and(|will| will.delay_s == 0);
             // A session that was to end with its connection is not resumed, even when both meet (§3.1.2.11.2).
             if connect.clean_start || session.expiry_s == 0 {
-                ending = self.end_session(session_key, outbox);
+                self.end_session(session_key, outbox);
                 existing = None;
             } else if will_is_due {
                 self.publish_will(session_key, None, outbox);
@@ -268,7 +263,7 @@ impl Shard {
                 chosen.unwrap_or_else(|| self.limits.queue_full_for(&session.client_id));
         }
         self.make_stored(session_key);
-        (session_key, session_present, ending)
+        (session_key, session_present)
     }
 
     pub(super) fn new_session(&mut self, client_id: &str) -> SessionKey {

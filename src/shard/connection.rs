@@ -272,11 +272,8 @@ impl Shard {
         while !bytes.is_empty() {
             match self.cut_next(key, bytes)? {
                 Cut::Incomplete { .. } => {
-                    let mut carry = if bytes.len() <= 1024 {
-                        self.pool.take_buffer()
-                    } else {
-                        Vec::with_capacity(bytes.len())
-                    };
+                    // From the pool, however long it is: it goes back there.
+                    let mut carry = self.pool.take_buffer();
                     carry.extend_from_slice(bytes);
                     self.conns[key.index as usize].carry = carry;
                     return Ok(());

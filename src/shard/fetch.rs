@@ -1,15 +1,15 @@
 //! Messages whose payloads are in the store alone are read back when a session can send them, in slices, or when
 //! another member of their shared group is to have them.
 
-use super::Shard;
 use super::counters::DropCause;
 use super::message::Message;
 use super::outbox::Outbox;
 use super::record::{Fetch, FetchToken, Record, StoredMessage, StoredSession};
+use super::{Shard, Subscription};
 use crate::session::inflight::Arrived;
 use crate::session::queue::{Front, LetGo};
 use crate::session::{SessionKey, StoredDelivery};
-use crate::topic::share::GroupId;
+use crate::topic::share::{GroupId, Groups};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -31,8 +31,6 @@ pub(super) struct Redispatch {
     left: VecDeque<StoredDelivery>,
     /// Of `left`, those that are being read.
     fetching: usize,
-    /// The member ends when all are settled.
-    ending: Option<usize>,
 }
 
 impl Shard {
@@ -50,12 +48,8 @@ impl Shard {
             if let Some(Front::Stored(next)) = state.queue.front()
                 && let Some(unstored) = self.keeper.unstored.get(&next.number)
             {
-                let (number, is_shared) = (next.number, next.flags.is_shared());
-                let message = Rc::clone(&unstored.message);
-                let group = is_shared
-                    .then(|| self.group_of(key, message.topic()))
-                    .flatten();
-                self.arrived(key, number, Some(message), group, outbox);
+                let (number, message) = (next.number, Rc::clone(&unstored.message));
+                self.arrived(key, number, Some(message), outbox);
                 return true;
             }
             numbers = state.queue.to_fetch(count_max, FETCH_BYTES);
@@ -122,11 +116,7 @@ impl Shard {
             return;
         }
         for (StoredMessage(number), message) in messages {
-            let message = message.map(Rc::new);
-            let group = message
-                .as_ref()
-                .and_then(|message| self.group_of(key, message.topic()));
-            self.arrived(key, number, message, group, outbox);
+            self.arrived(key, number, message.map(Rc::new), outbox);
         }
         self.pump(key, outbox);
     }
@@ -137,7 +127,6 @@ impl Shard {
         key: SessionKey,
         number: u64,
         message: Option<Rc<Message>>,
-        group: Option<GroupId>,
         outbox: &mut Outbox,
     ) {
         let session = &mut self.sessions[key.0 as usize];
@@ -155,7 +144,12 @@ impl Shard {
             }
             Arrived::Unknown => {
                 let before = state.queue.bytes();
-                let gone = state.queue.arrived(number, message, group);
+                let groups = &self.groups;
+                let gone = state.queue.arrived(number, message, |delivery, message| {
+                    let is_it =
+                        |group| delivery.is_of(group) && groups.member(group, key.0).is_some();
+                    group_of(groups, message.topic(), is_it)
+                });
                 let after = state.queue.bytes();
                 self.queued_bytes = self.queued_bytes + after as u64 - before as u64;
                 if let Some(gone) = gone {
@@ -165,38 +159,23 @@ impl Shard {
         }
     }
 
-    /// A group through which a session may have got a message on this topic.
-    fn group_of(&self, key: SessionKey, topic: &str) -> Option<GroupId> {
-        let mut found = None;
-        self.groups.for_each_match(topic, |group| {
-            if found.is_none() && self.groups.member(group, key.0).is_some() {
-                found = Some(group);
-            }
-        });
-        found
-    }
-
     /// Gives messages that a member has in the store alone to other members of its groups.
     pub(super) fn begin_redispatch(
         &mut self,
         stored: u64,
         groups: Vec<GroupId>,
         left: Vec<StoredDelivery>,
-        ending: Option<usize>,
         outbox: &mut Outbox,
     ) {
         if left.is_empty() {
             return;
         }
-        if let Some(ending) = ending {
-            self.share_ending(ending);
-        }
+        self.leave(stored);
         let job = self.keeper.redispatches.insert(Redispatch {
             stored,
             groups,
             left: left.into(),
             fetching: 0,
-            ending,
         });
         self.go_on_redispatching(job, outbox);
     }
@@ -225,9 +204,7 @@ impl Shard {
             }
             let Some(next) = it.left.front() else {
                 let it = self.keeper.redispatches.remove(job);
-                if let Some(ending) = it.ending {
-                    self.release_ending(ending, outbox);
-                }
+                self.has_left(it.stored, outbox);
                 return;
             };
             if let Some(unstored) = self.keeper.unstored.get(&next.number) {
@@ -266,21 +243,38 @@ impl Shard {
 
     fn redispatch_one(&mut self, job: usize, message: Option<Rc<Message>>, outbox: &mut Outbox) {
         let it = &mut self.keeper.redispatches[job];
-        let (stored, ending) = (it.stored, it.ending);
+        let stored = it.stored;
         let delivery = it.left.pop_front().expect("there is a next");
         let Some(message) = message else {
             self.note_drops(None, "", DropCause::Lost, 1);
             self.ended_for(stored, delivery.number, outbox);
             return;
         };
-        let mut group = None;
         let groups = &it.groups;
-        self.groups.for_each_match(message.topic(), |found| {
-            if group.is_none() && groups.contains(&found) {
-                group = Some(found);
-            }
-        });
+        let is_it = |group| delivery.is_of(group) && groups.contains(&group);
+        let group = group_of(&self.groups, message.topic(), is_it);
+        if group.is_none() {
+            // The member has left the group, and nobody knows to whom else it might go.
+            self.counters.drop_one(DropCause::NoMember);
+            self.ended_for(stored, delivery.number, outbox);
+            return;
+        }
         let delivery = delivery.with(message, group);
-        self.redispatch(&delivery, stored, ending, outbox);
+        self.redispatch(&delivery, stored, outbox);
     }
+}
+
+/// The group of a topic through which a message came, if there still is one.
+fn group_of(
+    groups: &Groups<Subscription>,
+    topic: &str,
+    is_it: impl Fn(GroupId) -> bool,
+) -> Option<GroupId> {
+    let mut found = None;
+    groups.for_each_match(topic, |group| {
+        if found.is_none() && is_it(group) {
+            found = Some(group);
+        }
+    });
+    found
 }

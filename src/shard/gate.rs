@@ -46,7 +46,7 @@ impl Shard {
         reason: ReasonCode,
         outbox: &mut Outbox,
     ) {
-        if self.open(key).gate.is_none() {
+        if self.open(key).gate.is_none() && !self.must_close_for(key, packet_type, reason) {
             self.put_acknowledgement(key, packet_type, packet_id, reason, outbox);
             return;
         }
@@ -101,6 +101,13 @@ impl Shard {
             };
             let Some(reason) = next.reason else { break };
             let (packet_type, packet_id) = (next.packet_type, next.packet_id);
+            if self.must_close_for(key, packet_type, reason) {
+                // What stands behind it is not answered either.
+                let end = End::new(reason, "a message cannot be stored");
+                self.to_end.push((key, end));
+                return;
+            }
+            let gate = self.open(key).gate.as_mut().expect("looked at");
             gate.waiting.pop_front();
             gate.first = gate.first.wrapping_add(1);
             self.put_acknowledgement(key, packet_type, packet_id, reason, outbox);
@@ -115,6 +122,18 @@ impl Shard {
         }
     }
 
+    /// Whether an acknowledgement refuses what it cannot refuse: 3.x has no code for it, so the connection is the only place to
+    /// say it.
+    fn must_close_for(
+        &mut self,
+        key: ConnKey,
+        packet_type: PacketType,
+        reason: ReasonCode,
+    ) -> bool {
+        let refuses = packet_type != PacketType::Pubcomp && reason as u8 >= 0x80;
+        refuses && !self.open(key).version.is_v5()
+    }
+
     fn put_acknowledgement(
         &mut self,
         key: ConnKey,
@@ -124,13 +143,6 @@ impl Shard {
         outbox: &mut Outbox,
     ) {
         let version = self.open(key).version;
-        let refuses = packet_type != PacketType::Pubcomp && reason as u8 >= 0x80;
-        if refuses && !version.is_v5() {
-            // 3.x has no code for a refusal, so the connection is the only place to say it.
-            let end = End::new(reason, "a message cannot be stored");
-            self.to_end.push((key, end));
-            return;
-        }
         self.control(key, outbox, |out| {
             ack::put_ack(out, version, packet_type, packet_id, reason);
         });

@@ -13,7 +13,8 @@
 //! receiver may end before the message is written, and the message is kept exactly while a receiver is left. A session
 //! may be among the receivers more than once (through several shared groups): each `Ended` takes one of its places.
 //! An `Ended` that is ahead of its message need not be durable, because the message cannot come after a crash; what is ahead of a
-//! message that is refused is forgotten with it. A message may be written before the `Session` record of a receiver on another
+//! message that is refused is forgotten with it; and as a message may be refused before it reaches the store, an `Ended` that is
+//! ahead of its message by more than two hours (longer than an answer may wait) is to be forgotten too. A message may be written before the `Session` record of a receiver on another
 //! shard; if that never comes, its place is dropped at the next start. The store removes nothing of a message by itself, expired or not: that is the
 //! receiver's shard to say.
 //!

@@ -143,6 +143,7 @@ impl Shard {
                 subscription_ids: delivery.subscription_ids,
                 bytes: delivery.bytes,
                 flags: delivery.flags,
+                group: 0,
             };
             match delivery.packet_id {
                 Some(packet_id) => published.push((packet_id, stored)),

@@ -64,14 +64,15 @@ impl Shard {
     }
 
     /// Ends a session: its subscriptions go, its Will goes out if it still has one, and what it had from shared groups goes
-    /// to other members. In the store it ends when all of that is settled; returns what to wait for until then.
-    pub(super) fn end_session(&mut self, key: SessionKey, outbox: &mut Outbox) -> Option<usize> {
+    /// to other members. In the store it ends when all of that is settled.
+    pub(super) fn end_session(&mut self, key: SessionKey, outbox: &mut Outbox) {
         let session = &mut self.sessions[key.0 as usize];
         assert!(session.conn.is_none());
         let stored = session.stored;
         let subscriptions = std::mem::take(&mut session.subscriptions);
         let state = session.state.take();
-        let ending = (stored != 0).then(|| self.begin_ending(stored));
+        let client_id = session.client_id.clone();
+        let ending = (stored != 0).then(|| self.begin_ending(stored, &client_id));
         for subscription in subscriptions.iter() {
             let ended = self.end_subscription(key, subscription, outbox);
             assert!(ended);
@@ -91,7 +92,7 @@ impl Shard {
             }
             left.extend(std::iter::from_fn(|| state.queue.pop()));
             for delivery in left {
-                self.redispatch(&delivery, stored, ending, outbox);
+                self.redispatch(&delivery, stored, outbox);
             }
             let groups = groups_of(&subscriptions);
             let shared = |delivery: &StoredDelivery| delivery.flags.is_shared();
@@ -99,7 +100,7 @@ impl Shard {
             for delivery in state.queue.take_stored_if(|_| true) {
                 self.ends_with_session(stored, delivery.number, outbox);
             }
-            self.begin_redispatch(stored, groups, in_store, ending, outbox);
+            self.begin_redispatch(stored, groups, in_store, outbox);
             self.refuse_held(stored, state.on_hold, outbox);
         }
         let session = self.sessions.remove(key.0 as usize);
@@ -108,7 +109,9 @@ impl Shard {
         entry
             .expect("every session is found by its Client Identifier")
             .remove();
-        ending.filter(|ending| !self.release_ending(*ending, outbox))
+        if let Some(ending) = ending {
+            self.release_ending(ending, outbox);
+        }
     }
 
     /// A message ends with its session. The store takes the session's part out of what it has; what it does not have yet is to
@@ -122,13 +125,7 @@ impl Shard {
 
     /// Gives a message that came through a shared group to another member, as a new message of this shard: the part of the session that
     /// had it ends with the record of that. Any other message ends with its session.
-    pub(super) fn redispatch(
-        &mut self,
-        delivery: &Delivery,
-        stored: u64,
-        ending: Option<usize>,
-        outbox: &mut Outbox,
-    ) {
+    pub(super) fn redispatch(&mut self, delivery: &Delivery, stored: u64, outbox: &mut Outbox) {
         let Some(group) = delivery.group else {
             self.ends_with_session(stored, delivery.number(), outbox);
             return;
@@ -136,14 +133,13 @@ impl Shard {
         let mut publication = Publication::from_local(&delivery.message);
         self.begin_storing(&mut publication);
         self.dispatch_shared(group, &mut publication, None, 0, outbox);
-        if let Some(ending) = ending {
-            self.share_ending(ending);
-        }
         let number = delivery.number();
+        if number != 0 {
+            self.leave(stored);
+        }
         let then = Then {
             ended: (number != 0).then_some((number, stored)),
-            will_of: None,
-            ending,
+            ..Then::default()
         };
         let source = Source {
             then,
@@ -178,9 +174,9 @@ impl Shard {
         }
         self.queued_bytes -= (before - state.queue.bytes()) as u64;
         for delivery in taken {
-            self.redispatch(&delivery, stored, None, outbox);
+            self.redispatch(&delivery, stored, outbox);
         }
-        self.begin_redispatch(stored, all, in_store, None, outbox);
+        self.begin_redispatch(stored, all, in_store, outbox);
         self.admit_held(key, outbox);
     }
 

@@ -82,9 +82,30 @@ pub(super) struct Then {
 #[derive(Debug)]
 pub(super) struct Ending {
     stored: u64,
+    /// Hash of its Client Identifier.
+    client: u64,
     remaining: u32,
     /// Who is granted the Client Identifier after it.
-    pub(super) connack: Option<ConnKey>,
+    connack: Option<ConnKey>,
+    /// A later session with the Client Identifier, which ends after it.
+    next: Option<usize>,
+}
+
+/// Messages of shared groups that a stored session leaves to other members.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    count: u32,
+    /// The session has ended meanwhile.
+    ending: Option<usize>,
+}
+
+/// How far the end of the last session with a Client Identifier has come; there is none once it is durable.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Ended {
+    /// Its record waits for what it leaves behind.
+    Pending(usize),
+    /// Its record.
+    Recorded(u64),
 }
 
 /// A message that sessions of this shard took and that is not durable yet.
@@ -304,6 +325,8 @@ impl Shard {
             self.settle_now(number, outbox);
             return;
         }
+        // There is nobody to be told that some queue refuses it.
+        storing.refused = false;
         let received_from = storing.source.publish.as_ref().and_then(|publish| {
             let session = self.sessions.get(publish.session.0 as usize)?;
             let received = &session.state.as_ref()?.received;
@@ -432,9 +455,12 @@ impl Shard {
             let given_up = state.inflight.refused(number);
             let dropped = state.queue.refused(number) + given_up.len();
             self.queued_bytes -= (before - state.queue.bytes()) as u64;
-            for packet_id in given_up {
+            for (packet_id, qos) in given_up {
                 let session = StoredSession(stored);
-                self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
+                // Only the identifiers of QoS 2 messages are recorded.
+                if qos == QoS::ExactlyOnce {
+                    self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
+                }
             }
             if dropped > 0 {
                 let message = Rc::clone(&unstored.message);
@@ -495,6 +521,7 @@ impl Shard {
     fn follow(&mut self, then: Then, outbox: &mut Outbox) {
         if let Some((number, stored)) = then.ended {
             self.ended_for(stored, number, outbox);
+            self.has_left(stored, outbox);
         }
         if let Some((session, stored)) = then.will_of
             && let Some(found) = self.sessions.get(session.0 as usize)
@@ -508,12 +535,42 @@ impl Shard {
     }
 
     /// Begins to end a session; `release_ending` is due once more than `share_ending` was called.
-    pub(super) fn begin_ending(&mut self, stored: u64) -> usize {
-        self.keeper.endings.insert(Ending {
+    pub(super) fn begin_ending(&mut self, stored: u64, client_id: &str) -> usize {
+        let client = self.client_id_hash(client_id);
+        let ending = self.keeper.endings.insert(Ending {
             stored,
+            client,
             remaining: 1,
             connack: None,
-        })
+            next: None,
+        });
+        let leaving = self.keeper.leaving.entry(stored).or_default();
+        leaving.ending = Some(ending);
+        self.keeper.endings[ending].remaining += leaving.count;
+        let before = self.keeper.ended.insert(client, Ended::Pending(ending));
+        if let Some(Ended::Pending(before)) = before {
+            self.keeper.endings[before].next = Some(ending);
+            self.share_ending(ending);
+        }
+        ending
+    }
+
+    /// CONNACK waits until the end of the session before is durable, and this record; with neither it goes at once.
+    pub(super) fn hold_connack(&mut self, key: ConnKey, client_id: &str, record: Option<u64>) {
+        let client = self.client_id_hash(client_id);
+        let until = match self.keeper.ended.get(&client) {
+            Some(Ended::Pending(ending)) => {
+                self.keeper.endings[*ending].connack = Some(key);
+                self.cork(key);
+                return;
+            }
+            Some(Ended::Recorded(ended)) => Some(*ended).max(record),
+            None => record,
+        };
+        if let Some(until) = until {
+            self.keeper.wait(until, Wait::Connack(key));
+            self.cork(key);
+        }
     }
 
     /// One more thing has to be settled before a session ends.
@@ -521,20 +578,59 @@ impl Shard {
         self.keeper.endings[ending].remaining += 1;
     }
 
-    /// One thing is settled; with the last of them the session has ended. Returns whether it has.
-    pub(super) fn release_ending(&mut self, ending: usize, outbox: &mut Outbox) -> bool {
-        self.keeper.endings[ending].remaining -= 1;
-        if self.keeper.endings[ending].remaining > 0 {
-            return false;
+    /// A stored session leaves a message to others: it does not end before that is settled.
+    pub(super) fn leave(&mut self, stored: u64) {
+        let leaving = self.keeper.leaving.entry(stored).or_default();
+        leaving.count += 1;
+        if let Some(ending) = leaving.ending {
+            self.share_ending(ending);
         }
-        let Ending {
-            stored, connack, ..
-        } = self.keeper.endings.remove(ending);
-        let record = self.keep(Record::SessionEnded(StoredSession(stored)), outbox);
-        if let Some(conn) = connack {
-            self.keeper.wait(record, Wait::Connack(conn));
+    }
+
+    /// That is settled.
+    pub(super) fn has_left(&mut self, stored: u64, outbox: &mut Outbox) {
+        let leaving = self.keeper.leaving.get_mut(&stored);
+        let leaving = leaving.expect("it was counted");
+        leaving.count -= 1;
+        let ending = leaving.ending;
+        if leaving.count == 0 && ending.is_none() {
+            self.keeper.leaving.remove(&stored);
         }
-        true
+        if let Some(ending) = ending {
+            self.release_ending(ending, outbox);
+        }
+    }
+
+    /// One thing is settled; with the last of them the session has ended.
+    pub(super) fn release_ending(&mut self, ending: usize, outbox: &mut Outbox) {
+        let mut next = Some(ending);
+        while let Some(ending) = next {
+            self.keeper.endings[ending].remaining -= 1;
+            if self.keeper.endings[ending].remaining > 0 {
+                return;
+            }
+            let it = self.keeper.endings.remove(ending);
+            self.keeper.leaving.remove(&it.stored);
+            let record = self.keep(Record::SessionEnded(StoredSession(it.stored)), outbox);
+            if let Some(conn) = it.connack {
+                self.keeper.wait(record, Wait::Connack(conn));
+            }
+            if it.next.is_none() {
+                let ended = Ended::Recorded(record);
+                self.keeper.ended.insert(it.client, ended);
+                self.keeper.wait(record, Wait::Ended(it.client));
+            }
+            next = it.next;
+        }
+    }
+
+    /// The end of a session is durable.
+    pub(super) fn end_is_durable(&mut self, client: u64) {
+        if let Some(Ended::Recorded(record)) = self.keeper.ended.get(&client)
+            && *record <= self.keeper.committed
+        {
+            self.keeper.ended.remove(&client);
+        }
     }
 
     fn retained_record(&self, message: Message) -> Record {

@@ -515,6 +515,47 @@ fn run(seed: u64) {
 }
 
 #[test]
+fn expired_retained_messages_are_removed_in_slices() {
+    let scratch = Scratch::new("expired");
+    let conn = schema::open(&scratch.path().join(schema::FILE)).unwrap();
+    let mut tables = Tables::new(&conn, Kept::default()).unwrap();
+    let mut batch = Batch::new(1);
+    for n in 1..=1_700u64 {
+        let message = Message::new(&MessageParts {
+            topic: &format!("t/{n}"),
+            properties: &[],
+            payload: b"x",
+            qos: QoS::AtMostOnce,
+            retain: true,
+            expires_at_ms: [NEVER, 1_000, 9_000][n as usize % 3],
+            stamp: n,
+            number: n,
+        });
+        batch.add(
+            0,
+            Lsn(n),
+            Record::Retained {
+                message,
+                wall_minus_mono_ms: 0,
+            },
+        );
+    }
+    tables.write(&batch, 1).unwrap();
+    let mut after = Some(String::new());
+    let mut slices = 0;
+    while let Some(topic) = after {
+        after = super::sweep::remove_expired(&mut tables, &topic, 5_000).unwrap();
+        slices += 1;
+    }
+    assert_eq!(slices, 5);
+    let left = "SELECT count(*), sum(expires_at = 1000) FROM retained";
+    let left: (u32, u32) = conn
+        .query_row(left, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    assert_eq!(left, (1_700 - 567, 0));
+}
+
+#[test]
 fn what_is_loaded_is_what_the_records_say() {
     let seeds = std::env::var("RINGMQ_STORE_SEEDS").map_or(12, |text| text.parse().unwrap());
     for seed in 0..seeds {

@@ -39,7 +39,7 @@ pub(super) enum Reply {
     /// Records that are not kept, ascending; each stands before a number that is, or will be, durable.
     Refused(Vec<Lsn>),
     /// Messages that were asked for; `None` for one that is not there.
-    Fetched(FetchToken, Vec<(StoredMessage, Option<Message>)>),
+    Fetched(FetchToken, Vec<Read>),
     /// The store can be written again, or cannot.
     Available(bool),
 }
@@ -76,6 +76,9 @@ pub struct StoreLink {
     refused: Vec<Lsn>,
 }
 
+/// A message that was asked for; `None` if it cannot be read.
+pub type Read = (StoredMessage, Option<Message>);
+
 /// What [`StoreLink::poll`] found.
 #[derive(Debug, Default)]
 pub struct News {
@@ -84,7 +87,7 @@ pub struct News {
     /// Those among them that were refused, ascending.
     pub refused: Vec<Lsn>,
     /// Answers to fetches, with what they asked for.
-    pub fetched: Vec<(FetchToken, Vec<(StoredMessage, Option<Message>)>)>,
+    pub fetched: Vec<(FetchToken, Vec<Read>)>,
     /// Whether the store takes messages, if that has changed.
     pub accepting: Option<bool>,
 }

@@ -155,6 +155,43 @@ impl Sweep {
     }
 }
 
+/// Removes some retained messages that have expired long ago, and returns after which topic to go on; `None` at the end.
+///
+/// A shard forgets them without a record; this only gives the space back.
+pub(super) fn remove_expired(
+    tables: &mut Tables<'_>,
+    after: &str,
+    before_ms: u64,
+) -> Result<Option<String>> {
+    let mut last = None;
+    let mut expired = Vec::new();
+    {
+        let mut select = tables.conn.prepare(
+            "SELECT topic, expires_at < ?2 FROM retained WHERE topic > ?1 ORDER BY topic LIMIT ?3",
+        )?;
+        let mut rows = select.query(params![after, sql(before_ms), ROWS])?;
+        while let Some(row) = rows.next()? {
+            let topic: String = row.get(0)?;
+            if row.get::<_, Option<bool>>(1)? == Some(true) {
+                expired.push(topic.clone());
+            }
+            last = Some(topic);
+        }
+    }
+    if !expired.is_empty() {
+        tables.transaction(|tables| {
+            let mut delete = tables
+                .conn
+                .prepare("DELETE FROM retained WHERE topic = ?1")?;
+            for topic in &expired {
+                delete.execute([topic])?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(last)
+}
+
 /// Gives each row of `done` to `row` (sequence number, greatest message, acks) and returns the last sequence number.
 pub(super) fn read_done(
     conn: &rusqlite::Connection,

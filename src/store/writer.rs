@@ -21,7 +21,7 @@ use super::batch::Batch;
 use super::fault::Fault;
 use super::port::{Group, Port, Reply, lock};
 use super::stats::{Bytes, StoreStats};
-use super::sweep::Sweep;
+use super::sweep::{self, Sweep};
 use super::tables::{Kept, Tables};
 use crate::config::LogLevel;
 use crate::shard::record::Lsn;
@@ -56,6 +56,11 @@ const REPORT: Duration = Duration::from_secs(60);
 const CHECKPOINT_BUSY: Duration = Duration::from_millis(20);
 /// How long a transaction waits for another program that writes.
 const WRITE_BUSY: Duration = Duration::from_secs(2);
+/// Time after the start, and then between two, to look for expired retained messages.
+const EXPIRE_FIRST: Duration = Duration::from_secs(60);
+const EXPIRE: Duration = Duration::from_secs(3_600);
+/// How long they have been expired: clocks are set, too.
+const EXPIRED_MS: u64 = 3_600_000;
 /// Pages given back to the file system in one go.
 const VACUUM_PAGES: u32 = 256;
 /// Free pages that are kept for what comes next.
@@ -91,6 +96,9 @@ struct Writer<'c> {
     /// Per port: the last record taken into the batch, and the bytes charged for it.
     taken: Vec<(Lsn, usize)>,
     sweep: Option<Sweep>,
+    /// The topic after which the search for expired retained messages goes on, and when the next begins.
+    expired_after: Option<String>,
+    expire_at: Instant,
     failing: Option<Failing>,
     report: Report,
 }
@@ -165,6 +173,8 @@ pub(super) fn run(setup: WriterSetup) {
         batch: Batch::new(count),
         taken: vec![(Lsn(0), 0); count],
         sweep: None,
+        expired_after: None,
+        expire_at: Instant::now() + EXPIRE_FIRST,
         failing: None,
         report,
     };
@@ -479,6 +489,17 @@ impl Writer<'_> {
                 ),
             }
             self.sweep = None;
+        }
+        if Instant::now() >= self.expire_at {
+            let after = self.expired_after.take().unwrap_or_default();
+            let before_ms = now_ms().saturating_sub(EXPIRED_MS);
+            // What fails is tried again the next time.
+            self.expired_after =
+                sweep::remove_expired(&mut self.tables, &after, before_ms).unwrap_or(None);
+            if self.expired_after.is_some() {
+                return true;
+            }
+            self.expire_at = Instant::now() + EXPIRE;
         }
         if self.wal_bytes() > 0 {
             self.checkpoint();

@@ -80,8 +80,10 @@ pub(super) fn publisher(shared: &Shared, index: usize) -> Published {
                         packet_id: 1 + (published.sent % 60_000) as u16,
                         released: false,
                     };
-                    send(&mut client, &topic, index, &out, 0)?;
+                    // First, because one whose sending fails may have arrived.
                     in_flight.push_back(out);
+                    let out = &in_flight[in_flight.len() - 1];
+                    send(&mut client, &topic, index, out, 0)?;
                 }
                 if in_flight.is_empty() && shared.is_draining() {
                     client.disconnect();
@@ -108,7 +110,10 @@ pub(super) fn publisher(shared: &Shared, index: usize) -> Published {
                     }
                     _ => continue,
                 }
-                published.acked.entry(sequence).or_insert(shared.round());
+                published
+                    .acked
+                    .entry(sequence)
+                    .or_insert_with(|| shared.round());
             }
         };
         if let Ok(true) = talk() {

@@ -24,6 +24,8 @@ const PUBLISHERS: usize = 3;
 const MANNERS: [Manner; 3] = [Manner::Steady, Manner::Fickle, Manner::TakesOver];
 /// How long the broker may take to listen: it may have to read a large store.
 const START: Duration = Duration::from_secs(120);
+/// How often a broker that ends at once is started again.
+const STARTS: u32 = 20;
 /// Time without anything new after which the clients have what there is.
 const QUIET: Duration = Duration::from_secs(8);
 /// Complaints printed; the others are counted.
@@ -48,6 +50,9 @@ pub struct TortureArgs {
     /// Repeats the random choices of a run
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Program to run after each kill, with the broker's data directory as its argument: to cut a power, to drop caches
+    #[arg(long, value_name = "PROGRAM")]
+    after_kill: Option<PathBuf>,
     /// The longest load of a round, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 800)]
     round_ms: u64,
@@ -167,7 +172,10 @@ fn torture(args: &TortureArgs) -> io::Result<bool> {
         // Whatever ends this function, the clients end too.
         let _over = Over(&shared);
         let mut random = shared.random(1);
-        let cores = |random: &mut Random| args.cores.unwrap_or(1 + random.below(4) as usize);
+        let cores = |random: &mut Random| {
+            let any = 1 + random.below(4) as usize;
+            args.cores.unwrap_or(any)
+        };
         let mut broker = Broker::start(args, &shared, cores(&mut random))?;
         let subscribers: Vec<_> = MANNERS
             .iter()
@@ -198,6 +206,12 @@ fn torture(args: &TortureArgs) -> io::Result<bool> {
             ));
             broker.kill()?;
             shared.round.store(round, Ordering::Relaxed);
+            if let Some(program) = &args.after_kill {
+                let status = Command::new(program).arg(&dir).status()?;
+                if !status.success() {
+                    return Err(io::Error::other(format!("{}: {status}", program.display())));
+                }
+            }
             broker = Broker::start(args, &shared, cores(&mut random))?;
             if round % 10 == 0 || round == args.rounds {
                 println!("killed {round} times");
@@ -299,7 +313,19 @@ fn report(shared: &Shared) -> bool {
 struct Broker(Child);
 
 impl Broker {
+    /// Starts one; again if it ends at once, as a supervisor does, because the disk may be failing just then.
     fn start(args: &TortureArgs, shared: &Shared, cores: usize) -> io::Result<Self> {
+        let mut tries = STARTS;
+        loop {
+            tries -= 1;
+            match Self::try_start(args, shared, cores) {
+                Err(_) if tries > 0 => thread::sleep(Duration::from_millis(250)),
+                result => return result,
+            }
+        }
+    }
+
+    fn try_start(args: &TortureArgs, shared: &Shared, cores: usize) -> io::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--data-dir")
             .arg(args.dir.join("ringmq-torture"))

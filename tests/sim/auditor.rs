@@ -49,12 +49,21 @@ pub struct Conn {
     pubrels: VecDeque<u16>,
     pubcomps: VecDeque<(u16, bool)>,
     subacks: BTreeMap<u16, PendingSuback>,
-    unsubacks: BTreeMap<u16, Vec<u8>>,
+    unsubacks: BTreeMap<u16, (Vec<u8>, Vec<String>)>,
+    /// What the acknowledgement of a PUBLISH under an identifier is for.
+    accepts: BTreeMap<u16, (MessageId, usize)>,
     pingresps: usize,
     /// Whether the acknowledgement of a PUBLISH may say that nobody subscribes.
     must_match: BTreeMap<u16, bool>,
     pub disconnect: Option<ReasonCode>,
     disconnect_seen: bool,
+}
+
+impl Conn {
+    /// The broker is gone.
+    pub fn end(&mut self) {
+        self.open = false;
+    }
 }
 
 #[derive(Debug)]
@@ -74,20 +83,27 @@ pub struct Auditor {
     wills: u64,
     began: u64,
     pub packets_checked: u64,
+    /// Sessions by their numbers in the store.
+    pub numbers: BTreeMap<u64, SessionId>,
     /// Tell every packet.
     trace: bool,
 }
 
 impl Auditor {
     pub fn new(limits: &Limits, trace: bool) -> Self {
+        let refuses = matches!(
+            limits.queue_full,
+            QueueFullPolicy::Refuse | QueueFullPolicy::Hold
+        );
         Self {
-            model: Model::default(),
+            model: Model::new(refuses),
             conns: Vec::new(),
             limits: limits.clone(),
             must_close: BTreeSet::new(),
             wills: 0,
             began: 0,
             packets_checked: 0,
+            numbers: BTreeMap::new(),
             trace,
         }
     }
@@ -115,6 +131,20 @@ impl Auditor {
             self.wills, effects.wills_published,
             "(12) Wills published in one step"
         );
+        for (number, client_id) in &effects.recorded {
+            if !self.numbers.contains_key(number)
+                && let Some(client) = client_id.strip_prefix('c')
+            {
+                let client = client.parse().expect("the clients are numbered");
+                // It may have ended in the same step.
+                let session = self.model.last_session(client);
+                self.numbers
+                    .insert(*number, session.expect("it is recorded as it begins"));
+            }
+        }
+        if world.disk.as_ref().is_some_and(|disk| disk.has_refused) {
+            self.model.may_refuse = true;
+        }
         self.model.new_tick();
         let limited = effects.dropped[DropCause::RetainedLimit as usize] > 0;
         self.model
@@ -151,6 +181,7 @@ impl Auditor {
             pubcomps: VecDeque::new(),
             subacks: BTreeMap::new(),
             unsubacks: BTreeMap::new(),
+            accepts: BTreeMap::new(),
             pingresps: 0,
             must_match: BTreeMap::new(),
             disconnect: None,
@@ -191,6 +222,11 @@ impl Auditor {
                 conn.keep_alive_s > 0 && silent_ms >= allowed_ms,
                 "closed for its Keep Alive after {silent_ms} of {allowed_ms} ms"
             );
+        } else if reason == ReasonCode::QuotaExceeded
+            && self.model.may_refuse
+            && !conn.version.is_v5()
+        {
+            // It could not be told in any other way.
         } else if reason == ReasonCode::QuotaExceeded && !is_rude {
             assert!(self.limits.queue_full == QueueFullPolicy::Disconnect);
             assert!(effects.dropped[DropCause::QueueFull as usize] > 0);
@@ -205,6 +241,10 @@ impl Auditor {
         let conn = &mut self.conns[socket];
         if std::mem::replace(&mut conn.open, false) {
             let session = conn.session.expect("an open connection has a session");
+            if self.model.may_refuse {
+                let uncertain = &mut self.model.sessions[session].uncertain;
+                uncertain.extend(conn.pubrecs.iter());
+            }
             if self.model.sessions[session].socket == Some(socket) {
                 self.wills += self.model.detach(session);
             }
@@ -237,6 +277,7 @@ impl Auditor {
         if let Some(reason) = conn.disconnect
             && drained
             && conn.version.is_v5()
+            && conn.connack_seen
             && 80 <= conn.packet_bytes_max
         {
             assert!(conn.disconnect_seen, "closed without DISCONNECT {reason:?}");
@@ -367,6 +408,10 @@ impl Auditor {
                 let conn = &mut self.conns[old];
                 conn.open = false;
                 conn.disconnect = Some(ReasonCode::SessionTakenOver);
+                if self.model.may_refuse {
+                    let uncertain = &mut self.model.sessions[session].uncertain;
+                    uncertain.extend(conn.pubrecs.iter());
+                }
                 self.model.set_socket(session, None);
             }
             let it = &mut self.model.sessions[session];
@@ -436,14 +481,44 @@ impl Auditor {
             (_, id) => {
                 let id = id.expect("QoS 2 has a Packet Identifier");
                 conn.pubrecs.push_back(id);
-                if !self.model.sessions[session].received.insert(id) {
+                let of = self.model.sessions[session].received_of.get(&id);
+                if let Some(of) = of {
+                    conn.accepts.insert(id, *of);
+                }
+                let it = &mut self.model.sessions[session];
+                let is_uncertain = it.uncertain.remove(&id);
+                if !it.received.insert(id) {
                     conn.must_match.insert(id, false);
+                    if is_uncertain {
+                        self.route_perhaps(socket, session, message, id);
+                    }
                     return;
                 }
                 conn.must_match.insert(id, must_match);
             }
         }
         self.model.route(session, message);
+        let of = (message, self.model.messages[message].routings.len() - 1);
+        if let Some(id) = packet_id {
+            self.conns[socket].accepts.insert(id, of);
+            if publish.qos == QoS::ExactlyOnce {
+                let it = &mut self.model.sessions[session];
+                it.received_of.insert(id, of);
+                it.released_told.remove(&id);
+            }
+        }
+    }
+
+    /// A QoS 2 message was repeated that may have been refused the first time: it may be routed again, or not.
+    fn route_perhaps(&mut self, socket: SocketId, session: SessionId, message: MessageId, id: u16) {
+        self.model.route(session, message);
+        let routings = &mut self.model.messages[message].routings;
+        for routing in routings.iter_mut() {
+            routing.excused |= !routing.acked;
+        }
+        let of = (message, routings.len() - 1);
+        self.conns[socket].accepts.insert(id, of);
+        self.model.sessions[session].received_of.insert(id, of);
     }
 
     fn acknowledgement(
@@ -472,10 +547,13 @@ impl Auditor {
                     }
                 } else if flight.is_some_and(|flight| flight.qos == QoS::ExactlyOnce) {
                     it.flights.remove(&id);
+                    it.refused_ids.insert(id);
                 }
             }
             PacketType::Pubrel => {
                 let known = it.received.remove(&id);
+                it.received_told.remove(&id);
+                it.received_of.remove(&id);
                 conn.pubcomps.push_back((id, known));
             }
             _ => {
@@ -539,6 +617,7 @@ impl Auditor {
                     interrupted: false,
                 });
             }
+            self.model.sessions[session].unsubscribed.remove(text);
             self.model.change(session, |all| {
                 match all.iter_mut().find(|it| it.text == new.text) {
                     Some(old) => *old = new,
@@ -570,9 +649,10 @@ impl Auditor {
                 replay.waived |= replay.text == text;
             }
         }
+        let texts = unsubscribe.filters().map(str::to_owned).collect();
         self.conns[socket]
             .unsubacks
-            .insert(unsubscribe.packet_id.get(), codes);
+            .insert(unsubscribe.packet_id.get(), (codes, texts));
     }
 
     /// One line of a trace.
@@ -672,6 +752,8 @@ impl Auditor {
                 let expected = present && version != Version::V31;
                 assert_eq!(connack.session_present, expected, "Session Present");
                 conn.connack_seen = true;
+                let session = conn.session.expect("it was granted");
+                self.model.sessions[session].granted = true;
             }
             PacketType::Publish => {
                 let publish =
@@ -703,13 +785,20 @@ impl Auditor {
             }
             PacketType::Unsuback => {
                 let unsuback = Unsuback::decode(version, body).expect("a valid UNSUBACK");
-                let codes = conn
+                let (codes, texts) = conn
                     .unsubacks
                     .remove(&unsuback.packet_id.get())
                     .expect("UNSUBACK without UNSUBSCRIBE, or twice");
                 if version.is_v5() {
                     assert_eq!(unsuback.codes, codes, "UNSUBACK codes");
                 }
+                let session = conn.session.expect("CONNACK came first");
+                let held = self.model.subscriptions(session);
+                let gone: Vec<String> = texts
+                    .into_iter()
+                    .filter(|text| held.iter().all(|it| it.text != *text))
+                    .collect();
+                self.model.sessions[session].unsubscribed.extend(gone);
             }
             PacketType::Pingresp => {
                 assert!(conn.pingresps > 0, "PINGRESP without PINGREQ");
@@ -753,11 +842,20 @@ impl Auditor {
                 if conn.version.is_v5() {
                     assert_eq!(ack.reason == ReasonCode::Success, known, "PUBCOMP's reason");
                 }
+                let session = conn.session.expect("CONNACK came first");
+                let it = &mut self.model.sessions[session];
+                if !it.received.contains(&id) {
+                    it.released_told.insert(id);
+                }
                 return;
             }
             _ => {
                 if conn.pubrels.front() == Some(&id) {
                     conn.pubrels.pop_front();
+                    let session = conn.session.expect("CONNACK came first");
+                    if let Some(flight) = self.model.sessions[session].flights.get_mut(&id) {
+                        flight.pubrel_left |= flight.released;
+                    }
                     return;
                 }
                 if !conn.open {
@@ -772,14 +870,39 @@ impl Auditor {
                     "PUBREL without PUBREC"
                 );
                 flight.socket = socket;
+                flight.pubrel_left = true;
                 return;
             }
         }
+        self.told(socket, packet_type, id, ack.reason);
+        let conn = &mut self.conns[socket];
         let must_match = conn.must_match.remove(&id).unwrap_or(false);
         assert!(
             !must_match || ack.reason != ReasonCode::NoMatchingSubscribers,
             "(6) a publisher was told that nobody subscribes"
         );
+    }
+
+    /// A publisher is told what became of its message.
+    fn told(&mut self, socket: SocketId, packet_type: PacketType, id: u16, reason: ReasonCode) {
+        let conn = &mut self.conns[socket];
+        let session = conn.session.expect("CONNACK came first");
+        let Some((message, routing)) = conn.accepts.get(&id).copied() else {
+            return;
+        };
+        let is_accepted = (reason as u8) < 0x80;
+        let it = &mut self.model.messages[message].routings[routing];
+        it.acked |= is_accepted;
+        it.excused |= !is_accepted;
+        if packet_type == PacketType::Pubrec {
+            let session = &mut self.model.sessions[session];
+            if !is_accepted {
+                session.received.remove(&id);
+                session.received_of.remove(&id);
+            } else if session.received.contains(&id) {
+                session.received_told.insert(id);
+            }
+        }
     }
 
     fn outgoing(&mut self, socket: SocketId, publish: &Publish<'_>, dirty_since_ms: u64) {
@@ -856,8 +979,11 @@ impl Auditor {
                 let flight = &self.model.sessions[session].flights[&id];
                 let order = flight.order;
                 let conn = &mut self.conns[socket];
-                assert!(order > conn.last_resent, "sent again in another order");
-                conn.last_resent = order;
+                // After a crash the order of some is not known.
+                if order > 0 {
+                    assert!(order > conn.last_resent, "sent again in another order");
+                    conn.last_resent = order;
+                }
                 self.check_window(socket, session);
                 return;
             }
@@ -881,6 +1007,7 @@ impl Auditor {
                 released: false,
                 maybe_free: false,
                 counted: true,
+                pubrel_left: false,
             },
         );
         self.check_window(socket, session);
@@ -904,6 +1031,7 @@ impl Auditor {
                 released: false,
                 maybe_free: true,
                 counted: false,
+                pubrel_left: false,
             });
         }
     }

@@ -313,6 +313,10 @@ impl Client {
             PacketType::Pubrec => {
                 let ack = Ack::decode(version, packet_type, body).expect("audited");
                 let id = ack.packet_id.get();
+                if ack.reason as u8 >= 0x80 {
+                    self.unacknowledged.retain(|sent| sent.packet_id != id);
+                    return;
+                }
                 if let Some(sent) = self
                     .unacknowledged
                     .iter_mut()
@@ -489,7 +493,15 @@ impl Client {
         let mut filters = Vec::new();
         for _ in 0..count {
             let mut text = filter(swarm, random);
-            let qos = qos(swarm, random);
+            let mut qos = qos(swarm, random);
+            if swarm.has(Feature::Crashes) && swarm.has(Feature::Shared) {
+                // Of a message that a session got twice, nobody knows after a crash which had which QoS.
+                qos = if swarm.has(Feature::Qos2) {
+                    QoS::ExactlyOnce
+                } else {
+                    QoS::AtLeastOnce
+                };
+            }
             let mut options = SubscribeOptions {
                 qos,
                 ..SubscribeOptions::default()

@@ -6,6 +6,8 @@
 
 mod auditor;
 mod client;
+mod crash;
+mod disk;
 mod model;
 mod random;
 mod run;
@@ -112,7 +114,7 @@ fn main() -> ExitCode {
     let (mut seeds, mut turns, mut totals) = (0, 0, [0; 4]);
     while start.elapsed() < options.time && seeds < options.seeds_max {
         let seed = from + seeds;
-        match play(seed, &options.overrides) {
+        match verify(seed, &options.overrides, options.check_twice) {
             Ok((summary, played)) => {
                 turns += played;
                 let Summary {
@@ -186,22 +188,9 @@ fn parse<'a>(
 }
 
 fn check(seed: u64, overrides: &Overrides, options: &Options) -> bool {
-    match play(seed, overrides) {
+    match verify(seed, overrides, options.check_twice) {
         Ok((summary, turns)) => {
-            if options.check_twice {
-                let (again, _) = match play(seed, overrides) {
-                    Ok(again) => again,
-                    Err(failure) => {
-                        println!("seed {seed} fails the second time: {}", failure.what);
-                        return false;
-                    }
-                };
-                if again != summary {
-                    println!("seed {seed} is not deterministic: {summary:?}, then {again:?}");
-                    return false;
-                }
-            }
-            println!("sim: seed {seed}, {turns} turns: {summary:x?}");
+            println!("sim: seed {seed}, {turns} turns: {summary:?}");
             true
         }
         Err(failure) => {
@@ -209,6 +198,22 @@ fn check(seed: u64, overrides: &Overrides, options: &Options) -> bool {
             false
         }
     }
+}
+
+/// Plays a seed, and again if asked, to see whether anything but the seed decides what happens.
+fn verify(seed: u64, overrides: &Overrides, twice: bool) -> Result<(Summary, u64), Failure> {
+    let (summary, turns) = play(seed, overrides)?;
+    if twice {
+        let (again, _) = play(seed, overrides)?;
+        if again != summary {
+            return Err(Failure {
+                what: format!("not deterministic: {summary:?}, then {again:?}"),
+                turn: turns,
+                description: String::new(),
+            });
+        }
+    }
+    Ok((summary, turns))
 }
 
 fn play(seed: u64, overrides: &Overrides) -> Result<(Summary, u64), Failure> {
@@ -296,7 +301,12 @@ fn report(seed: u64, mut failure: Failure, overrides: &Overrides, shrink: bool) 
 
 fn commit() -> String {
     let output = std::process::Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
+        .args([
+            "describe",
+            "--always",
+            "--abbrev=12",
+            "--dirty=, with changes",
+        ])
         .output();
     match output {
         Ok(output) if output.status.success() => {

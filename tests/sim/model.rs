@@ -95,6 +95,12 @@ pub struct Routing {
     pub expires_at_ms: u64,
     /// Whether the limits may have kept it from being retained.
     pub maybe_not_retained: bool,
+    /// The publisher was told that it is accepted.
+    pub acked: bool,
+    /// Nobody has a right to it: it was refused, or it was not acknowledged when the broker crashed.
+    pub excused: bool,
+    /// It was lost in a crash.
+    pub void: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +146,8 @@ pub struct Flight {
     pub maybe_free: bool,
     /// It has a cause: it was not only seen on a connection that was closed already.
     pub counted: bool,
+    /// PUBREL has left.
+    pub pubrel_left: bool,
 }
 
 #[derive(Debug)]
@@ -171,6 +179,27 @@ pub struct Session {
     order: BTreeMap<(usize, String, QoS, QoS), u64>,
     /// The smallest Maximum Packet Size it has had.
     pub packet_bytes_max: usize,
+    /// A CONNACK for it has left.
+    pub granted: bool,
+    /// What an UNSUBACK has left for, and was not subscribed again.
+    pub unsubscribed: BTreeSet<String>,
+    /// Inbound identifiers for which PUBREC has left and PUBREL has not come, and for which PUBCOMP has left.
+    pub received_told: BTreeSet<u16>,
+    pub released_told: BTreeSet<u16>,
+    /// Identifiers whose PUBREC was not seen and may have been a refusal, which frees them.
+    pub uncertain: BTreeSet<u16>,
+    /// What came under the inbound identifiers.
+    pub received_of: BTreeMap<u16, (MessageId, usize)>,
+    /// Identifiers of messages that the client refused with PUBREC.
+    pub refused_ids: BTreeSet<u16>,
+    /// How often more a message may come at QoS 1, because of crashes.
+    again: BTreeMap<MessageId, usize>,
+}
+
+impl Session {
+    pub fn forget_order(&mut self) {
+        self.order.clear();
+    }
 }
 
 /// What a session got of one message.
@@ -304,6 +333,8 @@ pub struct Model {
     step: Vec<(MessageId, usize)>,
     order: u64,
     pub deliveries: u64,
+    /// Messages may be refused, and then nobody has a right to them.
+    pub may_refuse: bool,
 }
 
 /// Messages that nobody can account for, and owed messages that never came.
@@ -316,6 +347,13 @@ pub struct Missing {
 }
 
 impl Model {
+    pub fn new(may_refuse: bool) -> Self {
+        Self {
+            may_refuse,
+            ..Self::default()
+        }
+    }
+
     pub fn new_tick(&mut self) -> u64 {
         self.tick += 1;
         self.tick
@@ -325,6 +363,13 @@ impl Model {
         self.sessions
             .iter()
             .rposition(|session| session.alive && session.client == client)
+    }
+
+    /// The session of a client that began last, whether or not it lives.
+    pub fn last_session(&self, client: usize) -> Option<SessionId> {
+        self.sessions
+            .iter()
+            .rposition(|session| session.client == client)
     }
 
     pub fn new_session(&mut self, client: usize, shard: usize) -> SessionId {
@@ -345,6 +390,14 @@ impl Model {
             got: BTreeMap::new(),
             order: BTreeMap::new(),
             packet_bytes_max: usize::MAX,
+            granted: false,
+            unsubscribed: BTreeSet::new(),
+            received_told: BTreeSet::new(),
+            released_told: BTreeSet::new(),
+            uncertain: BTreeSet::new(),
+            received_of: BTreeMap::new(),
+            refused_ids: BTreeSet::new(),
+            again: BTreeMap::new(),
         });
         self.sessions.len() - 1
     }
@@ -531,6 +584,9 @@ impl Model {
             at_ms: self.now_ms,
             expires_at_ms,
             maybe_not_retained: false,
+            acked: false,
+            excused: false,
+            void: false,
         });
         let routing = it.routings.len() - 1;
         if it.retain {
@@ -629,7 +685,14 @@ impl Model {
         let is_live = causes.len() == live.len();
         let mut all = self.causes.remove(&it.topic).unwrap_or_default();
         let capacity = |cause: &Cause| match cause {
-            Cause::Live(..) | Cause::Replay(..) => 1,
+            Cause::Live(session, message, _) => {
+                1 + self.sessions[*session]
+                    .again
+                    .get(message)
+                    .copied()
+                    .unwrap_or(0)
+            }
+            Cause::Replay(..) => 1,
             Cause::Group(message, text) => {
                 self.messages[*message].routings.len()
                     + self
@@ -699,6 +762,7 @@ impl Model {
         message
             .routings
             .iter()
+            .filter(|routing| !routing.void)
             .filter(may_be)
             .map(|routing| routing.tick)
             .collect()
@@ -818,6 +882,79 @@ impl Model {
         self.order
     }
 
+    /// In a crash: a member had it, and another may get it.
+    pub fn may_go_to_another(&mut self, message: MessageId) {
+        let topic = &self.messages[message].topic;
+        let texts: BTreeSet<String> = self
+            .sessions
+            .iter()
+            .flat_map(|session| &session.history)
+            .flat_map(|(_, subscriptions)| subscriptions)
+            .map(|subscription| &subscription.text)
+            .filter(|text| {
+                let (share, filter) = split_share(text);
+                share.is_some() && matches(filter, topic)
+            })
+            .cloned()
+            .collect();
+        for text in texts {
+            *self.lost.entry((message, text)).or_default() += 1;
+        }
+    }
+
+    /// In a crash: that the client has it may be forgotten.
+    pub fn may_come_again(&mut self, session: SessionId, message: MessageId) {
+        *self.sessions[session].again.entry(message).or_default() += 1;
+    }
+
+    /// In a crash: no link holds anything any more.
+    pub fn nothing_travels(&mut self) {
+        self.unsettled.clear();
+        self.step.clear();
+    }
+
+    /// In a crash: these messages are retained on disk, by topic, and `None` where one was cleared.
+    ///
+    /// Panics: when what was acknowledged is not among them.
+    pub fn retained_come_back(&mut self, found: &BTreeMap<&String, Option<MessageId>>) {
+        for (topic, updates) in &mut self.retained {
+            let messages = &mut self.messages;
+            let is_overtaken = |(message, at): (MessageId, usize), messages: &[Message]| {
+                let of = |(message, at): (MessageId, usize)| &messages[message].routings[at];
+                let this = of((message, at));
+                updates.iter().any(|later| {
+                    let later = of(*later);
+                    later.acked && !later.maybe_not_retained && this.until < later.tick
+                })
+            };
+            let held = found.get(topic).copied();
+            let fits = |id: &MessageId, messages: &[Message]| match held {
+                Some(Some(held)) => held == *id,
+                Some(None) => messages[*id].payload.is_empty(),
+                None => false,
+            };
+            let right = updates
+                .iter()
+                .rev()
+                .find(|update| fits(&update.0, messages) && !is_overtaken(**update, messages))
+                .copied();
+            let must_be = updates.iter().any(|(message, at)| {
+                let routing = &messages[*message].routings[*at];
+                routing.acked && !routing.maybe_not_retained
+            });
+            assert!(
+                right.is_some() || held.is_none() && !must_be,
+                "(11) on disk {topic} has {held:?}, which an acknowledged message has replaced: {updates:?}"
+            );
+            updates.clear();
+            if let Some((message, at)) = right {
+                messages[message].routings[at].maybe_not_retained = false;
+                updates.push((message, at));
+            }
+        }
+        self.retained.retain(|_, updates| !updates.is_empty());
+    }
+
     /// Whether somebody who was promised every message of this topic has a subscription now.
     pub fn has_promised_subscriber(&self, topic: &str) -> bool {
         self.sessions
@@ -848,7 +985,9 @@ impl Model {
                 continue;
             }
             for routing in &message.routings {
-                if routing.expires_at_ms <= self.now_ms {
+                let may_be_refused =
+                    self.may_refuse && message.qos != QoS::AtMostOnce && !routing.acked;
+                if routing.expires_at_ms <= self.now_ms || routing.excused || may_be_refused {
                     continue;
                 }
                 for session in 0..self.sessions.len() {

@@ -19,6 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Rounds in which everything must come to rest once the faults have stopped.
 const HEAL_ROUNDS_MAX: usize = 20_000;
 
+/// Seconds in which queues may hold back messages once the faults have stopped.
+const HOLDS_MAX: usize = 60;
+
 /// How often a turn that has nothing to do is drawn again.
 const TRIES: usize = 4;
 /// Steps between two looks at the invariants of a shard.
@@ -70,6 +73,7 @@ impl Run {
                 &swarm.limits,
                 marks,
                 swarm.has(Feature::LongTurns),
+                swarm.has(Feature::Store),
             ),
             auditor: Auditor::new(&swarm.limits, trace),
             clients: (0..swarm.client_count).map(Client::new).collect(),
@@ -125,6 +129,14 @@ impl Run {
     /// Returns whether there was anything to do.
     fn one_action(&mut self) -> bool {
         let slow = self.swarm.has(Feature::SlowLinks);
+        let disk = match (
+            self.swarm.has(Feature::Store),
+            self.swarm.has(Feature::SlowDisk),
+        ) {
+            (false, _) => 0,
+            (true, false) => 30,
+            (true, true) => 6,
+        };
         let weights = [
             if slow { 6 } else { 30 }, // a link delivers
             25,                        // a shard reads
@@ -134,6 +146,8 @@ impl Run {
             4,                         // time passes
             2,                         // a fault
             2,                         // an end is noticed
+            disk,                      // the store commits
+            disk,                      // the store answers
         ];
         let mut drawn = self.schedule.below(weights.iter().sum());
         let mut what = 0;
@@ -182,6 +196,22 @@ impl Run {
             }
             5 => self.time_passes(),
             6 => self.fault(),
+            8 => {
+                let behind = self.world.disk.as_ref().expect("it stores").behind();
+                if behind.is_empty() {
+                    return false;
+                }
+                let shard = *self.schedule.pick(&behind);
+                self.world.disk.as_mut().expect("it stores").commit(shard);
+            }
+            9 => {
+                let untold = self.world.disk.as_ref().expect("it stores").untold();
+                if untold.is_empty() {
+                    return false;
+                }
+                let shard = *self.schedule.pick(&untold);
+                self.disk_tells(shard);
+            }
             _ => {
                 let Some(socket) = self.pick_socket(is_ending) else {
                     return false;
@@ -286,6 +316,43 @@ impl Run {
         self.end_step(shard, &effects);
     }
 
+    fn disk_tells(&mut self, shard: usize) {
+        self.auditor.begin_step(&self.world);
+        let effects = self.world.tell(shard);
+        self.end_step(shard, &effects);
+    }
+
+    /// The store has done and said all it was asked for; returns whether that was anything.
+    fn disk_flows(&mut self) -> bool {
+        let Some(disk) = &mut self.world.disk else {
+            return false;
+        };
+        if disk.is_full {
+            disk.set_full(false);
+        }
+        let behind = disk.behind();
+        for shard in &behind {
+            disk.commit(*shard);
+        }
+        let untold = disk.untold();
+        for shard in &untold {
+            self.disk_tells(*shard);
+        }
+        !behind.is_empty() || !untold.is_empty()
+    }
+
+    /// The broker dies and comes back.
+    fn crash(&mut self) {
+        let shard_count = self.schedule.between(1, 5);
+        self.world.crash(shard_count);
+        self.swarm.shard_count = shard_count;
+        self.frozen.clear();
+        self.auditor.crashed(&self.world);
+        for client in &mut self.clients {
+            client.drop_connection();
+        }
+    }
+
     fn report_pressure(&mut self) {
         loop {
             self.auditor.begin_step(&self.world);
@@ -387,6 +454,15 @@ impl Run {
     }
 
     fn fault(&mut self) {
+        if self.swarm.has(Feature::Crashes) && self.schedule.chance(8) {
+            self.crash();
+            return;
+        }
+        if self.swarm.has(Feature::DiskFull) && self.schedule.chance(10) {
+            let disk = self.world.disk.as_mut().expect("it stores");
+            disk.set_full(!disk.is_full);
+            return;
+        }
         if self.swarm.has(Feature::FrozenLinks) && self.schedule.chance(40) {
             let count = self.swarm.shard_count;
             let link = (self.schedule.below(count), self.schedule.below(count));
@@ -453,6 +529,10 @@ impl Run {
         if self.swarm.has(Feature::WallJumps) && self.clock.chance(20) {
             wall_ms += self.clock.between(0, 20_000) as i64 - 10_000;
         }
+        self.pass(ms, wall_ms);
+    }
+
+    fn pass(&mut self, ms: u64, wall_ms: i64) {
         for client in 0..self.clients.len() {
             if !self.clients[client].is_stalled() {
                 let (mut stage, clients) = self.stage();
@@ -485,18 +565,26 @@ impl Run {
         for client in 0..self.clients.len() {
             self.clients[client].set_stalled(false);
         }
+        let mut waits = 0;
         for _ in 0..HEAL_ROUNDS_MAX {
-            if !self.heal_round() {
+            if self.heal_round() {
+                continue;
+            }
+            // Two queues may hold back what the other waits for, until their time is up.
+            let is_held = |shard: &Shard| shard.waiting_count() > 0;
+            if waits == HOLDS_MAX || !self.world.shards.iter().any(is_held) {
                 return;
             }
+            waits += 1;
+            self.pass(1_000, 1_000);
         }
         panic!("(13) not at rest {HEAL_ROUNDS_MAX} rounds after the faults stopped");
     }
 
     /// Returns whether anything happened.
     fn heal_round(&mut self) -> bool {
-        let mut moved = false;
         self.world.end_turns();
+        let mut moved = self.disk_flows();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
             moved = true;
@@ -552,9 +640,10 @@ impl Run {
     }
 
     fn dropped_in_all(&self, cause: DropCause) -> u64 {
-        (0..self.swarm.shard_count)
+        let now: u64 = (0..self.swarm.shard_count)
             .map(|shard| self.dropped(shard, cause))
-            .sum()
+            .sum();
+        now + self.world.dropped_before[cause as usize]
     }
 
     fn check_at_rest(&self) {
@@ -566,8 +655,9 @@ impl Run {
         }
         let (missing, words) = self.auditor.model.missing(self.swarm.shard_count);
         let words = || words[..words.len().min(5)].join("\n  ");
+        let before = self.world.dropped_before[DropCause::QueueFull as usize];
         for (shard, count) in missing.queued.iter().enumerate() {
-            let counted = self.dropped(shard, DropCause::QueueFull);
+            let counted = self.dropped(shard, DropCause::QueueFull) + before;
             assert!(
                 *count <= counted,
                 "(3) shard {shard} owes {count} messages and counted {counted} drops:\n  {}",
@@ -604,6 +694,17 @@ impl Run {
             replays.join("\n  ")
         );
         self.check_causes();
+        if let Some(disk) = &self.world.disk {
+            assert!(disk.is_idle());
+            disk.check_at_rest(self.auditor.model.may_refuse);
+            for shard in &self.world.shards {
+                assert_eq!(
+                    shard.waiting_count(),
+                    0,
+                    "(13) something waits for the store"
+                );
+            }
+        }
     }
 
     /// Nothing is dropped under a cause that cannot have been.
@@ -619,7 +720,12 @@ impl Run {
         };
         if !has(Feature::TinyQueue) {
             none(DropCause::QueueFull);
+            if !has(Feature::DiskFull) {
+                none(DropCause::Refused);
+            }
         }
+        none(DropCause::Lost);
+        none(DropCause::Aged);
         if !has(Feature::PacketMaximum) {
             none(DropCause::TooLarge);
         }
@@ -674,6 +780,15 @@ impl Run {
                 moved = true;
             }
             while self.world.report_pressure().is_some() {}
+            if let Some(disk) = &mut self.world.disk {
+                for shard in disk.behind() {
+                    disk.commit(shard);
+                }
+                for shard in disk.untold() {
+                    self.world.tell(shard);
+                    moved = true;
+                }
+            }
             if self.world.may_read(probe.socket) && !self.world.sockets[probe.socket].up.is_empty()
             {
                 let count = self.world.sockets[probe.socket].up.len();
@@ -853,6 +968,7 @@ impl Run {
 
     fn flow(&mut self, client: usize) {
         self.world.end_turns();
+        self.disk_flows();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
         }

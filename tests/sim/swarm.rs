@@ -62,6 +62,12 @@ features! {
     EagerClients "eager-clients",
     LongTurns "long-turns",
     FrozenLinks "frozen-links",
+    Store "store",
+    Crashes "crashes",
+    DiskFull "disk-full",
+    SlowDisk "slow-disk",
+    TinyResident "tiny-resident",
+    RefuseOrHold "refuse-or-hold",
 }
 
 /// One seed's mix.
@@ -104,6 +110,20 @@ impl Swarm {
         let turns = *random.pick(&[500, 1_000, 2_000, 4_000]);
         for feature in &overrides.without {
             on[*feature as usize] = false;
+        }
+        if !on[Feature::Store as usize] {
+            for feature in [Feature::Crashes, Feature::DiskFull] {
+                on[feature as usize] = false;
+            }
+        }
+        if on[Feature::Store as usize] && on[Feature::RefuseOrHold as usize] {
+            // Others cannot be told; their connections would be closed for ever while a queue of their own is full.
+            on[Feature::V31 as usize] = false;
+            on[Feature::V311 as usize] = false;
+        }
+        if on[Feature::Crashes as usize] {
+            // What expires would expire at another time for the model.
+            on[Feature::WallJumps as usize] = false;
         }
         let mut limits = Limits {
             queue_messages_max: 100_000,
@@ -150,6 +170,17 @@ impl Swarm {
         if has(Feature::SessionExpiry) {
             limits.session_expiry_s_max = expiry_s;
             limits.session_expiry_v3_s = expiry_s;
+        }
+        if on[Feature::Store as usize] {
+            // A stream of its own: what is not stored stays as it was.
+            let mut random = Random::stream(seed, "store");
+            if on[Feature::TinyResident as usize] {
+                limits.queue_resident_max = random.between(1, 3) as u32;
+            }
+            if on[Feature::RefuseOrHold as usize] {
+                limits.queue_full = *random.pick(&[QueueFullPolicy::Refuse, QueueFullPolicy::Hold]);
+                limits.queue_hold_ms = random.between(100, 20_000) as u32;
+            }
         }
         let levels = random.between(1, 3);
         let depth_max = random.between(1, 3);

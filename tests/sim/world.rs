@@ -5,9 +5,9 @@
 //! would report. A socket is two byte pipes with a bounded kernel buffer towards the client. Nothing here
 //! knows MQTT.
 //!
-//! There is no store yet. When there is one, a crash belongs here: it drops every shard, link and socket at once,
-//! keeps of each disk what a crash may keep, and makes new shards from that.
+//! A crash drops every shard, link and socket at once, and makes new shards, of another number perhaps, from what is on disk.
 
+use crate::disk::{Disk, News};
 use crate::random::Random;
 use ringmq::config::limits::Limits;
 use ringmq::shard::counters::DropCause;
@@ -15,7 +15,7 @@ use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
 use ringmq::shard::outbox::{Event, Outbox};
 use ringmq::shard::placement::Placement;
-use ringmq::shard::record::Durability;
+use ringmq::shard::record::{Durability, Record};
 use ringmq::shard::{Shard, ShardSetup};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -81,6 +81,8 @@ pub struct Socket {
     pub paused: bool,
     /// Whether the shard has bytes for it, and since when.
     pub dirty_since_ms: Option<u64>,
+    /// When its CONNECT was granted: what follows may be held back for a while.
+    granted_ms: Option<u64>,
     /// When bytes were last kept from the shard by our own choice.
     pub kept_unread_ms: u64,
     /// Bytes that the client has sent.
@@ -96,6 +98,8 @@ pub struct Effects {
     pub events: Vec<Event>,
     pub wills_published: u64,
     pub dropped: [u64; DropCause::ALL.len()],
+    /// Numbers under which sessions were recorded, and their clients.
+    pub recorded: Vec<(u64, Box<str>)>,
 }
 
 /// What a hand-over delivered: these bytes were now read by the new shard.
@@ -109,6 +113,11 @@ pub struct World {
     pub shards: Vec<Shard>,
     pub sockets: Vec<Socket>,
     pub placement: Placement,
+    pub disk: Option<Disk>,
+    /// Messages dropped before the last crash, by cause.
+    pub dropped_before: [u64; DropCause::ALL.len()],
+    seed: u64,
+    limits: Arc<Limits>,
     links: Vec<Vec<Link>>,
     marks: Option<Marks>,
     /// One per shard, reused as the driver does.
@@ -129,50 +138,137 @@ impl World {
         limits: &Limits,
         marks: Option<Marks>,
         long_turns: bool,
+        stores: bool,
     ) -> Self {
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&seed.to_le_bytes());
-        let placement = Placement::new(key, shard_count);
         let limits = Arc::new(limits.clone());
         let now = Now {
             mono_ms: 1_000_000,
             wall_ms: 1_700_000_000_000,
         };
-        let shards = (0..shard_count)
-            .map(|id| {
-                Shard::new(ShardSetup {
-                    id: ShardId(id as u8),
-                    shard_count,
-                    limits: Arc::clone(&limits),
-                    placement,
-                    hash_seed: seed ^ 77,
-                    random_seed: seed.wrapping_add(id as u64),
-                    events: true,
-                    durability: Durability::None,
-                    now,
-                })
+        let mut world = Self {
+            now,
+            shards: Vec::new(),
+            sockets: Vec::new(),
+            placement: placement(seed, shard_count),
+            disk: stores.then(|| Disk::new(shard_count)),
+            dropped_before: [0; DropCause::ALL.len()],
+            seed,
+            limits,
+            links: Vec::new(),
+            marks,
+            outboxes: Vec::new(),
+            turns: long_turns.then(|| Random::stream(seed, "turns")),
+            slots: Vec::new(),
+            hash: 0xcbf2_9ce4_8422_2325,
+            steps: 0,
+        };
+        world.start(shard_count);
+        world
+    }
+
+    /// Makes the shards and what is between them, from what is on disk.
+    fn start(&mut self, shard_count: usize) {
+        self.placement = placement(self.seed, shard_count);
+        let durability = if self.disk.is_some() {
+            Durability::Process
+        } else {
+            Durability::None
+        };
+        let shard = |id| {
+            Shard::new(ShardSetup {
+                id: ShardId(id as u8),
+                shard_count,
+                limits: Arc::clone(&self.limits),
+                placement: self.placement,
+                hash_seed: self.seed ^ 77,
+                random_seed: self.seed.wrapping_add(id as u64),
+                events: true,
+                durability,
+                now: self.now,
             })
-            .collect();
+        };
+        self.shards = (0..shard_count).map(shard).collect();
         let link = || Link {
             items: VecDeque::new(),
             pushed: 0,
             popped: 0,
             pressure: Pressure::Low,
         };
-        Self {
-            now,
-            shards,
-            sockets: Vec::new(),
-            placement,
-            links: (0..shard_count)
-                .map(|_| (0..shard_count).map(|_| link()).collect())
-                .collect(),
-            marks,
-            outboxes: (0..shard_count).map(|_| Outbox::default()).collect(),
-            turns: long_turns.then(|| Random::stream(seed, "turns")),
-            slots: vec![Vec::new(); shard_count],
-            hash: 0xcbf2_9ce4_8422_2325,
-            steps: 0,
+        self.links = (0..shard_count)
+            .map(|_| (0..shard_count).map(|_| link()).collect())
+            .collect();
+        self.outboxes = (0..shard_count).map(|_| Outbox::default()).collect();
+        self.slots = vec![Vec::new(); shard_count];
+        self.recover();
+    }
+
+    fn wall_minus_mono_ms(&self) -> u64 {
+        self.now.wall_ms - self.now.mono_ms
+    }
+
+    fn recover(&mut self) {
+        let Some(disk) = &self.disk else { return };
+        let retained = disk.retained_messages(self.wall_minus_mono_ms());
+        let (session, message) = disk.numbers();
+        let recovered = disk.recovered();
+        for shard in &mut self.shards {
+            shard.set_next_numbers(session, message);
+            for message in &retained {
+                shard.recover_retained(message.clone());
+            }
+        }
+        for session in recovered {
+            let owner = self.placement.owner(&session.record.client_id).index();
+            self.shards[owner].recover(self.now, session, &mut self.outboxes[owner]);
+            self.end_turn(owner);
+        }
+        for shard in 0..self.shards.len() {
+            self.shards[shard].finish_recovery(self.now, &mut self.outboxes[shard]);
+            self.end_turn(shard);
+        }
+        while !self.shards.iter().all(Shard::is_ready) {
+            self.end_turns();
+            let busy = self.busy_links();
+            assert!(!busy.is_empty(), "a recovered broker does not become ready");
+            for (from, to) in busy {
+                self.deliver(from, to);
+            }
+        }
+    }
+
+    /// The process ends, and begins anew with another number of shards.
+    pub fn crash(&mut self, shard_count: usize) {
+        for shard in &self.shards {
+            let dropped = shard.counters().dropped;
+            for (before, now) in self.dropped_before.iter_mut().zip(dropped) {
+                *before += now;
+            }
+        }
+        for socket in &mut self.sockets {
+            socket.stage = Stage::Gone;
+            socket.reset = true;
+            socket.up.clear();
+            socket.down.clear();
+            socket.dirty_since_ms = None;
+        }
+        self.disk.as_mut().expect("it stores").crash(shard_count);
+        self.start(shard_count);
+    }
+
+    /// Tells a shard the next of what the store has for it.
+    pub fn tell(&mut self, shard: usize) -> Effects {
+        let wall_minus_mono_ms = self.wall_minus_mono_ms();
+        let disk = self.disk.as_mut().expect("it stores");
+        match disk.next_news(shard) {
+            Some(News::Committed { up_to, refused }) => {
+                let refused = &refused;
+                self.handle(shard, Input::Committed { up_to, refused })
+            }
+            Some(News::State { accepting }) => self.handle(shard, Input::StoreState { accepting }),
+            None => match disk.next_fetch(shard, wall_minus_mono_ms) {
+                Some((token, messages)) => self.handle(shard, Input::Fetched { token, messages }),
+                None => Effects::default(),
+            },
         }
     }
 
@@ -193,6 +289,7 @@ impl World {
             silent: false,
             paused: false,
             dirty_since_ms: None,
+            granted_ms: None,
             kept_unread_ms: 0,
             sent_up: 0,
         });
@@ -450,6 +547,7 @@ impl World {
         self.steps += 1;
         let before = self.shards[shard].counters().clone();
         let outbox = &mut self.outboxes[shard];
+        let records_before = outbox.records.len();
         self.shards[shard].handle(self.now, input, outbox);
         let dirty = std::mem::take(&mut outbox.dirty);
         let handover = std::mem::take(&mut outbox.handover);
@@ -457,20 +555,36 @@ impl World {
         let resume = std::mem::take(&mut outbox.resume);
         let close = std::mem::take(&mut outbox.close);
         let events = std::mem::take(&mut outbox.events);
+        let recorded = outbox.records[records_before..].iter();
+        let recorded = recorded
+            .filter_map(|record| match record {
+                Record::Session(record) => Some((record.session.0, record.client_id.clone())),
+                _ => None,
+            })
+            .collect();
         let after = self.shards[shard].counters();
         let mut effects = Effects {
             wills_published: after.wills_published - before.wills_published,
+            recorded,
             ..Effects::default()
         };
         for (at, dropped) in effects.dropped.iter_mut().enumerate() {
             *dropped = after.dropped[at] - before.dropped[at];
         }
         let now_ms = self.now.mono_ms;
+        for event in &events {
+            if let Event::ClientConnected { conn, .. } = event
+                && let Some(socket) = self.socket_of(shard, *conn)
+            {
+                self.sockets[socket].granted_ms = Some(now_ms);
+            }
+        }
         for key in dirty {
             let socket = self
                 .socket_of(shard, key)
                 .expect("only live connections become dirty");
-            self.sockets[socket].dirty_since_ms = Some(now_ms);
+            let since_ms = self.sockets[socket].granted_ms.take();
+            self.sockets[socket].dirty_since_ms = Some(since_ms.unwrap_or(now_ms));
         }
         for handover in handover {
             let socket = self
@@ -524,6 +638,15 @@ impl World {
 
     /// What a shard has for the others goes to the links.
     fn end_turn(&mut self, shard: usize) {
+        let records = std::mem::take(&mut self.outboxes[shard].records);
+        let fetches = std::mem::take(&mut self.outboxes[shard].fetch);
+        for record in &records {
+            self.note(format!("{record:?}").as_bytes());
+        }
+        match &mut self.disk {
+            Some(disk) => disk.submit(shard, records, fetches),
+            None => assert!(records.is_empty() && fetches.is_empty()),
+        }
         let mesh: Vec<_> = self.outboxes[shard].mesh.drain(..).collect();
         for (to, message) in mesh {
             self.note(format!("{to:?}{message:?}").as_bytes());
@@ -548,4 +671,10 @@ impl World {
             self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
+}
+
+fn placement(seed: u64, shard_count: usize) -> Placement {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    Placement::new(key, shard_count)
 }

@@ -15,7 +15,7 @@ use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
 use ringmq::shard::outbox::Outbox;
 use ringmq::shard::placement::Placement;
-use ringmq::shard::record::Durability;
+use ringmq::shard::record::{Durability, Lsn, Record};
 use ringmq::shard::{Shard, ShardSetup};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -76,6 +76,9 @@ pub(crate) struct World {
     /// Whether links deliver by themselves after every step.
     pub(crate) links_flow: bool,
     pub(crate) clients: Vec<Client>,
+    /// By shard: recorded and not durable.
+    pub(crate) records: Vec<Vec<Record>>,
+    emitted: Vec<u64>,
     next_index: Vec<u32>,
     pub(crate) placement: Placement,
 }
@@ -86,6 +89,11 @@ impl World {
     }
 
     pub(crate) fn with_limits(shard_count: usize, limits: Limits) -> Self {
+        Self::with_store(shard_count, limits, Durability::None)
+    }
+
+    /// A broker whose records are durable when the test says so.
+    pub(crate) fn with_store(shard_count: usize, limits: Limits, durability: Durability) -> Self {
         let placement = Placement::new([3; 16], shard_count);
         let limits = Arc::new(limits);
         let now = Now {
@@ -102,19 +110,53 @@ impl World {
                     hash_seed: 77,
                     random_seed: id as u64,
                     events: true,
-                    durability: Durability::None,
+                    durability,
                     now,
                 })
             })
             .collect();
-        Self {
+        let mut world = Self {
             now,
             shards,
+            records: vec![Vec::new(); shard_count],
+            emitted: vec![0; shard_count],
             links: vec![vec![VecDeque::new(); shard_count]; shard_count],
             links_flow: true,
             clients: Vec::new(),
             next_index: vec![0; shard_count],
             placement,
+        };
+        if durability != Durability::None {
+            for shard in 0..shard_count {
+                let mut outbox = Outbox::default();
+                world.shards[shard].finish_recovery(now, &mut outbox);
+                world.drain(shard, outbox);
+            }
+            world.flow();
+        }
+        world
+    }
+
+    /// Everything that a shard has recorded is durable, but for what is refused.
+    pub(crate) fn commit_but(&mut self, shard: usize, refuses: impl Fn(&Record) -> bool) {
+        let records = std::mem::take(&mut self.records[shard]);
+        let first = self.emitted[shard] - records.len() as u64 + 1;
+        let up_to = Lsn(self.emitted[shard]);
+        let refused: Vec<Lsn> = (first..)
+            .zip(&records)
+            .filter(|(_, record)| refuses(record))
+            .map(|(lsn, _)| Lsn(lsn))
+            .collect();
+        let refused = &refused;
+        self.input(shard, Input::Committed { up_to, refused });
+    }
+
+    /// Everything that all shards have recorded is durable, and what follows from that.
+    pub(crate) fn commit(&mut self) {
+        while self.records.iter().any(|records| !records.is_empty()) {
+            for shard in 0..self.shards.len() {
+                self.commit_but(shard, |_| false);
+            }
         }
     }
 
@@ -360,6 +402,8 @@ impl World {
     }
 
     fn drain(&mut self, shard: usize, mut outbox: Outbox) {
+        self.emitted[shard] += outbox.records.len() as u64;
+        self.records[shard].append(&mut outbox.records);
         for (to, message) in outbox.mesh.drain(..) {
             self.links[shard][to.index()].push_back(message);
         }

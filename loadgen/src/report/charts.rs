@@ -1,6 +1,7 @@
 //! The charts of runs: which there are, and what is in them.
 
 use crate::format::{self, bytes, count, digits, time};
+use crate::knee::{self, Point};
 use crate::report::files::{Recorded, Row};
 use crate::report::svg::{Axis, Chart, Series, Stroke, Zone, alone};
 use crate::timeline::Trouble;
@@ -9,6 +10,8 @@ use crate::timeline::Trouble;
 const POINTS_MAX: usize = 600;
 /// Points of a percentile curve.
 const PERCENTILE_POINTS: u32 = 240;
+/// Letters of a run's name that there is room for.
+const NAME_LETTERS_MAX: usize = 16;
 /// Runs that have a colour of their own.
 const COLOURS: usize = 6;
 
@@ -23,7 +26,11 @@ pub fn plots(runs: &[Recorded]) -> Vec<(&'static str, String)> {
         format!("loadgen {} \u{b7} {broker} \u{b7} {at}", run.summary.verb)
     };
     let source: Vec<_> = runs.iter().map(source).collect();
-    let charts = [percentiles(runs), latency(runs), throughput(runs)];
+    let knee = match runs {
+        [run] => knee(run),
+        _ => None,
+    };
+    let charts = [percentiles(runs), latency(runs), throughput(runs), knee];
     let charts = charts.into_iter().flatten();
     charts
         .map(|chart| (chart.id, alone(&chart, &source.join("; "))))
@@ -54,8 +61,21 @@ fn stamp(runs: &[Recorded]) -> Option<&'static str> {
 /// The name of a run among others.
 fn name(run: &Recorded) -> String {
     let invalid = if run.summary.valid { "" } else { " (invalid)" };
-    let name: String = run.name.chars().take(24).collect();
-    format!("{name}{invalid}")
+    // The end of a name tells more than its beginning, and there is not room for all of it.
+    let letters: Vec<char> = run.name.chars().collect();
+    let cut = letters.len().saturating_sub(NAME_LETTERS_MAX);
+    let dots = if cut > 0 { "\u{2026}" } else { "" };
+    let name: String = letters[cut..].iter().collect();
+    format!("{dots}{name}{invalid}")
+}
+
+/// How the line of a run among others is drawn.
+fn stroke(run: &Recorded) -> Stroke {
+    if run.summary.valid {
+        Stroke::Strong
+    } else {
+        Stroke::Dashed
+    }
 }
 
 fn colour(at: usize) -> String {
@@ -95,7 +115,11 @@ pub fn percentiles(runs: &[Recorded]) -> Option<Chart> {
         series.push(Series {
             name,
             colour: colour(at),
-            stroke: Stroke::Strong,
+            stroke: if runs.len() == 1 {
+                Stroke::Strong
+            } else {
+                stroke(run)
+            },
             points: all,
             tell: time,
         });
@@ -110,7 +134,20 @@ pub fn percentiles(runs: &[Recorded]) -> Option<Chart> {
             });
         }
     }
-    let (least, most_us) = bounds(&series)?;
+    // The fast half matters little, and the send lag less: where the scale is by powers it begins at a tenth.
+    let times = || {
+        runs.iter()
+            .filter_map(|run| run.summary.latency_us.as_ref())
+    };
+    let most_us = times().map(|all| all.max).reduce(f64::max)?;
+    let half = times().map(|all| all.p50).reduce(f64::min)?;
+    let tenth = |run: &Recorded| run.latency().value_at_quantile(0.1) as f64 / 1e3;
+    let least = if Axis::times(half, most_us).is_linear() {
+        half
+    } else {
+        let with_values = runs.iter().filter(|run| run.summary.latency_us.is_some());
+        with_values.map(tenth).reduce(f64::min)?
+    };
     let title = match runs {
         [run] => format!("{} by percentile", capital(kind(run))),
         _ => "Latency by percentile".into(),
@@ -118,8 +155,7 @@ pub fn percentiles(runs: &[Recorded]) -> Option<Chart> {
     Some(Chart {
         id: "percentiles",
         title,
-        subtitle: "each further nine has the same room, so that the slowest messages can be seen"
-            .into(),
+        subtitle: "each further nine has the same room, so that the slowest can be seen".into(),
         description: told.join(". "),
         x: Axis::percentiles(most.count as f64),
         y: Axis::times(least, most_us),
@@ -236,6 +272,10 @@ fn over_time(runs: &[Recorded], id: &'static str, title: String, subtitle: &str)
         }
     }
     heads.sort_by(|a, b| a.0.total_cmp(&b.0));
+    // A single point is no course.
+    if heads.len() < 2 {
+        return None;
+    }
     Some(Chart {
         id,
         title,
@@ -284,14 +324,9 @@ pub fn latency(runs: &[Recorded]) -> Option<Chart> {
     for (at, run) in runs.iter().enumerate() {
         let p99 = |rows: &[Row]| worst(rows, |row| row.p99_us);
         if runs.len() > 1 {
-            chart.series.push(series(
-                run,
-                name(run),
-                colour(at),
-                Stroke::Strong,
-                time,
-                p99,
-            ));
+            chart
+                .series
+                .push(series(run, name(run), colour(at), stroke(run), time, p99));
             continue;
         }
         let max = |rows: &[Row]| worst(rows, |row| row.max_us);
@@ -332,9 +367,9 @@ pub fn throughput(runs: &[Recorded]) -> Option<Chart> {
         let published = |rows: &[Row]| mean(rows, |row| Some(row.published));
         if runs.len() > 1 {
             let of = if summary.delivered_per_s > 0.0 || is_churn {
-                series(run, name(run), colour(at), Stroke::Strong, count, delivered)
+                series(run, name(run), colour(at), stroke(run), count, delivered)
             } else {
-                series(run, name(run), colour(at), Stroke::Strong, count, published)
+                series(run, name(run), colour(at), stroke(run), count, published)
             };
             chart.series.push(of);
             continue;
@@ -398,7 +433,7 @@ pub fn cpu(runs: &[Recorded]) -> Option<Chart> {
                 run,
                 name(run),
                 colour(at),
-                Stroke::Strong,
+                stroke(run),
                 digits,
                 broker,
             ));
@@ -474,4 +509,55 @@ pub fn trouble(runs: &[Recorded]) -> Option<Chart> {
         count(most)
     );
     Some(chart)
+}
+
+/// How latency grows with the load, where the highest rate was looked for.
+pub fn knee(run: &Recorded) -> Option<Chart> {
+    let points = &run.summary.knee;
+    let most = points.iter().map(|point| point.rate).reduce(f64::max)?;
+    let line = |name: &str, colour: &str, stroke, of: fn(&Point) -> f64| Series {
+        name: name.into(),
+        colour: colour.into(),
+        stroke,
+        points: points
+            .iter()
+            .map(|point| (point.rate, Some(of(point)).filter(|us| *us > 0.0)))
+            .collect(),
+        tell: time,
+    };
+    let series = vec![
+        line("99 %", "0", Stroke::Strong, |point| point.p99),
+        line("50 %", "2", Stroke::Thin, |point| point.p50),
+    ];
+    let (least, most_us) = bounds(&series)?;
+    let x = Axis::counts(most);
+    let best = knee::best(points).map_or(0.0, |best| best.rate);
+    let zone = (best < most).then(|| Zone {
+        from: best,
+        to: x.ticks.last().map_or(most, |(value, _)| *value),
+        label: "did not hold".into(),
+    });
+    let head = |point: &Point| {
+        let verdict = if point.ok { "it held" } else { &point.why };
+        (point.rate, format!("{} /s: {verdict}", count(point.rate)))
+    };
+    Some(Chart {
+        id: "knee",
+        title: "Latency by load".into(),
+        subtitle: "each point is a run at a rate, in messages per second".into(),
+        description: format!(
+            "Latency by load: it held up to {} messages a second",
+            count(best)
+        ),
+        x: Axis {
+            label: "messages per second, asked".into(),
+            ..x
+        },
+        y: Axis::times(least, most_us),
+        series,
+        zones: zone.into_iter().collect(),
+        level: None,
+        heads: points.iter().map(head).collect(),
+        stamp: stamp(std::slice::from_ref(run)),
+    })
 }

@@ -157,7 +157,8 @@ pub fn differences(base: &Recorded, new: &Recorded) -> Vec<Difference> {
     }
     let host = |run: &Recorded| {
         let host = &run.provenance.host;
-        format!("{}, {} CPUs", host.cpu_model, host.cpus)
+        let (all, usable) = (host.cpus, host.cpus_usable);
+        format!("{}, {all} CPUs, {usable} for the generator", host.cpu_model)
     };
     check("machine", host(base), host(new));
     let place = |run: &Recorded| match run.provenance.broker.same_host {
@@ -189,7 +190,10 @@ pub fn differences(base: &Recorded, new: &Recorded) -> Vec<Difference> {
 pub fn compare(base: &Recorded, new: &Recorded, threshold_percent: f64) -> Comparison {
     let invalid = [base, new].into_iter().flat_map(|run| {
         let because = run.summary.invalid_because.iter();
-        because.map(|why| format!("{}: {why}", run.name))
+        let early = run.summary.error.iter();
+        because
+            .chain(early)
+            .map(|why| format!("{}: {why}", run.name))
     });
     let mut judge = Judge {
         threshold: threshold_percent,

@@ -47,7 +47,7 @@ pub struct Row {
     /// The send lag's 99th percentile in µs.
     pub send_lag_p99_us: Option<f64>,
     /// What went wrong, in the order of [`Trouble::REASONS`].
-    pub trouble: [f64; 6],
+    pub trouble: [f64; 7],
     /// Cores that the generator kept busy.
     pub generator_cores: Option<f64>,
     /// Cores that the broker kept busy.
@@ -111,10 +111,32 @@ pub fn rebuild(directories: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, S
         return Ok(report);
     }
     let read = |directory: &PathBuf| Recorded::read(directory);
-    let runs: Vec<_> = directories.iter().map(read).collect::<Result<_, _>>()?;
+    let mut runs: Vec<_> = directories.iter().map(read).collect::<Result<_, _>>()?;
+    for (run, name) in runs.iter_mut().zip(short_names(directories)) {
+        run.name = name;
+    }
     let report = out.unwrap_or(Path::new("report.html"));
     fs::write(report, html::page(&runs)).map_err(|error| failed(report, &error))?;
     Ok(report.to_owned())
+}
+
+/// The names of directories without what all of them begin with.
+fn short_names(directories: &[PathBuf]) -> Vec<String> {
+    let is_common = |depth: usize| {
+        let mut parts = directories.iter().map(|one| one.components().nth(depth));
+        let first = parts.next().flatten();
+        first.is_some() && parts.all(|part| part == first)
+    };
+    let common = (0..).take_while(|depth| is_common(*depth)).count();
+    let short = |one: &PathBuf| one.components().skip(common).collect::<PathBuf>();
+    directories
+        .iter()
+        .map(|one| match short(one) {
+            // The same one twice, or one within the other.
+            path if path.as_os_str().is_empty() => one.display().to_string(),
+            path => path.display().to_string(),
+        })
+        .collect()
 }
 
 impl Recorded {
@@ -181,7 +203,7 @@ fn rows(csv: &str) -> Result<Vec<Row>, String> {
         };
         let count = |name: &str| value(name).map(Option::unwrap_or_default);
         let second = text("second").and_then(|text| text.parse().ok());
-        let mut trouble = [0.0; 6];
+        let mut trouble = [0.0; 7];
         for (into, reason) in trouble.iter_mut().zip(Trouble::REASONS) {
             *into = count(reason)?;
         }
@@ -207,6 +229,17 @@ fn rows(csv: &str) -> Result<Vec<Row>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_are_called_by_what_tells_them_apart() {
+        let names = |paths: &[&str]| {
+            let paths: Vec<_> = paths.iter().map(PathBuf::from).collect();
+            short_names(&paths)
+        };
+        assert_eq!(names(&["/a/b/one", "/a/b/two"]), ["one", "two"]);
+        assert_eq!(names(&["one/x", "two/x"]), ["one/x", "two/x"]);
+        assert_eq!(names(&["a/b", "a/b"]), ["a/b", "a/b"]);
+    }
 
     #[test]
     fn rows_are_found_by_the_names_of_their_columns() {

@@ -1,6 +1,7 @@
 //! The report: a page that needs nothing but itself.
 
-use crate::format::{bytes, count, digits, time};
+use crate::format::{bytes, count, digits, short, time};
+use crate::knee;
 use crate::report::charts;
 use crate::report::files::Recorded;
 use crate::report::svg::{self, Chart, NARROW, WIDE, escaped};
@@ -9,6 +10,9 @@ use std::fmt::Write as _;
 
 /// Nothing is loaded from anywhere, and the browser is told so.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
+
+/// More of the machine in others' hands than this shows in the figures.
+const FOREIGN_CORES_MAX: f64 = 0.1;
 
 /// The page of a run, or of several over each other.
 pub fn page(runs: &[Recorded]) -> String {
@@ -48,18 +52,33 @@ const FOOTER: &str = "<p>Latency in an open loop counts from the time a message 
 
 fn single(run: &Recorded) -> String {
     let summary = &run.summary;
-    let mut out = format!(
-        "<header><p class=\"kicker\">loadgen {} \u{b7} {}</p>\n<h1>{}</h1>\n<p class=\"deck\">{}</p></header>\n",
+    let mut out = invalid(summary);
+    let _ = write!(
+        out,
+        "<header><p class=\"kicker\">loadgen {} \u{b7} {}</p>\n<h1{}>{}</h1>\n<p class=\"deck\">{}</p></header>\n",
         escaped(&summary.verb),
         escaped(&moment(&run.provenance.run.measured_at)),
+        if summary.valid {
+            ""
+        } else {
+            " class=\"doubtful\""
+        },
         escaped(&headline(run)),
         deck(run)
     );
-    out.push_str(&alarms(summary));
+    if let Some(error) = &summary.error {
+        let _ = write!(
+            out,
+            "<div class=\"alarm small\" role=\"alert\"><h2>It ended early.</h2><p>{}</p></div>\n",
+            escaped(error)
+        );
+    }
+    out.push_str(&violations(summary));
     out.push_str(&tiles(run));
     out.push_str(&health(summary));
     let runs = std::slice::from_ref(run);
     let all = [
+        charts::knee(run),
         charts::percentiles(runs),
         charts::latency(runs),
         charts::throughput(runs),
@@ -72,7 +91,7 @@ fn single(run: &Recorded) -> String {
     out.push_str(&pair(&[cpu, charts::memory(runs)]));
     out.push_str(&steps(summary));
     out.push_str(&verification(summary));
-    out.push_str(&percentiles(summary));
+    out.push_str(&percentiles(run));
     out.push_str(&what_was_run(run));
     out
 }
@@ -135,28 +154,29 @@ fn pair(charts: &[Option<Chart>]) -> String {
 fn list(items: &[String]) -> String {
     let items = items
         .iter()
-        .map(|item| format!("<li>{}</li>", escaped(&item.replace(" us", " \u{b5}s"))));
+        .map(|item| format!("<li>{}</li>", escaped(item)));
     format!("<ul>{}</ul>", items.collect::<String>())
 }
 
-fn alarms(summary: &Summary) -> String {
-    let mut out = String::new();
-    if !summary.valid {
-        let _ = write!(
-            out,
-            "<div class=\"alarm\" role=\"alert\"><p class=\"big\">INVALID</p>\
-             <h2>These figures are the generator\u{2019}s, not the broker\u{2019}s.</h2>{}</div>\n",
-            list(&summary.invalid_because)
-        );
+fn invalid(summary: &Summary) -> String {
+    if summary.valid {
+        return String::new();
     }
-    if !summary.violations.is_empty() {
-        let _ = write!(
-            out,
-            "<div class=\"alarm small\" role=\"alert\"><h2>It did not hold what was asked.</h2>{}</div>\n",
-            list(&summary.violations)
-        );
+    format!(
+        "<div class=\"alarm\" role=\"alert\"><p class=\"big\">INVALID</p>\
+         <h2>These figures are the generator\u{2019}s, not the broker\u{2019}s.</h2>{}</div>\n",
+        list(&summary.invalid_because)
+    )
+}
+
+fn violations(summary: &Summary) -> String {
+    if summary.violations.is_empty() {
+        return String::new();
     }
-    out
+    format!(
+        "<div class=\"alarm small\" role=\"alert\"><h2>It did not hold what was asked.</h2>{}</div>\n",
+        list(&summary.violations)
+    )
 }
 
 /// What the run shows, in one sentence.
@@ -178,7 +198,21 @@ fn headline(run: &Recorded) -> String {
             count(step.per_s)
         );
     }
+    let of = count(summary.expected as f64);
     match (&summary.verb[..], &summary.latency_us) {
+        _ if !summary.knee.is_empty() => match knee::best(&summary.knee) {
+            Some(best) => format!("It holds up to {} messages a second", count(best.rate)),
+            None => "It holds at no rate that was tried".into(),
+        },
+        _ if summary.lost > 0 && summary.qos > 0 => {
+            format!("{} of {of} messages never came", count(summary.lost as f64))
+        }
+        _ if summary.corrupt > 0 => {
+            format!(
+                "{} of {of} messages came damaged",
+                count(summary.corrupt as f64)
+            )
+        }
         ("conn", _) => format!(
             "{} clients connected, {} a second",
             count(summary.connections as f64),
@@ -240,8 +274,11 @@ fn deck(run: &Recorded) -> String {
         parts.push(format!("{} B", summary.payload_bytes));
     }
     parts.push(format!("MQTT {}", mqtt_version(summary)));
+    if let Some(suite) = &summary.suite {
+        parts.push(suite.clone());
+    }
     if summary.measured_s > 0.0 {
-        parts.push(format!("{} s measured", digits(summary.measured_s)));
+        parts.push(format!("{} s measured", short(summary.measured_s)));
     }
     format!(
         "<b>{}</b>, at {}, {place}. {}.",
@@ -327,13 +364,11 @@ fn tiles(run: &Recorded) -> String {
             Some(_) if summary.latency_us.is_none() => "to CONNACK",
             _ => charts::kind(run),
         };
-        tiles.push(tile(
-            &format!("half, {kind}"),
-            &time(times.p50),
-            "or faster".into(),
-        ));
-        tiles.push(tile("99 %", &time(times.p99), "or faster".into()));
-        tiles.push(tile("99.9 %", &time(times.p99_9), "or faster".into()));
+        tiles.push(tile("50 % within", &time(times.p50), kind.into()));
+        tiles.push(tile("99 % within", &time(times.p99), kind.into()));
+        if times.count >= 1_000 {
+            tiles.push(tile("99.9 % within", &time(times.p99_9), kind.into()));
+        }
         let of = format!("of {}", count(times.count as f64));
         tiles.push(tile("slowest", &time(times.max), of));
     }
@@ -380,6 +415,15 @@ fn health(summary: &Summary) -> String {
     } else {
         "<span class=\"bad-text\">Invalid run.</span>"
     };
+    let foreign = digits(generator.foreign_cores_busy);
+    let others = if generator.foreign_cores_busy > FOREIGN_CORES_MAX {
+        format!(
+            "<span class=\"bad-text\">Other processes took {foreign} cores meanwhile: \
+             run it again on a quiet machine.</span>"
+        )
+    } else {
+        format!("Other processes took {foreign} cores.")
+    };
     let lag = generator.send_lag_us.as_ref().map_or(String::new(), |lag| {
         format!(
             ", its send lag at most {} for 99 % of the messages ({} at worst)",
@@ -388,12 +432,10 @@ fn health(summary: &Summary) -> String {
         )
     });
     format!(
-        "<p class=\"health\">{verdict} The generator was {:.0} % busy on {} core{}{lag}. \
-         Other processes took {} cores.</p>\n",
+        "<p class=\"health\">{verdict} The generator was {:.0} % busy on {} core{}{lag}. {others}</p>\n",
         100.0 * generator.cores_busy / generator.cores.max(1) as f64,
         generator.cores,
         if generator.cores == 1 { "" } else { "s" },
-        digits(generator.foreign_cores_busy)
     )
 }
 
@@ -485,7 +527,9 @@ fn verification(summary: &Summary) -> String {
         ));
         checks.push(("refused", summary.refused, Promise::Promised));
     }
+    let disconnects = summary.disconnects.values().sum();
     for (name, number) in [
+        ("connections lost", disconnects),
         ("due, and the broker took them not", summary.unsent),
         ("sessions gone", summary.sessions_missing),
         ("windows stalled for 2 s", summary.window_stalls),
@@ -527,35 +571,59 @@ fn verification(summary: &Summary) -> String {
             count(lost as f64)
         )
     });
+    let reasons: String = summary
+        .disconnects
+        .iter()
+        .map(|(why, number)| {
+            let number = count(*number as f64);
+            format!(
+                "<p class=\"lead\">{number} connections lost: {}</p>",
+                escaped(why)
+            )
+        })
+        .collect();
     format!(
         "<section id=\"verification\"><h2>{title}</h2><p class=\"lead\">QoS {}: {} deliveries were due in the whole run, \
          and each was checked for its publisher, its number and its bytes.{late}{slow}</p>\
          <table><thead><tr><th scope=\"col\">messages</th><th scope=\"col\" class=\"number\">count</th>\
-         <th scope=\"col\"></th></tr></thead><tbody>{}</tbody></table></section>\n",
+         <th scope=\"col\"></th></tr></thead><tbody>{}</tbody></table>{reasons}</section>\n",
         summary.qos,
         count(summary.expected as f64),
         rows.collect::<String>()
     )
 }
 
-fn percentiles(summary: &Summary) -> String {
+fn percentiles(run: &Recorded) -> String {
+    let (summary, kind) = (&run.summary, charts::kind(run));
     let lag = &summary.generator.send_lag_us;
-    let sets: [(&str, &Option<Percentiles>); 5] = [
-        (&summary.latency_kind, &summary.latency_us),
+    let sets: [(&str, &Option<Percentiles>); 6] = [
+        (kind, &summary.latency_us),
         ("to the last acknowledgement", &summary.acknowledged_us),
         ("to CONNACK", &summary.connect_us),
-        ("to the TCP connection", &summary.tcp_connect_us),
+        ("of that, to the connection", &summary.tcp_connect_us),
+        ("and from there", &summary.connack_us),
         ("send lag", lag),
     ];
     let rows: String = sets
         .iter()
         .filter_map(|(name, all)| Some((name, all.as_ref()?)))
         .map(|(name, all)| {
-            let times = [
-                all.min, all.p50, all.p90, all.p99, all.p99_9, all.p99_99, all.max, all.mean,
+            // Of a hundred values the 99.9th percentile is the slowest, and no percentile.
+            let of = |us: f64, samples_min: u64| match all.count >= samples_min {
+                true => time(us),
+                false => "\u{2013}".into(),
+            };
+            let cells = [
+                time(all.min),
+                time(all.p50),
+                of(all.p90, 10),
+                of(all.p99, 100),
+                of(all.p99_9, 1_000),
+                of(all.p99_99, 10_000),
+                time(all.max),
+                time(all.mean),
+                count(all.count as f64),
             ];
-            let mut cells: Vec<_> = times.into_iter().map(time).collect();
-            cells.push(count(all.count as f64));
             row(name, &cells)
         })
         .collect();
@@ -664,7 +732,13 @@ fn what_was_run(run: &Recorded) -> String {
     };
     let machine = facts(&[
         ("host", host.name.clone()),
-        ("CPU", format!("{}, {} CPUs", host.cpu_model, host.cpus)),
+        (
+            "CPU",
+            format!(
+                "{}, {} CPUs, {} for the generator",
+                host.cpu_model, host.cpus, host.cpus_usable
+            ),
+        ),
         ("governor", host.cpu_governor.clone()),
         ("memory", bytes(host.memory_bytes as f64)),
         ("virtual", yes(host.is_virtual)),

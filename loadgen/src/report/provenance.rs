@@ -70,8 +70,10 @@ pub struct Host {
     pub name: String,
     /// The CPU's name.
     pub cpu_model: String,
-    /// CPUs that the generator may use.
+    /// Its CPUs.
     pub cpus: usize,
+    /// Those that the generator may use.
+    pub cpus_usable: usize,
     /// The governor of the CPU's frequency; `none` where there is nothing to govern.
     pub cpu_governor: String,
     /// Whether it is a virtual machine, as far as the CPU tells.
@@ -123,7 +125,11 @@ impl Host {
         Self {
             name: line("/proc/sys/kernel/hostname"),
             cpu_model: cpu("model name"),
-            cpus: available_parallelism().map_or(1, NonZero::get),
+            cpus: cpuinfo
+                .lines()
+                .filter(|line| line.starts_with("processor"))
+                .count(),
+            cpus_usable: available_parallelism().map_or(1, NonZero::get),
             cpu_governor: if governor.is_empty() {
                 "none".into()
             } else {
@@ -290,7 +296,7 @@ mod tests {
             hidden("x mqtts://me:hush@host:1 mqtt://me@host"),
             "x mqtts://me:***@host:1 mqtt://me@host"
         );
-        let settings = settings(&words("loadgen pubsub -r 5k -u me -P hush"));
+        let settings = settings(&words("loadgen pubsub --rate 5k -u me -P hush"));
         assert_eq!(settings["password"], ["***"]);
         assert_eq!(settings["username"], ["me"]);
     }
@@ -302,7 +308,7 @@ mod tests {
         ));
         let one = |name: &str| settings[name].join(" ");
         assert_eq!([one("verb"), one("count")], ["fanout", "7"]);
-        assert_eq!([one("closed-loop"), one("inflight")], ["true", "32"]);
+        assert_eq!([one("closed-loop"), one("warmup")], ["true", "1s"]);
         assert_eq!([one("size"), one("ifaddr")], ["64", "127.0.0.2"]);
         assert!(!settings.contains_key("rate"));
         assert!(super::settings(&words("some test --binary")).is_empty());

@@ -10,8 +10,10 @@ use std::fmt::Write as _;
 
 /// Size of the letters in a drawing.
 const LETTER: f64 = 13.0;
-/// The width of an average letter, for making room.
-const LETTER_WIDTH: f64 = 6.9;
+/// The width of a letter of a wide font, for making room.
+const LETTER_WIDTH: f64 = 7.9;
+/// The same of a bold letter.
+const BOLD_WIDTH: f64 = 8.7;
 /// The distance of two lines of text.
 const LINE_HEIGHT: f64 = 17.0;
 /// Series with at most so many points have them marked.
@@ -132,6 +134,12 @@ impl Scale {
         };
         part.clamp(0.0, 1.0)
     }
+
+    /// Whether a value has a place of its own: those below the scale are not drawn.
+    fn shows(self, value: f64) -> bool {
+        let (Self::Linear(low, _) | Self::Log(low, _)) = self;
+        value >= low
+    }
 }
 
 impl Axis {
@@ -140,7 +148,10 @@ impl Axis {
         let (step, high) = steps(most, 5.0);
         let ticks = (0..=(high / step).round() as u32)
             .map(|at| f64::from(at) * step)
-            .map(|value| (value, format::short(value)));
+            .map(|value| match step {
+                step if step < 0.01 => (value, format!("{value:.3}")),
+                _ => (value, format::short(value)),
+            });
         Self {
             ticks: ticks.collect(),
             scale: Scale::Linear(0.0, high),
@@ -154,7 +165,7 @@ impl Axis {
         let named = counts
             .ticks
             .into_iter()
-            .map(|(value, _)| (value, format::bytes(value).replace(".00 ", " ")));
+            .map(|(value, _)| (value, format::round_bytes(value)));
         Self {
             ticks: named.collect(),
             ..counts
@@ -204,6 +215,11 @@ impl Axis {
             scale: Scale::Log(low, high),
             label: String::new(),
         }
+    }
+
+    /// Whether equal distances are equal differences.
+    pub fn is_linear(&self) -> bool {
+        matches!(self.scale, Scale::Linear(..))
     }
 
     /// An axis of seconds.
@@ -337,7 +353,7 @@ fn plot(chart: &Chart, size: Size, head: f64) -> Plot {
     let left = 12.0 + ticks * LETTER_WIDTH;
     let names = longest(&mut chart.series.iter().map(|one| one.name.chars().count()));
     let (right, legend) = if is_wide(size) {
-        (14.0 + names * LETTER_WIDTH, 0.0)
+        (10.0 + names * BOLD_WIDTH, 0.0)
     } else {
         (12.0, legend_lines(chart, size) as f64 * LINE_HEIGHT)
     };
@@ -356,7 +372,7 @@ fn is_wide(size: Size) -> bool {
 }
 
 fn legend_width(series: &Series) -> f64 {
-    34.0 + series.name.chars().count() as f64 * LETTER_WIDTH
+    38.0 + series.name.chars().count() as f64 * BOLD_WIDTH
 }
 
 fn legend_lines(chart: &Chart, size: Size) -> usize {
@@ -424,7 +440,7 @@ fn body(out: &mut String, chart: &Chart, size: Size, plot: &Plot) {
         );
     }
     for series in &chart.series {
-        line(out, series, &x, &y);
+        line(out, series, chart.y.scale, &x, &y);
     }
     if is_wide(size) {
         end_labels(out, chart, plot, &y);
@@ -477,7 +493,13 @@ fn x_ticks(out: &mut String, chart: &Chart, size: Size, plot: &Plot, x: &dyn Fn(
     }
 }
 
-fn line(out: &mut String, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f64) -> f64) {
+fn line(
+    out: &mut String,
+    series: &Series,
+    y_scale: Scale,
+    x: &dyn Fn(f64) -> f64,
+    y: &dyn Fn(f64) -> f64,
+) {
     let class = match series.stroke {
         Stroke::Strong => "strong",
         Stroke::Thin => "thin",
@@ -487,13 +509,13 @@ fn line(out: &mut String, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f6
     let mut path = String::new();
     let mut is_drawing = false;
     for (at, value) in &series.points {
-        let Some(value) = value else {
+        let Some(value) = value.filter(|value| y_scale.shows(*value)) else {
             is_drawing = false;
             continue;
         };
         let command = if is_drawing { 'L' } else { 'M' };
         is_drawing = true;
-        let _ = write!(path, "{command}{:.1} {:.1}", x(*at), y(*value));
+        let _ = write!(path, "{command}{:.1} {:.1}", x(*at), y(value));
     }
     let _ = write!(
         out,
@@ -504,13 +526,13 @@ fn line(out: &mut String, series: &Series, x: &dyn Fn(f64) -> f64, y: &dyn Fn(f6
         return;
     }
     for (at, value) in &series.points {
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|value| y_scale.shows(*value)) {
             let _ = write!(
                 out,
                 "<circle style=\"fill:var(--c-{})\" r=\"2.2\" cx=\"{:.1}\" cy=\"{:.1}\"/>",
                 series.colour,
                 x(*at),
-                y(*value)
+                y(value)
             );
         }
     }
@@ -538,7 +560,7 @@ fn end_labels(out: &mut String, chart: &Chart, plot: &Plot, y: &dyn Fn(f64) -> f
     for (at, series) in labels {
         let _ = write!(
             out,
-            "<text class=\"name\" style=\"fill:var(--c-{})\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<text class=\"name name-{}\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             series.colour,
             plot.left + plot.width + 8.0,
             at + LETTER * 0.34,
@@ -566,7 +588,7 @@ fn legend(out: &mut String, chart: &Chart, size: Size, plot: &Plot) {
         let _ = write!(
             out,
             "<path class=\"line {class}\" style=\"stroke:var(--c-{c})\" d=\"M{:.1} {:.1}h16\"/>\
-             <text class=\"name\" style=\"fill:var(--c-{c})\" x=\"{:.1}\" y=\"{line:.1}\">{}</text>",
+             <text class=\"name name-{c}\" x=\"{:.1}\" y=\"{line:.1}\">{}</text>",
             at + 2.0,
             line - 4.5,
             at + 23.0,

@@ -1,5 +1,6 @@
 //! The summary as lines for people.
 
+use crate::knee;
 use crate::report::{Broker, Percentiles, Step, Summary};
 use std::fmt::Write as _;
 
@@ -20,6 +21,9 @@ impl Summary {
         let mut line = |text: String| {
             let _ = writeln!(out, "{text}");
         };
+        if let Some(note) = &self.note {
+            line(note.clone());
+        }
         line(format!(
             "{} at {}: MQTT {}, {} connections in {}",
             self.verb,
@@ -62,6 +66,16 @@ impl Summary {
                 self.connects_per_s,
                 connect.line()
             ));
+        }
+        if let (Some(tcp), Some(connack)) = (&self.tcp_connect_us, &self.connack_us) {
+            line(format!("  of that TCP  {}", tcp.line()));
+            line(format!("  and CONNACK  {}", connack.line()));
+        }
+        for (why, count) in &self.disconnects {
+            line(format!("{count} connections lost: {why}"));
+        }
+        if !self.disconnects.is_empty() {
+            line(format!("{} connections made again", self.reconnects));
         }
         if self.publishers > 0 {
             line(format!(
@@ -113,6 +127,18 @@ impl Summary {
         ));
         if let Some(lag) = &self.generator.send_lag_us {
             line(format!("send lag  {}", lag.line()));
+        }
+        for point in &self.knee {
+            line(point.to_string());
+        }
+        if let Some(best) = knee::best(&self.knee) {
+            line(format!(
+                "the highest rate that held is {:.0} msg/s",
+                best.rate
+            ));
+        }
+        if let Some(error) = &self.error {
+            line(format!("ENDED EARLY: {error}"));
         }
         for why in &self.invalid_because {
             line(format!("INVALID: {why}"));

@@ -7,7 +7,7 @@
 use crate::config::listener::{CertificateSpec, ClientCertificate, TlsSpec, TlsVersion};
 use crate::net::transport::x509;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{
@@ -361,6 +361,9 @@ pub struct ClientTlsSpec {
     pub alpn: Vec<String>,
     /// The only version to speak.
     pub version: Option<TlsVersion>,
+    /// Whether the connections made with it continue each other's sessions. Those of a load generator must not: they
+    /// stand for devices that know nothing of each other.
+    pub resumes: bool,
 }
 
 /// Reads the files of a client.
@@ -405,6 +408,9 @@ pub fn client_config(spec: &ClientTlsSpec) -> Result<Arc<ClientConfig>, TlsFileE
         }
         None => builder.with_no_client_auth(),
     };
+    if !spec.resumes {
+        config.resumption = Resumption::disabled();
+    }
     config.alpn_protocols = spec
         .alpn
         .iter()

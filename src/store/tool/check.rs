@@ -166,9 +166,10 @@ fn salvage(
         let Some(error) = error else {
             return Ok(found);
         };
-        let at = last.as_ref().map_or("the beginning".into(), |last| {
-            format!("{key} {}", show(last))
-        });
+        let at = match &last {
+            Some(last) => format!("{key} {}", show(last)),
+            None => "the beginning".into(),
+        };
         let behind = match last {
             Some(Value::Integer(last)) => next_readable(conn, table, last),
             None if *key != "topic" => next_readable(conn, table, -1),

@@ -23,7 +23,7 @@ const LINES: &[&str] = &[
      FROM subscription JOIN session ON session.id = subscription.session ORDER BY session.id, filter",
     "SELECT json_object('type', 'message', 'topic', topic, 'qos', qos, 'retain', retain, 'expires_at', expires_at,
         'properties', hex(properties), 'payload', hex(payload), 'receivers', json((
-            SELECT json_group_array(json_array(client_id, outgoing.packet_id, json(receiver.value)))
+            SELECT json_group_array(json_array(client_id, outgoing.packet_id, json_remove(receiver.value, '$[0]')))
             FROM json_each(msg.receivers) AS receiver
                 JOIN session ON session.id = json_extract(receiver.value, '$[0]')
                 LEFT JOIN outgoing ON outgoing.session = session.id AND outgoing.message = msg.id
@@ -100,8 +100,8 @@ pub(super) fn import(path: &Path, from: &Path, text: &str) -> std::result::Resul
         .map_err(sqlite(from))?;
     let mut receivers = conn
         .prepare(
-            "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2][1]'),
-                (SELECT group_concat(id.value) FROM json_each(item.value, '$[2]') AS id WHERE id.key > 1)
+            "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2][0]'),
+                (SELECT group_concat(id.value) FROM json_each(item.value, '$[2]') AS id WHERE id.key > 0)
              FROM json_each(?1, '$.receivers') AS item",
         )
         .map_err(sqlite(from))?;

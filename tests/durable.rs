@@ -1,0 +1,235 @@
+//! What a client is told of a stored session waits for the store: each gate by itself, on one shard and across two.
+
+mod world;
+
+use ringmq::config::limits::{Limits, QueueFullPolicy};
+use ringmq::protocol::{PacketType, QoS, ReasonCode, Version};
+use ringmq::shard::record::{Durability, Record};
+use world::{Packet, World, connect, options, persistent};
+
+fn stored(shard_count: usize) -> World {
+    World::with_store(shard_count, Limits::default(), Durability::Power)
+}
+
+fn ack_of(packet_type: PacketType, id: u16, reason: ReasonCode) -> Option<Packet> {
+    Some(Packet::Ack {
+        packet_type,
+        id,
+        reason,
+    })
+}
+
+/// Connects a client that keeps its session.
+fn keeper(world: &mut World, id: &str) -> usize {
+    let client = world.accept(0, Version::V5);
+    let mut bytes = Vec::new();
+    persistent(id, Version::V5).encode(&mut bytes);
+    world.send(client, &bytes);
+    assert_eq!(world.next(client), None, "CONNACK before its record");
+    world.commit();
+    assert!(matches!(world.next(client), Some(Packet::Connack { .. })));
+    client
+}
+
+fn subscribed(world: &mut World, id: &str, filter: &str, qos: QoS) -> usize {
+    let client = keeper(world, id);
+    let options = ringmq::protocol::SubscribeOptions { qos, ..options() };
+    world.send_subscribe(client, filter, options, None);
+    assert_eq!(world.next(client), None, "SUBACK before its record");
+    world.commit();
+    assert_eq!(world.next(client), Some(Packet::Suback(vec![qos as u8])));
+    client
+}
+
+#[test]
+fn puback_waits_for_the_one_record_of_all_receivers() {
+    for count in [1, 2, 4] {
+        let mut world = stored(count);
+        let subscribers: Vec<_> = (0..4)
+            .map(|n| subscribed(&mut world, &format!("s{n}"), "t", QoS::AtLeastOnce))
+            .collect();
+        let publisher = world.connect(0, "publisher", Version::V5);
+        world.publish(publisher, "t", b"x", QoS::AtLeastOnce, 1);
+        // QoS 1 is delivered before it is stored.
+        for subscriber in &subscribers {
+            assert_eq!(world.messages(*subscriber).len(), 1);
+        }
+        assert_eq!(world.next(publisher), None, "PUBACK before its record");
+        let records: Vec<_> = world.records.iter().flatten().collect();
+        let [Record::Message { receivers, .. }] = &records[..] else {
+            panic!("{records:?}");
+        };
+        assert_eq!(receivers.len(), 4);
+        world.commit();
+        let puback = ack_of(PacketType::Puback, 1, ReasonCode::Success);
+        assert_eq!(world.next(publisher), puback);
+    }
+}
+
+#[test]
+fn nobody_who_is_stored_means_nothing_to_wait_for() {
+    let mut world = stored(2);
+    let subscriber = world.connect(0, "subscriber", Version::V5);
+    world.subscribe(subscriber, "t", QoS::AtLeastOnce);
+    let publisher = world.connect(1, "publisher", Version::V5);
+    world.publish(publisher, "t", b"x", QoS::AtLeastOnce, 1);
+    assert!(matches!(world.next(publisher), Some(Packet::Ack { .. })));
+    assert!(world.records.iter().all(Vec::is_empty));
+}
+
+#[test]
+fn acknowledgements_keep_their_order() {
+    let mut world = stored(1);
+    subscribed(&mut world, "subscriber", "t", QoS::AtLeastOnce);
+    let publisher = world.connect(0, "publisher", Version::V5);
+    world.publish(publisher, "t", b"x", QoS::AtLeastOnce, 1);
+    world.publish(publisher, "nobody", b"x", QoS::AtLeastOnce, 2);
+    assert_eq!(world.next(publisher), None);
+    world.commit();
+    let first = ack_of(PacketType::Puback, 1, ReasonCode::Success);
+    let second = ack_of(PacketType::Puback, 2, ReasonCode::NoMatchingSubscribers);
+    assert_eq!(world.next(publisher), first);
+    assert_eq!(world.next(publisher), second);
+}
+
+#[test]
+fn qos_2_takes_each_step_when_the_one_before_is_durable() {
+    for count in [1, 2, 4] {
+        let mut world = stored(count);
+        let subscriber = subscribed(&mut world, "subscriber", "t", QoS::ExactlyOnce);
+        let publisher = keeper(&mut world, "publisher");
+        world.publish(publisher, "t", b"x", QoS::ExactlyOnce, 7);
+        assert_eq!(world.next(publisher), None, "PUBREC before its record");
+        assert_eq!(world.next(subscriber), None, "PUBLISH before its record");
+        // A repetition waits with the first.
+        world.publish(publisher, "t", b"x", QoS::ExactlyOnce, 7);
+        assert_eq!(
+            world.next(publisher),
+            None,
+            "PUBREC of a repetition before its record"
+        );
+        world.commit();
+        let pubrec = ack_of(PacketType::Pubrec, 7, ReasonCode::Success);
+        assert_eq!(world.next(publisher), pubrec);
+        assert_eq!(world.next(publisher), pubrec);
+        let got = world.messages(subscriber);
+        assert_eq!(got.len(), 1);
+        let id = got[0].id.expect("QoS 2");
+        world.ack(subscriber, PacketType::Pubrec, id);
+        assert_eq!(world.next(subscriber), None, "PUBREL before its record");
+        world.commit();
+        let pubrel = ack_of(PacketType::Pubrel, id, ReasonCode::Success);
+        assert_eq!(world.next(subscriber), pubrel);
+        world.ack(subscriber, PacketType::Pubcomp, id);
+        world.ack(publisher, PacketType::Pubrel, 7);
+        assert_eq!(world.next(publisher), None, "PUBCOMP before its record");
+        world.commit();
+        let pubcomp = ack_of(PacketType::Pubcomp, 7, ReasonCode::Success);
+        assert_eq!(world.next(publisher), pubcomp);
+        for shard in &world.shards {
+            assert_eq!(shard.waiting_count(), 0);
+            shard.check_invariants();
+        }
+    }
+}
+
+#[test]
+fn a_clean_start_waits_for_the_end_of_the_session_before() {
+    let mut world = stored(1);
+    keeper(&mut world, "client");
+    let client = world.accept(0, Version::V5);
+    let mut bytes = Vec::new();
+    connect("client", Version::V5).encode(&mut bytes);
+    world.send(client, &bytes);
+    assert_eq!(
+        world.next(client),
+        None,
+        "CONNACK before the end of the session"
+    );
+    world.commit();
+    assert!(matches!(
+        world.next(client),
+        Some(Packet::Connack {
+            session_present: false,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn unsuback_waits_too() {
+    let mut world = stored(2);
+    let client = subscribed(&mut world, "client", "t", QoS::AtMostOnce);
+    let mut bytes = Vec::new();
+    let user = ringmq::protocol::UserProperties::default();
+    let id = ringmq::protocol::PacketId::MIN;
+    ringmq::protocol::Unsubscribe::encode(&mut bytes, Version::V5, id, &user, &["t"]);
+    world.send(client, &bytes);
+    assert_eq!(world.next(client), None, "UNSUBACK before its record");
+    world.commit();
+    assert_eq!(world.next(client), Some(Packet::Unsuback));
+}
+
+#[test]
+fn what_the_store_refuses_is_refused_to_the_publisher() {
+    for count in [1, 2] {
+        let mut world = stored(count);
+        let subscriber = subscribed(&mut world, "subscriber", "t", QoS::ExactlyOnce);
+        let publisher = world.connect(0, "publisher", Version::V5);
+        world.publish(publisher, "t", b"x", QoS::ExactlyOnce, 1);
+        for shard in 0..count {
+            world.commit_but(shard, |record| matches!(record, Record::Message { .. }));
+        }
+        let refused = ack_of(PacketType::Pubrec, 1, ReasonCode::QuotaExceeded);
+        assert_eq!(world.next(publisher), refused);
+        world.commit();
+        assert_eq!(
+            world.next(subscriber),
+            None,
+            "it was refused before it was sent"
+        );
+        let old = world.connect(0, "old", Version::V311);
+        world.publish(old, "t", b"x", QoS::AtLeastOnce, 1);
+        for shard in 0..count {
+            world.commit_but(shard, |record| matches!(record, Record::Message { .. }));
+        }
+        assert_eq!(
+            world.next(old),
+            Some(Packet::Closed),
+            "3.x has no other word for it"
+        );
+    }
+}
+
+#[test]
+fn a_full_queue_may_refuse_or_hold() {
+    for (policy, count) in [
+        (QueueFullPolicy::Refuse, 1),
+        (QueueFullPolicy::Refuse, 2),
+        (QueueFullPolicy::Hold, 1),
+        (QueueFullPolicy::Hold, 2),
+    ] {
+        let limits = Limits {
+            queue_messages_max: 1,
+            queue_full: policy,
+            queue_hold_ms: 1_000,
+            ..Limits::default()
+        };
+        let mut world = World::with_store(count, limits, Durability::Process);
+        let subscriber = subscribed(&mut world, "subscriber", "t", QoS::AtLeastOnce);
+        world.cut(subscriber);
+        let publisher = world.connect(0, "publisher", Version::V5);
+        world.publish(publisher, "t", b"1", QoS::AtLeastOnce, 1);
+        world.publish(publisher, "t", b"2", QoS::AtLeastOnce, 2);
+        world.commit();
+        let accepted = ack_of(PacketType::Puback, 1, ReasonCode::Success);
+        assert_eq!(world.next(publisher), accepted);
+        let refused = ack_of(PacketType::Puback, 2, ReasonCode::QuotaExceeded);
+        if policy == QueueFullPolicy::Hold {
+            assert_eq!(world.next(publisher), None, "it is held back");
+            world.pass(1_100);
+            world.commit();
+        }
+        assert_eq!(world.next(publisher), refused);
+    }
+}
