@@ -10,6 +10,7 @@
 //! | [`session`] | what outlives a connection: in flight, received, queue, will | `protocol`, `topic`, `access`, the words of [`shard::input`] and [`shard::message`] |
 //! | [`shard`] | a core's whole state: [`shard::input::Input`] in, [`shard::outbox::Outbox`] out | the four above, `config::limits` |
 //! | [`net`] | sockets: the core's io_uring, the turn, listening, writing, TLS and WebSocket | all above, `mesh`, `config` |
+//! | [`auth`] | who clients are: password files, tokens, SCRAM, a service; and the threads that judge | `access`, `shard::credentials`, `mesh::wake`, `config` |
 //! | [`mesh`] | links between cores | `shard`, `net::ring` |
 //! | [`store`] | what outlives the process: one SQLite database and its thread | `shard`, `mesh::wake`, `config` |
 //! | [`server`] | the process: probe, data directory, cores, signals, log | all above |
@@ -28,6 +29,8 @@
 #![warn(clippy::disallowed_methods)]
 
 pub mod access;
+#[allow(clippy::disallowed_methods, reason = "tokens end in real time")]
+pub mod auth;
 #[allow(
     clippy::disallowed_methods,
     reason = "a certificate is valid from now on"

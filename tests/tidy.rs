@@ -58,6 +58,10 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "src/net/ring.rs",
         "the kernel reads and writes buffers that the ring hands it",
     ),
+    (
+        "src/auth/pool.rs",
+        "setpriority has no safe form in the standard library",
+    ),
     ("src/mesh/spsc.rs", "the ring between two cores"),
     (
         "src/server/probe.rs",

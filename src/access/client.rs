@@ -1,7 +1,7 @@
 //! One client among the rules.
 
 use super::pattern::Values;
-use super::rules::{Action, Rule, RuleList, Rules};
+use super::rules::{May, Rule, RuleList, Rules};
 
 /// The longest Topic Name whose permission is remembered, in bytes.
 const REMEMBERED_BYTES_MAX: usize = 256;
@@ -65,77 +65,43 @@ impl Access {
         &self.identity
     }
 
-    /// Whether the client may publish to the Topic Name `topic`.
+    /// Whether the client may do this.
     ///
-    /// Cost: a comparison if it is the same topic as the last time.
-    pub fn may_publish(&mut self, force: InForce<'_>, client_id: &str, topic: &str) -> bool {
+    /// Cost: a comparison for the Topic Name that it published to last; else a walk over the rules that concern it.
+    pub fn may(&mut self, force: InForce<'_>, client_id: &str, may: May<'_>) -> bool {
         if self.is_free(force) {
             return true;
         }
-        self.refresh(force);
-        if !topic.is_empty() && self.last_written == topic {
+        if self.epoch != force.epoch {
+            self.bind(force);
+        }
+        if let May::Publish(topic) = may
+            && self.last_written == topic
+            && !topic.is_empty()
+        {
             return true;
         }
-        let is_permitted = self.decide(force, client_id, Action::Write, topic);
-        if is_permitted && topic.len() <= REMEMBERED_BYTES_MAX {
+        let own = self.identity.rules.as_deref();
+        let none = Rules::default();
+        let rules = force.rules.unwrap_or(&none);
+        let rule = rules.deciding(&self.bound, own, may, self.values(client_id));
+        let is_permitted = rule.is_some_and(|rule| rule.effect.permits);
+        if let May::Publish(topic) = may
+            && is_permitted
+            && topic.len() <= REMEMBERED_BYTES_MAX
+        {
             self.last_written.clear();
             self.last_written.push_str(topic);
         }
         is_permitted
     }
 
-    /// Whether the client may receive a message with the Topic Name `topic`.
-    pub fn may_receive(&mut self, force: InForce<'_>, client_id: &str, topic: &str) -> bool {
-        if self.is_free(force) {
-            return true;
-        }
-        self.refresh(force);
-        self.decide(force, client_id, Action::Read, topic)
-    }
-
-    /// Whether the client may receive anything that `filter` matches, a Topic Filter without share name.
-    pub fn may_subscribe(&mut self, force: InForce<'_>, client_id: &str, filter: &str) -> bool {
-        if self.is_free(force) {
-            return true;
-        }
-        self.refresh(force);
-        let none = Rules::default();
-        let rule = force.rules.unwrap_or(&none).deciding_subscribe(
-            &self.bound,
-            self.identity.rules.as_deref(),
-            filter,
-            self.values(client_id),
-        );
-        rule.is_some_and(|rule| rule.effect.permits)
-    }
-
-    /// The rule that decides about a Topic Name; none is a denial. For `ringmq acl test`, which has no epoch.
-    pub fn deciding(
-        &self,
-        rules: &Rules,
-        client_id: &str,
-        action: Action,
-        topic: &str,
-    ) -> Option<Rule> {
+    /// The rule that decides; none is a denial. For explanations, which have no epoch.
+    pub fn deciding(&self, rules: &Rules, client_id: &str, may: May<'_>) -> Option<Rule> {
         let bound = rules.bind(self.identity.username.as_deref(), &self.identity.groups);
         let own = self.identity.rules.as_deref();
-        rules
-            .deciding(&bound, own, action, topic, self.values(client_id))
-            .cloned()
-    }
-
-    /// The rule that decides about a Topic Filter without share name; none is a denial.
-    pub fn deciding_subscribe(
-        &self,
-        rules: &Rules,
-        client_id: &str,
-        filter: &str,
-    ) -> Option<Rule> {
-        let bound = rules.bind(self.identity.username.as_deref(), &self.identity.groups);
-        let own = self.identity.rules.as_deref();
-        rules
-            .deciding_subscribe(&bound, own, filter, self.values(client_id))
-            .cloned()
+        let rule = rules.deciding(&bound, own, may, self.values(client_id));
+        rule.cloned()
     }
 
     /// Whether nothing is denied to it.
@@ -143,27 +109,12 @@ impl Access {
         self.identity.is_superuser || (force.rules.is_none() && self.identity.rules.is_none())
     }
 
-    fn refresh(&mut self, force: InForce<'_>) {
-        if self.epoch == force.epoch {
-            return;
-        }
+    fn bind(&mut self, force: InForce<'_>) {
         self.epoch = force.epoch;
         self.last_written = String::new();
         self.bound = force.rules.map_or_else(Bound::default, |rules| {
             rules.bind(self.identity.username.as_deref(), &self.identity.groups)
         });
-    }
-
-    fn decide(&self, force: InForce<'_>, client_id: &str, action: Action, topic: &str) -> bool {
-        let none = Rules::default();
-        let rule = force.rules.unwrap_or(&none).deciding(
-            &self.bound,
-            self.identity.rules.as_deref(),
-            action,
-            topic,
-            self.values(client_id),
-        );
-        rule.is_some_and(|rule| rule.effect.permits)
     }
 
     fn values<'a>(&'a self, client_id: &'a str) -> Values<'a> {
@@ -198,19 +149,16 @@ mod tests {
             rules: None,
             epoch: 1,
         };
-        assert!(access.may_publish(nothing, "c", "a"));
-        assert!(access.may_receive(nothing, "c", "a"));
-        assert!(access.may_subscribe(nothing, "c", "#"));
+        let all = [May::Publish("a"), May::Receive("a"), May::Subscribe("#")];
+        assert!(all.iter().all(|may| access.may(nothing, "c", *may)));
         let empty = rules("");
         let force = InForce {
             rules: Some(&empty),
             epoch: 2,
         };
-        assert!(!access.may_publish(force, "c", "a"));
-        assert!(!access.may_receive(force, "c", "a"));
-        assert!(!access.may_subscribe(force, "c", "#"));
+        assert!(!all.iter().any(|may| access.may(force, "c", *may)));
         access.identity.is_superuser = true;
-        assert!(access.may_publish(force, "c", "a"));
+        assert!(all.iter().all(|may| access.may(force, "c", *may)));
     }
 
     #[test]
@@ -221,12 +169,12 @@ mod tests {
             rules: Some(rules),
             epoch,
         };
-        assert!(access.may_publish(force(&before, 1), "c", "a"));
-        assert!(access.may_publish(force(&before, 1), "c", "a"));
-        assert!(!access.may_publish(force(&after, 2), "c", "a"));
-        assert!(access.may_publish(force(&after, 2), "c", "b"));
-        assert!(!access.may_publish(force(&after, 2), "c", "a"));
-        assert!(!access.may_receive(force(&after, 2), "c", "b"));
+        assert!(access.may(force(&before, 1), "c", May::Publish("a")));
+        assert!(access.may(force(&before, 1), "c", May::Publish("a")));
+        assert!(!access.may(force(&after, 2), "c", May::Publish("a")));
+        assert!(access.may(force(&after, 2), "c", May::Publish("b")));
+        assert!(!access.may(force(&after, 2), "c", May::Publish("a")));
+        assert!(!access.may(force(&after, 2), "c", May::Receive("b")));
     }
 
     #[test]
@@ -252,9 +200,9 @@ mod tests {
             rules: None,
             epoch: 1,
         };
-        assert!(access.may_publish(force, "c", "t/c"));
-        assert!(!access.may_publish(force, "c", "t/d"));
-        assert!(!access.may_receive(force, "c", "t/c"));
-        assert!(client("al").may_publish(force, "c", "t/d"));
+        assert!(access.may(force, "c", May::Publish("t/c")));
+        assert!(!access.may(force, "c", May::Publish("t/d")));
+        assert!(!access.may(force, "c", May::Receive("t/c")));
+        assert!(client("al").may(force, "c", May::Publish("t/d")));
     }
 }

@@ -8,13 +8,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a client wants to do.
+/// A question about one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Publish to a Topic Name.
-    Write,
-    /// Receive a message with a Topic Name.
-    Read,
+pub enum May<'a> {
+    /// Publish to this Topic Name?
+    Publish(&'a str),
+    /// Receive a message with this Topic Name?
+    Receive(&'a str),
+    /// Subscribe to this Topic Filter, which stands without its share name? It may if there is something that it
+    /// matches and the client may receive, unless all that it matches is denied first.
+    Subscribe(&'a str),
 }
 
 /// Where a rule stands.
@@ -61,15 +64,6 @@ pub struct Effect {
     pub write: bool,
     /// Whether it speaks of receiving.
     pub read: bool,
-}
-
-impl Effect {
-    fn concerns(self, action: Action) -> bool {
-        match action {
-            Action::Write => self.write,
-            Action::Read => self.read,
-        }
-    }
 }
 
 /// One rule.
@@ -296,41 +290,26 @@ impl Rules {
             .chain(listed().flat_map(|list| &list.permissions))
     }
 
-    /// The rule that decides whether a client may do something with the Topic Name `topic`; none is a denial.
+    /// The rule that decides about a client; none is a denial.
     pub(super) fn deciding<'a>(
         &'a self,
         bound: &'a Bound,
         own: Option<&'a RuleList>,
-        action: Action,
-        topic: &str,
+        may: May<'_>,
         values: Values<'_>,
     ) -> Option<&'a Rule> {
         self.in_order(bound, own).find(|rule| {
-            rule.effect.concerns(action)
-                && if rule.effect.permits {
-                    rule.pattern.matches(topic, values)
-                } else {
-                    rule.pattern.matches_spliced(topic, values)
+            let (pattern, effect) = (&rule.pattern, rule.effect);
+            match (may, effect.permits) {
+                (May::Publish(_), _) if !effect.write => false,
+                (May::Receive(_) | May::Subscribe(_), _) if !effect.read => false,
+                (May::Publish(topic) | May::Receive(topic), true) => pattern.matches(topic, values),
+                (May::Publish(topic) | May::Receive(topic), false) => {
+                    pattern.matches_spliced(topic, values)
                 }
-        })
-    }
-
-    /// The rule that decides whether a client may subscribe to `filter`, which has no share name: a permission to read
-    /// something that the filter matches, unless a denial of all that it matches comes first.
-    pub(super) fn deciding_subscribe<'a>(
-        &'a self,
-        bound: &'a Bound,
-        own: Option<&'a RuleList>,
-        filter: &str,
-        values: Values<'_>,
-    ) -> Option<&'a Rule> {
-        self.in_order(bound, own).find(|rule| {
-            rule.effect.read
-                && if rule.effect.permits {
-                    rule.pattern.overlaps(filter, values)
-                } else {
-                    rule.pattern.covers(filter, values)
-                }
+                (May::Subscribe(filter), true) => pattern.overlaps(filter, values),
+                (May::Subscribe(filter), false) => pattern.covers(filter, values),
+            }
         })
     }
 }
@@ -362,9 +341,13 @@ mod tests {
         })
     }
 
-    fn decides(rules: &Rules, username: Option<&str>, action: Action, topic: &str) -> String {
+    type Ask = for<'a> fn(&'a str) -> May<'a>;
+    const READ: Ask = |topic| May::Receive(topic);
+    const WRITE: Ask = |topic| May::Publish(topic);
+
+    fn decides(rules: &Rules, username: Option<&str>, may: May<'_>) -> String {
         let access = access(username);
-        match access.deciding(rules, "c1", action, topic) {
+        match access.deciding(rules, "c1", may) {
             Some(rule) => rule.place.to_string(),
             None => "nothing".into(),
         }
@@ -384,34 +367,32 @@ pattern read %u/inbox
 
     #[test]
     fn a_file_decides_as_in_mosquitto() {
-        use Action::{Read, Write};
         let rules = Rules::new(Some(("acl", FILE)), &[], &[]).expect("valid");
-        for (user, action, topic, by) in [
-            (None, Read, "public/x", "acl:1"),
-            (None, Write, "public/x", "nothing"),
+        for (user, may, topic, by) in [
+            (None, READ, "public/x", "acl:1"),
+            (None, WRITE, "public/x", "nothing"),
             // The rules of clients without a name are not those of the others.
-            (Some("al"), Read, "public/x", "nothing"),
-            (Some("al"), Write, "home/light", "acl:3"),
-            (Some("al"), Write, "home/safe", "acl:4"),
-            (Some("al"), Read, "home/safe", "acl:4"),
+            (Some("al"), READ, "public/x", "nothing"),
+            (Some("al"), WRITE, "home/light", "acl:3"),
+            (Some("al"), WRITE, "home/safe", "acl:4"),
+            (Some("al"), READ, "home/safe", "acl:4"),
             // A rule of the user's own comes before the denial of a pattern.
-            (Some("al"), Read, "home/door", "acl:3"),
-            (Some("bo"), Read, "home/door", "acl:8"),
-            (Some("al"), Read, "%c/literal", "acl:5"),
-            (Some("al"), Read, "c1/literal", "nothing"),
-            (Some("bo"), Write, "dev/c1/x", "acl:6"),
-            (None, Write, "dev/c1/secret", "acl:7"),
-            (Some("bo"), Write, "dev/c2/x", "nothing"),
-            (Some("bo"), Read, "bo/inbox", "acl:9"),
-            (None, Read, "bo/inbox", "nothing"),
+            (Some("al"), READ, "home/door", "acl:3"),
+            (Some("bo"), READ, "home/door", "acl:8"),
+            (Some("al"), READ, "%c/literal", "acl:5"),
+            (Some("al"), READ, "c1/literal", "nothing"),
+            (Some("bo"), WRITE, "dev/c1/x", "acl:6"),
+            (None, WRITE, "dev/c1/secret", "acl:7"),
+            (Some("bo"), WRITE, "dev/c2/x", "nothing"),
+            (Some("bo"), READ, "bo/inbox", "acl:9"),
+            (None, READ, "bo/inbox", "nothing"),
         ] {
-            assert_eq!(decides(&rules, user, action, topic), by, "{user:?} {action:?} {topic}");
+            assert_eq!(decides(&rules, user, may(topic)), by, "{user:?} {topic}");
         }
     }
 
     #[test]
     fn in_the_configuration_a_denial_wins_wherever_it_stands() {
-        use Action::{Read, Write};
         let group = Group {
             name: "crew".into(),
             users: vec!["al".into(), "bo".into()],
@@ -427,21 +408,21 @@ pattern read %u/inbox
         let alone = Rules::new(None, &rules, std::slice::from_ref(&group)).expect("valid");
         let file = "user bo\ntopic deck/bridge\ntopic other\n";
         let with_file = Rules::new(Some(("acl", file)), &rules, &[group]).expect("valid");
-        for (user, action, topic, by) in [
-            (None, Read, "x", "config:1"),
-            (None, Read, "private/x", "config:6"),
-            (Some("al"), Read, "private/x", "config:1"),
-            (Some("al"), Write, "home/al/c1", "config:2"),
-            (Some("bo"), Write, "home/al/c1", "nothing"),
-            (Some("bo"), Write, "deck/x", "config:3"),
-            (Some("bo"), Write, "deck/bridge", "config:4"),
-            (Some("cy"), Write, "deck/x", "nothing"),
-            (None, Read, "$SYS/x", "nothing"),
+        for (user, may, topic, by) in [
+            (None, READ, "x", "config:1"),
+            (None, READ, "private/x", "config:6"),
+            (Some("al"), READ, "private/x", "config:1"),
+            (Some("al"), WRITE, "home/al/c1", "config:2"),
+            (Some("bo"), WRITE, "home/al/c1", "nothing"),
+            (Some("bo"), WRITE, "deck/x", "config:3"),
+            (Some("bo"), WRITE, "deck/bridge", "config:4"),
+            (Some("cy"), WRITE, "deck/x", "nothing"),
+            (None, READ, "$SYS/x", "nothing"),
         ] {
-            assert_eq!(decides(&alone, user, action, topic), by, "{user:?} {action:?} {topic}");
-            assert_eq!(decides(&with_file, user, action, topic), by, "{user:?} {action:?} {topic}");
+            assert_eq!(decides(&alone, user, may(topic)), by, "{user:?} {topic}");
+            assert_eq!(decides(&with_file, user, may(topic)), by, "{user:?} {topic}");
         }
-        assert_eq!(decides(&with_file, Some("bo"), Write, "other"), "acl:3");
+        assert_eq!(decides(&with_file, Some("bo"), WRITE("other")), "acl:3");
     }
 
     #[test]
@@ -462,7 +443,7 @@ pattern read %u/inbox
             ("b/#", false),
             ("$SYS/#", false),
         ] {
-            let rule = al.deciding_subscribe(&rules, "c1", filter);
+            let rule = al.deciding(&rules, "c1", May::Subscribe(filter));
             assert_eq!(rule.is_some_and(|rule| rule.effect.permits), may, "{filter}");
         }
     }

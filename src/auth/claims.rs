@@ -107,7 +107,7 @@ fn effect(permission: &str, action: &str) -> Result<Effect, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{Access, Action, Identity, Rules};
+    use crate::access::{Access, Identity, May, Rules};
     use serde_json::json;
 
     fn client(value: &Value) -> Access {
@@ -128,17 +128,20 @@ mod tests {
             {"permission": "deny", "action": "publish", "topic": "p/c1/secret"},
         ]));
         let none = Rules::default();
-        for (action, topic, short_may, long_may) in [
-            (Action::Write, "p/c1/x", true, true),
-            (Action::Write, "p/c1/secret", true, false),
-            (Action::Write, "p/c2/x", false, false),
-            (Action::Read, "p/c1/x", false, false),
-            (Action::Read, "s/x", true, true),
-            (Action::Write, "h/al", true, true),
-            (Action::Read, "h/al", true, true),
+        type Ask = for<'a> fn(&'a str) -> May<'a>;
+        const READ: Ask = |topic| May::Receive(topic);
+        const WRITE: Ask = |topic| May::Publish(topic);
+        for (ask, topic, short_may, long_may) in [
+            (WRITE, "p/c1/x", true, true),
+            (WRITE, "p/c1/secret", true, false),
+            (WRITE, "p/c2/x", false, false),
+            (READ, "p/c1/x", false, false),
+            (READ, "s/x", true, true),
+            (WRITE, "h/al", true, true),
+            (READ, "h/al", true, true),
         ] {
             let may = |access: &Access| {
-                let rule = access.deciding(&none, "c1", action, topic);
+                let rule = access.deciding(&none, "c1", ask(topic));
                 rule.is_some_and(|rule| rule.effect.permits)
             };
             assert_eq!((may(&short), may(&long)), (short_may, long_may), "{topic}");

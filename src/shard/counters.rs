@@ -28,11 +28,13 @@ pub enum DropCause {
     Refused,
     /// The store could not read it back.
     Lost,
+    /// While it waited, its client lost the right to receive it.
+    Denied,
 }
 
 impl DropCause {
     /// All causes, in the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SlowConsumer,
         Self::QueueFull,
         Self::Expired,
@@ -45,6 +47,7 @@ impl DropCause {
         Self::Aged,
         Self::Refused,
         Self::Lost,
+        Self::Denied,
     ];
 
     /// The cause as a metric label.
@@ -62,6 +65,7 @@ impl DropCause {
             Self::Aged => "aged",
             Self::Refused => "refused",
             Self::Lost => "lost",
+            Self::Denied => "denied",
         }
     }
 }
@@ -83,6 +87,12 @@ pub struct Counters {
     pub keep_alive_timeouts: u64,
     /// PUBLISH packets from clients.
     pub publish_received: u64,
+    /// PUBLISH packets from clients that may not publish to their topic.
+    pub publishes_denied: u64,
+    /// Filters that clients may not subscribe to.
+    pub subscribes_denied: u64,
+    /// Deliveries left out because the client may not receive the topic.
+    pub deliveries_denied: u64,
     /// PUBLISH packets to clients.
     pub publish_sent: u64,
     /// Payload bytes from clients.

@@ -9,16 +9,16 @@ use crate::protocol::ReasonCode;
 use std::fmt;
 use std::sync::Weak;
 
-/// What the listener of a connection asks of its clients.
+/// What the listener of a connection demands of its clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Gate {
+pub enum Demand {
     /// Nothing: what a client says of itself is not looked at, and it is nobody in particular.
     #[default]
-    Open,
+    Nothing,
     /// A certificate, which the transport has verified.
     Certificate,
     /// A proof that somebody else has to judge.
-    Ask,
+    Proof,
 }
 
 /// A question about one client.

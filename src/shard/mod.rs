@@ -15,11 +15,13 @@
 //! 6. What a peer is told of a stored session, or of a message for one, it is told after the record of it is durable (ADR 7).
 //! 7. No output depends on the iteration order of a hash map.
 
+mod access;
 mod ack;
 mod commit;
 mod connect;
 mod connection;
 pub mod counters;
+pub mod credentials;
 mod deliver;
 mod disconnect;
 mod drops;
@@ -28,6 +30,7 @@ mod gate;
 mod hold;
 pub mod input;
 mod invariants;
+mod login;
 mod mesh;
 pub mod mesh_message;
 pub mod message;
@@ -53,6 +56,7 @@ use crate::topic::index::{Index, Subscriber};
 use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
 use crate::topic::share::Groups;
+use access::Guard;
 use commit::Keeper;
 use connection::{Connection, End};
 use counters::Counters;
@@ -61,6 +65,7 @@ use drops::Drops;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashTable};
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
+use login::Login;
 use mesh::PendingSuback;
 use message::Message;
 use outbound::Pool;
@@ -149,6 +154,9 @@ pub struct Shard {
     link_paused: Vec<ConnKey>,
     /// The User Names of connections that showed a certificate, by `ConnKey::index`.
     usernames: HashMap<u32, Box<str>, FixedState>,
+    /// What is known of connections whose listener demands something, by `ConnKey::index`.
+    logins: HashMap<u32, Box<Login>, FixedState>,
+    guard: Guard,
     /// Connections to end once the present input is handled.
     to_end: Vec<(ConnKey, End)>,
     wheel: Wheel,
@@ -212,6 +220,8 @@ impl Shard {
             link_paused: Vec::new(),
             to_end: Vec::new(),
             usernames: HashMap::default(),
+            logins: HashMap::default(),
+            guard: Guard::default(),
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
             counters: Counters::default(),
@@ -238,6 +248,9 @@ impl Shard {
             Input::Tick => self.tick(outbox),
             Input::Accepted { conn } => self.accepted(conn, outbox),
             Input::Identified { conn, username } => self.identified(conn, username),
+            Input::Demanded { conn, demand } => self.demanded(conn, demand),
+            Input::Verdict { conn, verdict } => self.verdict(conn, verdict, outbox),
+            Input::Rules { rules, shadow } => self.set_rules(rules, shadow),
             Input::HandedOver { conn, unread } => self.handed_over(conn, unread, outbox),
             Input::Closed { conn, cause } => {
                 let what = match cause {
@@ -267,6 +280,7 @@ impl Shard {
             self.send_answers(outbox);
         }
         self.tell_drops(outbox);
+        self.tell_denials(outbox);
     }
 
     /// Monotonic milliseconds at which `Input::Tick` is due, if anything is timed.

@@ -4,6 +4,7 @@
 //! the other cores, SUBACK waits until each of them has acknowledged the announcement.
 
 use super::commit::Wait;
+use super::access::May;
 use super::connection::{End, Handled, Stage};
 use super::input::ConnKey;
 use super::mesh::PendingSuback;
@@ -103,6 +104,10 @@ impl Shard {
         let is_shared = filter.share_name().is_some();
         if is_shared && options.no_local {
             return Err(ReasonCode::ProtocolError);
+        }
+        if !self.may(session_key, May::Subscribe(filter.filter())) {
+            self.counters.subscribes_denied += 1;
+            return Err(ReasonCode::NotAuthorized);
         }
         let held = self.sessions[session_key.0 as usize].subscriptions.len();
         if held >= self.limits.subscriptions_per_session_max as usize
