@@ -32,7 +32,7 @@ pub struct MessageView<'a>(&'a [u8]);
 ///
 /// Most messages that cross cores are delivered at once and kept by nobody. Copied into a batch they cost no
 /// allocation and no atomic operation each, and one place in the link for all.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MessageBatch(Vec<u8>);
 
 /// The fields a message is made of.
@@ -64,22 +64,32 @@ impl MessageParts<'_> {
         self.properties.iter().map(|slice| slice.len()).sum()
     }
 
-    /// Writes the message to `to`, which has exactly its length.
-    fn encode(&self, to: &mut [u8]) {
+    fn header(&self) -> [u8; HEADER] {
         let topic_len = u16::try_from(self.topic.len()).expect("a topic has at most 65,535 bytes");
         let properties_len =
             u32::try_from(self.properties_len()).expect("a packet has at most 268,435,460 bytes");
-        let (header, body) = to.split_at_mut(HEADER);
+        let mut header = [0; HEADER];
         header[EXPIRES_AT..EXPIRES_AT + 8].copy_from_slice(&self.expires_at_ms.to_le_bytes());
         header[STAMP..STAMP + 8].copy_from_slice(&self.stamp.to_le_bytes());
         header[PROPERTIES_LEN..PROPERTIES_LEN + 4].copy_from_slice(&properties_len.to_le_bytes());
         header[TOPIC_LEN..TOPIC_LEN + 2].copy_from_slice(&topic_len.to_le_bytes());
         header[FLAGS] = self.qos as u8 | if self.retain { FLAG_RETAIN } else { 0 };
-        let slices = std::iter::once(self.topic.as_bytes())
+        header
+    }
+
+    /// What follows the header, in order.
+    fn body(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(self.topic.as_bytes())
             .chain(self.properties.iter().copied())
-            .chain(std::iter::once(self.payload));
+            .chain(std::iter::once(self.payload))
+    }
+
+    /// Writes the message to `to`, which has exactly its length.
+    fn encode(&self, to: &mut [u8]) {
+        let (header, body) = to.split_at_mut(HEADER);
+        header.copy_from_slice(&self.header());
         let mut at = 0;
-        for slice in slices {
+        for slice in self.body() {
             body[at..at + slice.len()].copy_from_slice(slice);
             at += slice.len();
         }
@@ -210,23 +220,30 @@ impl MessageBatch {
     pub const BYTES_MAX: usize = 16 << 10;
     /// A message larger than this goes by reference instead.
     pub const MESSAGE_BYTES_MAX: usize = 1 << 10;
-    const CAPACITY: usize = 2 << 10;
+
+    /// An empty batch: small at first, or, behind one that is full, for as much as it can hold.
+    pub fn new(is_behind_full: bool) -> Self {
+        let capacity = if is_behind_full {
+            Self::BYTES_MAX
+        } else {
+            2 << 10
+        };
+        Self(Vec::with_capacity(capacity))
+    }
 
     /// Appends a message; false when it does not fit.
     pub fn push(&mut self, parts: &MessageParts<'_>) -> bool {
         let len = parts.encoded_len();
         assert!(len <= Self::MESSAGE_BYTES_MAX);
-        if self.0.is_empty() {
-            self.0.reserve(Self::CAPACITY);
-        }
-        let start = self.0.len();
-        if start + 4 + len > Self::BYTES_MAX {
+        if self.0.len() + 4 + len > Self::BYTES_MAX {
             return false;
         }
-        self.0.resize(start + 4 + len, 0);
-        let (prefix, to) = self.0[start..].split_at_mut(4);
-        prefix.copy_from_slice(&(len as u32).to_le_bytes());
-        parts.encode(to);
+        self.0.reserve(4 + len);
+        self.0.extend_from_slice(&(len as u32).to_le_bytes());
+        self.0.extend_from_slice(&parts.header());
+        for slice in parts.body() {
+            self.0.extend_from_slice(slice);
+        }
         true
     }
 
@@ -292,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_batch_gives_back_its_messages_in_order_and_is_bounded() {
-        let mut batch = MessageBatch::default();
+        let mut batch = MessageBatch::new(false);
         let mut count = 0u32;
         let payload = |n: u32| vec![n as u8; (n % 700) as usize];
         while batch.push(&MessageParts {

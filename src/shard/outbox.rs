@@ -70,13 +70,16 @@ impl Outbox {
         // A place that the shell has emptied meanwhile holds nothing, or a message to some shard that was added since;
         // a batch to this shard can only be the one remembered.
         let open = self.open_batch[to.index()].and_then(|at| self.mesh.get_mut(at as usize));
+        let mut is_behind_full = false;
         if let Some((open_to, MeshMessage::Batch(batch))) = open
             && *open_to == to
-            && batch.push(parts)
         {
-            return;
+            if batch.push(parts) {
+                return;
+            }
+            is_behind_full = true;
         }
-        let mut batch = MessageBatch::default();
+        let mut batch = MessageBatch::new(is_behind_full);
         let fits = batch.push(parts);
         assert!(fits, "a small message fits an empty batch");
         self.open_batch[to.index()] = u32::try_from(self.mesh.len()).ok();
