@@ -25,6 +25,10 @@ fn main() -> ExitCode {
             print!("{}", config::sample());
             ExitCode::SUCCESS
         }
+        Some(Verb::Config(ConfigVerb::Schema)) => {
+            print!("{}", config::schema());
+            ExitCode::SUCCESS
+        }
         Some(Verb::Pub(args)) => client::run_pub(*args),
         Some(Verb::Sub(args)) => client::run_sub(*args),
     }

@@ -252,7 +252,7 @@ fn sockets_without_connect() {
 /// they are silent, stop half-way, or send a byte now and then. Others are not touched.
 #[test]
 fn slow_connect_is_dropped() {
-    on_each_of_its_own(&["--set", "limits.connect-timeout-ms=1000"], |broker| {
+    on_each_of_its_own(&["--set", "limits.connect-timeout=1s"], |broker| {
         if !broker.is_ours() {
             eprintln!("skipped: the time for CONNECT cannot be set at a broker that is not ours");
             return;

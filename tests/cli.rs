@@ -55,6 +55,46 @@ fn a_mistake_in_the_file_is_named_with_its_place() {
 }
 
 #[test]
+fn drop_ins_are_read_after_the_file_and_every_mistake_is_told() {
+    let dir = Scratch::new("drop-ins");
+    let file = dir.write("ringmq.toml", "[limits]\nsessions-max = 1\n");
+    fs::create_dir(dir.path("conf.d")).unwrap();
+    dir.write("conf.d/20.toml", "[limits]\nsessions-max = 3\n");
+    dir.write("conf.d/10.toml", "[limits]\nsessions-max = 2\n");
+    dir.write("conf.d/30.toml.bak", "no toml");
+    let shown = stdout(&ringmq(&["config", "show", "--config", &file]));
+    let line = shown.lines().find(|line| line.starts_with("sessions-max"));
+    let place = dir.path("conf.d/20.toml:2:1");
+    assert!(line.is_some_and(|line| line.ends_with(&place)), "{shown}");
+
+    dir.write("ringmq.toml", "pin = 3\n");
+    dir.write("conf.d/10.toml", "cores = \nlimits = \n");
+    dir.write("conf.d/20.toml", "[listener.a]\nbind = \"nowhere\"\n");
+    let said = stderr(&ringmq(&["config", "check", "--config", &file]));
+    let places: Vec<_> = said
+        .lines()
+        .filter_map(|line| line.split(": ").nth(1))
+        .collect();
+    let expected = [
+        dir.path("conf.d/10.toml:1:9"),
+        dir.path("conf.d/10.toml:2:10"),
+        format!("{file}:1:1"),
+        dir.path("conf.d/20.toml:2:1"),
+    ];
+    assert_eq!(places, expected, "{said}");
+}
+
+#[test]
+fn the_schema_in_docs_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ringmq.schema.json");
+    let schema = stdout(&ringmq(&["config", "schema"]));
+    assert!(
+        fs::read_to_string(path).unwrap() == schema,
+        "`ringmq config schema > docs/ringmq.schema.json` writes it anew"
+    );
+}
+
+#[test]
 fn what_is_in_force_is_shown_with_its_origin() {
     let dir = Scratch::new("show");
     let file = dir.write(
@@ -106,17 +146,19 @@ fn what_is_in_force_is_shown_with_its_origin() {
 fn a_listener_for_other_machines_needs_a_word_for_it() {
     let output = ringmq(&["--bind", "0.0.0.0:0"]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(
-        stderr(&output).contains("add --allow-anonymous"),
-        "{}",
-        stderr(&output)
+    assert_eq!(
+        stderr(&output),
+        "ringmq: --bind: 0.0.0.0:0 can be reached from other machines, and nothing says how their clients prove \
+         who they are. Add auth = \"anonymous\" (--auth anonymous) to let everybody read and publish everything, \
+         or auth = \"password\", \"cert\", \"jwt\" or \"http\", or bind 127.0.0.1 instead\n"
     );
 
-    let mut broker = Running::start(&["--bind", "0.0.0.0:0", "--cores", "1", "--allow-anonymous"]);
+    let mut broker =
+        Running::start(&["--bind", "0.0.0.0:0", "--cores", "1", "--auth", "anonymous"]);
     broker.stop("TERM");
     let log = broker.log();
     assert!(
-        log.contains("anyone who reaches a listener can read and publish everything"),
+        log.contains("anyone who reaches it can read and publish everything"),
         "{log}"
     );
     assert!(!log.contains("local only"), "{log}");
@@ -143,7 +185,7 @@ fn the_banner_is_one_line_and_each_listener_has_one() {
     for part in [
         env!("CARGO_PKG_VERSION"),
         "local only",
-        "--allow-anonymous",
+        "--auth anonymous",
         "no configuration file",
         "2 shards",
         &format!("mqtt://{}", broker.addr),

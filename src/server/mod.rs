@@ -8,7 +8,7 @@ mod log;
 mod probe;
 mod signals;
 
-use crate::config::listener::{Bind, ListenerSpec};
+use crate::config::listener::Bind;
 use crate::config::{CoreCount, Loaded, LogLevel};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
@@ -73,11 +73,7 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     let core_config = CoreConfig {
         shard_count,
         pin: config.pin,
-        listeners: config
-            .listeners
-            .iter()
-            .map(|listener| ListenerSpec::tcp(&listener.name, listener.bind))
-            .collect(),
+        listeners: config.listeners.clone(),
         limits: Arc::new(config.limits.clone()),
         placement_key: installation.placement_key,
         hash_seed: number(hash_seed),
@@ -105,12 +101,7 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
         LogLevel::Info,
         banner(loaded, &installation, shard_count, nofile, &cores),
     );
-    if !loaded.is_local_only() {
-        log::line(
-            LogLevel::Warn,
-            "allow-anonymous: anyone who reaches a listener can read and publish everything.",
-        );
-    }
+    warn_of_open_listeners(loaded);
     if config.pin && shard_count > cpus::available() {
         log::line(
             LogLevel::Warn,
@@ -133,6 +124,19 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     let _ = writer.join();
     log::line(LogLevel::Info, "ringmq has stopped.");
     Ok(())
+}
+
+/// Said at each start: nobody shall be open to the world without knowing it.
+fn warn_of_open_listeners(loaded: &Loaded) {
+    for listener in loaded.open_to_all() {
+        log::line(
+            LogLevel::Warn,
+            format_args!(
+                "listener {} at {} is open: auth = \"anonymous\", so anyone who reaches it can read and publish everything.",
+                listener.name, listener.bind
+            ),
+        );
+    }
 }
 
 fn shard_count(cores: CoreCount) -> usize {
@@ -162,12 +166,17 @@ fn banner(
     let mut parts = vec![format!("ringmq {}", env!("CARGO_PKG_VERSION"))];
     if loaded.is_local_only() {
         parts.push(
-            "local only: just this machine can connect (to open it: --bind 0.0.0.0:1883 --allow-anonymous)".into(),
+            "local only: just this machine can connect (to open it to everybody: --bind 0.0.0.0:1883 --auth anonymous)".into(),
         );
     }
-    parts.push(match &loaded.path {
-        Some(path) => format!("configuration {}", path.display()),
-        None => "no configuration file".into(),
+    let files: Vec<String> = loaded
+        .files
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    parts.push(match files.is_empty() {
+        true => "no configuration file".into(),
+        false => format!("configuration {}", files.join(" ")),
     });
     parts.push(match shard_count {
         1 => "1 shard".into(),
