@@ -1,6 +1,7 @@
 //! The command line: one binary that is the broker, its configuration checker and two small clients.
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use ringmq::cert::DevCertificates;
 use ringmq::client::{PubArgs, SubArgs};
 use ringmq::config::{ConfigError, Loaded, Origin, Setting, Sources, Value};
 use std::path::PathBuf;
@@ -34,6 +35,9 @@ pub(crate) enum Verb {
     /// Check or print the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Make certificates
+    #[command(subcommand)]
+    Cert(CertVerb),
     /// Publish messages (the flags of mosquitto_pub)
     Pub(Box<PubArgs>),
     /// Subscribe and print messages (the flags of mosquitto_sub)
@@ -50,6 +54,48 @@ pub(crate) enum ConfigVerb {
     Default,
     /// Print the JSON schema of the file, for editors
     Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertVerb {
+    /// Make a CA, a server's and a client's certificate for trying out TLS
+    Dev(CertDevArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CertDevArgs {
+    /// Directory for the files
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    dir: PathBuf,
+    /// Host name or address of the server (repeatable) [default: localhost, 127.0.0.1, ::1]
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
+    /// Common Name of the client
+    #[arg(long, value_name = "NAME", default_value = "client")]
+    client: String,
+    /// Days for which the certificates are valid
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    days: u32,
+    /// Replace files that are there
+    #[arg(long)]
+    force: bool,
+}
+
+impl CertDevArgs {
+    pub(crate) fn what(self) -> DevCertificates {
+        let hosts = if self.host.is_empty() {
+            ["localhost", "127.0.0.1", "::1"].map(String::from).to_vec()
+        } else {
+            self.host
+        };
+        DevCertificates {
+            dir: self.dir,
+            hosts,
+            client: self.client,
+            days: self.days,
+            force: self.force,
+        }
+    }
 }
 
 #[derive(Args, Clone, Debug)]

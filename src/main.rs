@@ -3,9 +3,9 @@
 mod cli;
 
 use clap::Parser;
-use cli::{BrokerArgs, Cli, ConfigVerb, Verb};
+use cli::{BrokerArgs, CertDevArgs, CertVerb, Cli, ConfigVerb, Verb};
 use ringmq::config::{self, Loaded};
-use ringmq::{client, server};
+use ringmq::{cert, client, server};
 use std::process::ExitCode;
 
 /// The configuration is not valid; the number is mosquitto's.
@@ -29,8 +29,30 @@ fn main() -> ExitCode {
             print!("{}", config::schema());
             ExitCode::SUCCESS
         }
+        Some(Verb::Cert(CertVerb::Dev(args))) => make_certificates(args),
         Some(Verb::Pub(args)) => client::run_pub(*args),
         Some(Verb::Sub(args)) => client::run_sub(*args),
+    }
+}
+
+fn make_certificates(args: CertDevArgs) -> ExitCode {
+    match cert::dev(&args.what()) {
+        Ok(files) => {
+            for file in [
+                &files.ca,
+                &files.server.0,
+                &files.server.1,
+                &files.client.0,
+                &files.client.1,
+            ] {
+                println!("{}", file.display());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            eprintln!("ringmq: {message}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use crate::assertion::Assertion;
 use clap::{ArgAction, Args, Parser, Subcommand};
+use ringmq::client::target::TransportArgs;
+use ringmq::client::url;
 use ringmq::protocol::Version;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -284,9 +286,18 @@ pub struct Target {
     /// The broker's host name or address.
     #[arg(short = 'h', long, default_value = "127.0.0.1")]
     pub host: String,
-    /// The broker's port.
-    #[arg(short = 'p', long, default_value_t = 1883)]
-    pub port: u16,
+    /// The broker's port [default: 1883, with TLS 8883, with WebSocket 80 or 443]
+    #[arg(short = 'p', long)]
+    pub port: Option<u16>,
+    /// Host, port and transport in one: mqtt://host:port, or mqtts, ws, wss, unix
+    #[arg(short = 'L', long, value_name = "URL", conflicts_with_all = ["host", "port", "unix"])]
+    pub url: Option<String>,
+    /// Use TLS, as --tls
+    #[arg(short = 'S', long)]
+    pub ssl: bool,
+    /// TLS, WebSocket and unix sockets.
+    #[command(flatten)]
+    pub transport: TransportArgs,
     /// MQTT version: 3 (3.1), 4 (3.1.1) or 5.
     #[arg(short = 'V', long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=5))]
     pub mqtt_version: u8,
@@ -314,6 +325,22 @@ pub struct Target {
 }
 
 impl Target {
+    /// The broker's place, and what lies between.
+    ///
+    /// Errors: what cannot be, or a file of TLS that is wrong; in words.
+    pub fn broker(&self) -> Result<ringmq::client::target::Target, String> {
+        let url = self.url.as_deref().map(url::parse).transpose()?;
+        let transport = self.transport.clone().or_tls(self.ssl);
+        let host = Some(self.host.clone());
+        ringmq::client::target::Target::new(
+            &transport,
+            url.as_ref(),
+            host,
+            self.port,
+            self.version(),
+        )
+    }
+
     /// The version of MQTT.
     pub fn version(&self) -> Version {
         match self.mqtt_version {

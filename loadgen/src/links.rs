@@ -2,18 +2,22 @@
 //!
 //! [`Links`] knows packets as pieces of bytes and nothing of what they mean; that is the [`Handler`]'s. A turn
 //! takes what the ring has, hands each packet to the handler where it was received, and then makes one write
-//! for each link that has something.
+//! for each link that has something. With TLS or WebSocket a link is connected once these are open.
 
 use crate::clock::Clock;
 use crate::sys::bind_address_no_port;
 use ringmq::net::ring::{Completion, Key, Received, Ring, RingConfig};
+use ringmq::net::transport::client::{ClientRoute, ClientTransport};
+use ringmq::net::transport::{Heard, Scratch};
 use ringmq::net::writer;
 use ringmq::protocol::Version;
 use ringmq::protocol::frame::{Cut, FixedHeader, PACKET_BYTES_MAX, cut_version};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Completions taken in a row before the links are written.
@@ -26,7 +30,7 @@ const WAKE_KEY: Key = Key {
 
 /// What is done with the events of links.
 pub trait Handler {
-    /// The TCP connection is established.
+    /// The connection is established: TCP, and TLS and WebSocket if there are any.
     fn on_connected(&mut self, links: &mut Links, link: u32) -> Result<(), String>;
 
     /// A packet arrived, at `now_ns`.
@@ -50,11 +54,31 @@ pub trait Handler {
 #[derive(Clone, Debug)]
 pub struct Route {
     /// The broker.
-    pub address: SocketAddr,
+    pub address: Address,
+    /// What lies between the socket and MQTT.
+    pub through: ClientRoute,
     /// Source addresses, taken in turn; none leaves the choice to the system.
     pub sources: Vec<IpAddr>,
     /// The version whose framing is used.
     pub version: Version,
+}
+
+/// Where a socket leads.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// To an address and a port.
+    Tcp(SocketAddr),
+    /// To a unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// The links of a core, as the handler sees them.
@@ -75,6 +99,8 @@ pub struct Reactor {
     wake: Option<UnixStream>,
     /// Connections made, for taking the source addresses in turn.
     connects: usize,
+    /// Where transports work.
+    scratch: Scratch,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +120,20 @@ struct Link {
     out: Vec<u8>,
     /// Bytes of `out` that are written.
     written: usize,
+    through: Option<Box<Through>>,
+}
+
+/// What lies between a link's socket and MQTT, and what it has made for the socket.
+#[derive(Debug)]
+struct Through {
+    transport: ClientTransport,
+    wire: Vec<u8>,
+    /// Bytes of `wire` that are written.
+    written: usize,
+    /// Whether the handler knows that the link is connected.
+    is_told: bool,
+    /// Whether MQTT is in `wire`.
+    has_mqtt: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +168,12 @@ impl Links {
 
     /// Bytes to be written on a link, among them those that the socket has taken of an unfinished write.
     pub fn out_bytes(&self, link: u32) -> usize {
-        self.links[link as usize].out.len()
+        let slot = &self.links[link as usize];
+        slot.out.len()
+            + slot
+                .through
+                .as_ref()
+                .map_or(0, |through| through.wire.len())
     }
 
     /// Whether the socket of a link takes no more at present.
@@ -168,23 +213,68 @@ impl Links {
         slot.carry.clear();
         slot.out.clear();
         slot.written = 0;
+        slot.through = None;
     }
 
     /// Writes `bytes` on every link that has nothing else to write, and closes all.
     pub fn close_all(&mut self, bytes: &[u8]) {
+        let mut scratch = Scratch::default();
         for slot in &mut self.links {
-            if let Some(socket) = slot.socket.take()
-                && slot.out.is_empty()
-            {
-                // It is a courtesy; a link that is gone does not need it.
-                let _ = writer::write(&socket, [bytes]);
-            }
+            let Some(socket) = slot.socket.take().filter(|_| slot.out.is_empty()) else {
+                continue;
+            };
+            let bytes = match &mut slot.through {
+                None => bytes,
+                Some(through) if through.wire.is_empty() => {
+                    let _ = through.transport.seal([bytes].into_iter(), &mut scratch);
+                    through.transport.close(None, &mut scratch);
+                    &scratch.wire
+                }
+                Some(_) => continue,
+            };
+            // It is a courtesy; a link that is gone does not need it.
+            let _ = writer::write(&socket, [bytes]);
         }
     }
 
     fn is_current(&self, key: Key) -> bool {
         let slot = &self.links[key.index as usize];
         slot.socket.is_some() && slot.generation == key.generation
+    }
+
+    /// Takes what the socket of a link received, and hands the packets in it to the handler.
+    fn packets_through(
+        &mut self,
+        handler: &mut impl Handler,
+        version: Version,
+        key: Key,
+        bytes: &[u8],
+        scratch: &mut Scratch,
+        now_ns: u64,
+    ) -> Result<(), String> {
+        let link = key.index;
+        let Some(through) = &mut self.links[link as usize].through else {
+            return Ok(());
+        };
+        let heard = through.transport.receive(bytes, scratch);
+        let answers = !scratch.wire.is_empty();
+        through.wire.extend_from_slice(&scratch.wire);
+        let opens = through.transport.is_open()
+            && !std::mem::replace(&mut through.is_told, through.transport.is_open());
+        if answers {
+            self.out(link);
+        }
+        if opens {
+            handler.on_connected(self, link)?;
+        }
+        let clear = std::mem::take(&mut scratch.clear);
+        let handled = self.packets(handler, version, key, &clear, now_ns);
+        scratch.clear = clear;
+        handled?;
+        match heard? {
+            Heard::Closed if self.is_current(key) => Err("the broker closed the connection".into()),
+            Heard::Closed | Heard::Open => Ok(()),
+        }
     }
 
     /// Hands the packets in `bytes` to the handler.
@@ -258,6 +348,7 @@ impl Reactor {
             clock,
             wake,
             connects: offset,
+            scratch: Scratch::default(),
         })
     }
 
@@ -310,6 +401,18 @@ impl Reactor {
             let slot = &mut links.links[link as usize];
             slot.dirty = false;
             let Some(socket) = &slot.socket else { continue };
+            if let Some(through) = &mut slot.through {
+                if let Err(what) = write_through(socket, through, &mut slot.out, &mut self.scratch)
+                {
+                    handler.on_closed(links, link, &what)?;
+                } else if !through.wire.is_empty() {
+                    slot.full = true;
+                    self.ring.poll_writable(socket, key(link, slot.generation));
+                } else if std::mem::take(&mut through.has_mqtt) {
+                    handler.on_flushed(links, link);
+                }
+                continue;
+            }
             match writer::write(socket, [&slot.out[slot.written..]]) {
                 Ok(wrote) if wrote.is_short() => {
                     slot.written += wrote.accepted;
@@ -361,7 +464,11 @@ impl Reactor {
             Completion::Connected { key, result } if links.is_current(key) => match result {
                 Ok(()) => {
                     self.receive_more(links, key.index);
-                    handler.on_connected(links, key.index)
+                    if self.route.through.is_plain() {
+                        handler.on_connected(links, key.index)
+                    } else {
+                        self.open(links, handler, key.index)
+                    }
                 }
                 Err(error) => {
                     handler.on_closed(links, key.index, &format!("cannot connect: {error}"))
@@ -393,12 +500,16 @@ impl Reactor {
         }
         match received {
             Received::Bytes(buffer) => {
-                let result = if current {
-                    let bytes = self.ring.bytes(&buffer);
-                    let now_ns = self.clock.now_ns();
-                    links.packets(handler, self.route.version, key, bytes, now_ns)
-                } else {
+                let bytes = self.ring.bytes(&buffer);
+                let now_ns = self.clock.now_ns();
+                let version = self.route.version;
+                let result = if !current {
                     Ok(())
+                } else if links.links[key.index as usize].through.is_some() {
+                    let scratch = &mut self.scratch;
+                    links.packets_through(handler, version, key, bytes, scratch, now_ns)
+                } else {
+                    links.packets(handler, version, key, bytes, now_ns)
                 };
                 self.ring.recycle(buffer);
                 result.or_else(|what| handler.on_closed(links, key.index, &what))?;
@@ -443,7 +554,14 @@ impl Reactor {
         };
         let slot = &mut links.links[link as usize];
         assert!(slot.socket.is_none(), "a link is connected once at a time");
-        let address = SockAddr::from(self.route.address);
+        let address = match &self.route.address {
+            Address::Tcp(address) => Ok(SockAddr::from(*address)),
+            Address::Unix(path) => SockAddr::unix(path),
+        };
+        let address = match address {
+            Ok(address) => address,
+            Err(error) => return handler.on_closed(links, link, &format!("no address: {error}")),
+        };
         self.ring
             .connect(&socket, address, key(link, slot.generation));
         slot.socket = Some(socket);
@@ -451,7 +569,10 @@ impl Reactor {
     }
 
     fn socket(&mut self) -> std::io::Result<Socket> {
-        let domain = Domain::for_address(self.route.address);
+        let Address::Tcp(address) = &self.route.address else {
+            return Socket::new(Domain::UNIX, Type::STREAM, None);
+        };
+        let domain = Domain::for_address(*address);
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_tcp_nodelay(true)?;
         let sources = &self.route.sources;
@@ -461,6 +582,35 @@ impl Reactor {
             self.connects += 1;
         }
         Ok(socket)
+    }
+
+    /// Begins what lies between a connected socket and MQTT.
+    fn open(
+        &mut self,
+        links: &mut Links,
+        handler: &mut impl Handler,
+        link: u32,
+    ) -> Result<(), String> {
+        // WebSocket keys and masks need not be secret, only different.
+        let seed = self.clock.now_ns() ^ u64::from(link) << 40;
+        let opened = ClientTransport::new(&self.route.through, seed).and_then(|mut transport| {
+            transport.start(&mut self.scratch)?;
+            Ok(transport)
+        });
+        let transport = match opened {
+            Ok(transport) => transport,
+            Err(what) => return handler.on_closed(links, link, &what),
+        };
+        let slot = &mut links.links[link as usize];
+        slot.through = Some(Box::new(Through {
+            transport,
+            wire: self.scratch.wire.clone(),
+            written: 0,
+            is_told: false,
+            has_mqtt: false,
+        }));
+        links.out(link);
+        Ok(())
     }
 
     fn receive_more(&mut self, links: &mut Links, link: u32) {
@@ -473,6 +623,38 @@ impl Reactor {
             self.ring.recv_multi(socket, key(link, slot.generation));
         }
     }
+}
+
+/// Makes bytes for the socket from those of MQTT, and writes what it takes.
+fn write_through(
+    socket: &Socket,
+    through: &mut Through,
+    out: &mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> Result<(), String> {
+    let mut sealed = 0;
+    while sealed < out.len() && through.is_told {
+        let count = through
+            .transport
+            .seal([&out[sealed..]].into_iter(), scratch)?;
+        if count == 0 {
+            return Err("the connection is closed".into());
+        }
+        sealed += count;
+        through.has_mqtt = true;
+        through.wire.extend_from_slice(&scratch.wire);
+    }
+    out.drain(..sealed);
+    let wrote = writer::write(socket, [&through.wire[through.written..]]);
+    through.written += wrote
+        .map_err(|error| format!("writing failed: {error}"))?
+        .accepted;
+    if through.written == through.wire.len() {
+        // An idle link keeps no buffer.
+        through.wire = Vec::new();
+        through.written = 0;
+    }
+    Ok(())
 }
 
 fn cut(bytes: &[u8], version: Version) -> Result<Cut<'_>, String> {

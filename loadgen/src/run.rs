@@ -5,7 +5,7 @@ use crate::cli::{
     Common, Conn, LoadArgs, Publish, Shape, Shared as SharedArgs, Slow, Subscribe, Target,
 };
 use crate::clock::{Clock, nanoseconds};
-use crate::links::Route;
+use crate::links::{Address, Route};
 use crate::plan::{ClientPlan, Hears, Names, Plan};
 use crate::procfs::{Usage, machine_cpu_ns};
 use crate::report::{Broker, Generator, Percentiles, Summary};
@@ -13,6 +13,7 @@ use crate::shared::Shared;
 use crate::timeline::{Timeline, write_files};
 use crate::track::Track;
 use crate::worker::{self, Interval, Load, Outcome, Settings, Times};
+use ringmq::client::target::{Endpoint, Target as ClientTarget};
 use ringmq::protocol::QoS;
 use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
@@ -709,16 +710,23 @@ pub fn prefix(target: &Target) -> String {
 
 /// Where the broker is.
 ///
-/// Errors: the name has no address.
+/// Errors: the name has no address, or a file of TLS is wrong.
 pub fn resolve_route(target: &Target) -> Result<Route, String> {
-    let host = &target.host;
-    let mut found = (host.as_str(), target.port)
-        .to_socket_addrs()
-        .map_err(|error| format!("{host}: {error}"))?;
+    let ClientTarget { endpoint, route } = target.broker()?;
+    let address = match endpoint {
+        Endpoint::Unix(path) => Address::Unix(path),
+        Endpoint::Tcp(host, port) => {
+            let found = (host.as_str(), port).to_socket_addrs();
+            let mut found = found.map_err(|error| format!("{host}: {error}"))?;
+            let address = found
+                .next()
+                .ok_or_else(|| format!("{host} has no address"))?;
+            Address::Tcp(address)
+        }
+    };
     Ok(Route {
-        address: found
-            .next()
-            .ok_or_else(|| format!("{host} has no address"))?,
+        address,
+        through: route,
         sources: target
             .ifaddr
             .clone()

@@ -4,21 +4,23 @@ use super::options::ConnectPlan;
 use super::property::{
     NumberName, TextName, forward_raw, nonzero_u16, nonzero_u32, number, text, user_raw,
 };
+use super::stream::Stream;
 use super::{EXIT_FAILED, EXIT_NOT_AUTHORIZED, EXIT_UNREACHABLE, Failure};
 use crate::protocol::{
     Connack, Connect, ConnectProperties, Cut, Disconnect, FixedHeader, Forward, PACKET_BYTES_MAX,
     PacketType, ReasonCode, UserProperties, Version, Will, cut, put_pingreq,
 };
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Time for the TCP connection, and again for CONNACK.
+/// Time for the Network Connection, and again for CONNACK.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that wait for the next write, at most.
 const UNSENT_MAX: usize = 64 << 10;
+/// Room for what is read beyond the bytes that are there.
+const READ_AHEAD_BYTES: usize = 64 << 10;
 /// Packets read ahead of the one being handled.
 const EVENTS_AHEAD: usize = 64;
 
@@ -45,7 +47,7 @@ pub(super) struct Packet {
 
 /// An open connection after a successful CONNACK.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     events: Receiver<Event>,
     sender: SyncSender<Event>,
     server: String,
@@ -64,14 +66,17 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects, sends CONNECT and waits for CONNACK.
     pub(super) fn open(plan: &ConnectPlan) -> Result<Self, Failure> {
-        let server = format!("{}:{}", plan.host, plan.port);
-        let stream = connect(plan, &server)?;
+        let server = plan.target.endpoint.to_string();
+        let stream = Stream::open(&plan.target, CONNECT_TIMEOUT).map_err(|error| {
+            Failure::new(
+                EXIT_UNREACHABLE,
+                format!("cannot connect to {server}: {error}"),
+            )
+        })?;
         let (sender, events) = sync_channel(EVENTS_AHEAD);
-        let reader = stream
-            .try_clone()
-            .map_err(|error| Failure::new(EXIT_FAILED, error))?;
+        let reader = stream.clone();
         let to_events = sender.clone();
-        thread::spawn(move || read_packets(reader, &to_events));
+        thread::spawn(move || read_packets(&reader, &to_events));
         let now = Instant::now();
         let mut connection = Self {
             stream,
@@ -217,7 +222,7 @@ impl Connection {
         let mut bytes = Vec::new();
         disconnect.encode(self.version, &mut bytes);
         self.send(&bytes)?;
-        let _ = self.stream.shutdown(Shutdown::Write);
+        self.stream.shutdown();
         // Leaving bytes unread would reset the connection, and with it what was sent last.
         let deadline = Instant::now() + Duration::from_millis(500);
         loop {
@@ -362,29 +367,6 @@ impl Connection {
     }
 }
 
-fn connect(plan: &ConnectPlan, server: &str) -> Result<TcpStream, Failure> {
-    let unreachable = |error: io::Error| {
-        Failure::new(
-            EXIT_UNREACHABLE,
-            format!("cannot connect to {server}: {error}"),
-        )
-    };
-    let addresses = (plan.host.as_str(), plan.port)
-        .to_socket_addrs()
-        .map_err(unreachable)?;
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(stream) => {
-                stream.set_nodelay(true).map_err(unreachable)?;
-                return Ok(stream);
-            }
-            Err(error) => failed = error,
-        }
-    }
-    Err(unreachable(failed))
-}
-
 fn encode_connect(plan: &ConnectPlan) -> Vec<u8> {
     let given = &plan.properties.connect;
     let will_given = &plan.properties.will;
@@ -430,10 +412,9 @@ fn encode_connect(plan: &ConnectPlan) -> Vec<u8> {
 }
 
 /// Cuts what the server sends into packets until it closes or nobody listens any more.
-fn read_packets(mut stream: TcpStream, events: &SyncSender<Event>) {
+fn read_packets(stream: &Stream, events: &SyncSender<Event>) {
     let mut bytes = Vec::new();
     let mut start = 0;
-    let mut chunk = vec![0; 64 << 10];
     loop {
         let (event, used) = match cut(&bytes[start..], PACKET_BYTES_MAX) {
             Ok(Cut::Packet { header, body, len }) => (
@@ -449,15 +430,11 @@ fn read_packets(mut stream: TcpStream, events: &SyncSender<Event>) {
                 // Whatever length a server claims, memory is taken for what came.
                 bytes.reserve(
                     need.saturating_sub(bytes.len())
-                        .min(bytes.len() + chunk.len()),
+                        .min(bytes.len() + READ_AHEAD_BYTES),
                 );
-                match stream.read(&mut chunk) {
+                match stream.read(&mut bytes) {
                     Ok(0) => (Event::Closed(None), 0),
-                    Ok(count) => {
-                        bytes.extend_from_slice(&chunk[..count]);
-                        continue;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Ok(_) => continue,
                     Err(error) => (Event::Closed(Some(error)), 0),
                 }
             }

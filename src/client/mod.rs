@@ -7,8 +7,10 @@ mod format;
 mod options;
 mod property;
 mod publish;
+mod stream;
 mod subscribe;
-mod url;
+pub mod target;
+pub mod url;
 
 pub use options::{PubArgs, SubArgs};
 

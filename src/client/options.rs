@@ -2,6 +2,7 @@
 
 use super::format::Format;
 use super::property::{NumberName, Properties, number};
+use super::target::{Target, TransportArgs};
 use super::{EXIT_USAGE, Failure, url};
 use crate::protocol::subscribe::{RetainHandling, SubscribeOptions};
 use crate::protocol::text::{STRING_BYTES_MAX, topic_name};
@@ -34,9 +35,11 @@ struct CommonArgs {
     /// Client Identifier; without one the broker chooses
     #[arg(short, long, value_name = "ID", allow_hyphen_values = true)]
     id: Option<String>,
-    /// Everything in one: mqtt://[user[:password]@]host[:port][/topic]
-    #[arg(short = 'L', long, value_name = "URL", conflicts_with_all = ["host", "port"])]
+    /// Everything in one: mqtt://[user[:password]@]host[:port][/topic], or mqtts, ws, wss, unix
+    #[arg(short = 'L', long, value_name = "URL", conflicts_with_all = ["host", "port", "unix"])]
     url: Option<String>,
+    #[command(flatten)]
+    transport: TransportArgs,
     /// Quality of Service: 0, 1 or 2
     #[arg(short, long, value_name = "QOS", default_value = "0", value_parser = parse_qos)]
     qos: QoS,
@@ -214,8 +217,7 @@ pub struct SubArgs {
 /// How to connect.
 #[derive(Debug)]
 pub(super) struct ConnectPlan {
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) target: Target,
     pub(super) version: Version,
     pub(super) client_id: String,
     pub(super) username: Option<String>,
@@ -405,13 +407,11 @@ impl ConnectPlan {
             .transpose()
             .map_err(usage)?;
         let (mut username, mut password, mut topic) = (args.username, args.password, None);
-        let (mut host, mut port) = (args.host, args.port);
-        if let Some(url) = url {
-            username = username.or(url.username);
-            password = password.or(url.password);
-            topic = url.topic;
-            host = Some(url.host);
-            port = url.port;
+        if let Some(url) = &url {
+            username = username.or_else(|| url.username.clone());
+            password = password.or_else(|| url.password.clone());
+            // The path of a WebSocket names no topic.
+            topic = url.path.clone().filter(|_| !url.scheme.has_websocket());
         }
 
         let needs_v5 = !properties.is_empty() || args.session_expiry_interval.is_some();
@@ -475,9 +475,9 @@ impl ConnectPlan {
             .session_expiry_interval
             .or_else(|| number(&properties.connect, NumberName::SessionExpiryInterval))
             .or(kept);
+        let target = Target::new(&args.transport, url.as_ref(), args.host, args.port, version);
         let plan = Self {
-            host: host.unwrap_or_else(|| "localhost".into()),
-            port: port.unwrap_or(1883),
+            target: target.map_err(usage)?,
             version,
             client_id,
             username,
@@ -571,10 +571,7 @@ mod tests {
     #[test]
     fn the_flags_are_those_of_mosquitto() {
         let plan = pub_plan("-h ::1 -p 1884 -t a/b -m -5 -q 2 -r -i me -V mqttv5 -D publish user-property k v -D connect receive-maximum 3 -x 10").unwrap();
-        assert_eq!(
-            (plan.connect.host.as_str(), plan.connect.port),
-            ("::1", 1884)
-        );
+        assert_eq!(plan.connect.target.endpoint.to_string(), "[::1]:1884");
         assert_eq!(
             (plan.topic.as_str(), plan.qos, plan.retain),
             ("a/b", QoS::ExactlyOnce, true)
@@ -586,7 +583,7 @@ mod tests {
         );
 
         let plan = sub_plan("-L mqtt://u:p@broker/x/# -c -i me -V 5 -C 2 -W 0.5 -v").unwrap();
-        assert_eq!(plan.connect.host, "broker");
+        assert_eq!(plan.connect.target.endpoint.to_string(), "broker:1883");
         assert_eq!(plan.connect.username.as_deref(), Some("u"));
         assert_eq!(plan.filters, ["x/#"]);
         assert_eq!(plan.timeout, Some(Duration::from_millis(500)));

@@ -1,32 +1,86 @@
-//! `mqtt://[user[:password]@]host[:port][/topic]`, as `-L` takes it.
+//! `mqtt://[user[:password]@]host[:port][/topic]` and the like, as `-L` takes it.
+
+/// How a broker is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `mqtt`: MQTT over TCP.
+    Mqtt,
+    /// `mqtts`: with TLS.
+    Mqtts,
+    /// `ws`: WebSocket.
+    Ws,
+    /// `wss`: WebSocket with TLS.
+    Wss,
+    /// `unix`: MQTT over a unix socket.
+    Unix,
+}
+
+impl Scheme {
+    fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "mqtt" | "tcp" => Self::Mqtt,
+            "mqtts" | "ssl" => Self::Mqtts,
+            "ws" => Self::Ws,
+            "wss" => Self::Wss,
+            "unix" => Self::Unix,
+            _ => return None,
+        })
+    }
+
+    /// Whether there is TLS.
+    pub fn has_tls(self) -> bool {
+        matches!(self, Self::Mqtts | Self::Wss)
+    }
+
+    /// Whether there is a WebSocket.
+    pub fn has_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
 
 /// What a URL says; what it leaves out is `None`.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Url {
-    pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) host: String,
-    pub(super) port: Option<u16>,
-    pub(super) topic: Option<String>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    /// How the broker is spoken to.
+    pub scheme: Scheme,
+    /// The User Name.
+    pub username: Option<String>,
+    /// The Password.
+    pub password: Option<String>,
+    /// The host; with [`Scheme::Unix`] the socket's file.
+    pub host: String,
+    /// The port.
+    pub port: Option<u16>,
+    /// What follows the host, without the first slash: a topic, or with a WebSocket its path.
+    pub path: Option<String>,
 }
 
 /// Reads a URL; the parts may be percent-encoded.
 ///
 /// Errors: a sentence for the user.
-pub(super) fn parse(text: &str) -> Result<Url, String> {
-    let rest = match text.split_once("://") {
-        Some(("mqtt", rest)) => rest,
-        Some(("mqtts", _)) => {
-            return Err("mqtts:// needs TLS, which ringmq does not have yet".into());
-        }
-        _ => {
-            return Err(format!(
-                "`{text}` is no URL of the form mqtt://host:port/topic"
-            ));
-        }
+pub fn parse(text: &str) -> Result<Url, String> {
+    let parts = text.split_once("://");
+    let Some((scheme, rest)) = parts.and_then(|(word, rest)| Some((Scheme::parse(word)?, rest)))
+    else {
+        return Err(format!(
+            "`{text}` is no URL of the form mqtt://host:port/topic (or mqtts, ws, wss, unix)"
+        ));
     };
-    let (authority, topic) = match rest.split_once('/') {
-        Some((authority, topic)) => (authority, Some(topic).filter(|topic| !topic.is_empty())),
+    if scheme == Scheme::Unix {
+        if !rest.starts_with('/') {
+            return Err(format!("`{text}` names no file: unix:///path/to/socket"));
+        }
+        return Ok(Url {
+            scheme,
+            username: None,
+            password: None,
+            host: decode(rest)?,
+            port: None,
+            path: None,
+        });
+    }
+    let (authority, path) = match rest.split_once('/') {
+        Some((authority, path)) => (authority, Some(path).filter(|path| !path.is_empty())),
         None => (rest, None),
     };
     let (user, address) = match authority.rsplit_once('@') {
@@ -52,13 +106,18 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
         Some((name, password)) => (Some(decode(name)?), Some(decode(password)?)),
         None => (None, None),
     };
-    let topic = topic.map(decode).transpose()?;
+    // The path of a WebSocket goes into the request as it is.
+    let path = match path {
+        Some(path) if scheme.has_websocket() => Some(path.to_owned()),
+        path => path.map(decode).transpose()?,
+    };
     Ok(Url {
+        scheme,
         username,
         password,
         host: decode(host)?,
         port,
-        topic,
+        path,
     })
 }
 
@@ -91,19 +150,41 @@ mod tests {
         assert_eq!(
             full,
             Url {
+                scheme: Scheme::Mqtt,
                 username: Some("me".into()),
                 password: Some("p@ss".into()),
                 host: "broker".into(),
                 port: Some(1884),
-                topic: Some("a/b c".into()),
+                path: Some("a/b c".into()),
             }
         );
         let least = parse("mqtt://[::1]").unwrap();
         assert_eq!(
-            (least.host.as_str(), least.port, least.topic),
+            (least.host.as_str(), least.port, least.path),
             ("::1", None, None)
         );
         assert_eq!(parse("mqtt://[::1]:5/").unwrap().port, Some(5));
+    }
+
+    #[test]
+    fn every_transport_has_its_scheme() {
+        for (text, scheme) in [
+            ("mqtt://h", Scheme::Mqtt),
+            ("mqtts://h", Scheme::Mqtts),
+            ("ws://h", Scheme::Ws),
+            ("wss://h", Scheme::Wss),
+        ] {
+            assert_eq!(parse(text).unwrap().scheme, scheme);
+        }
+        let socket = parse("unix:///run/a%20b").unwrap();
+        assert_eq!(
+            (socket.scheme, socket.host.as_str()),
+            (Scheme::Unix, "/run/a b")
+        );
+        assert_eq!(
+            parse("ws://h:1/a%20b?c").unwrap().path.as_deref(),
+            Some("a%20b?c")
+        );
     }
 
     #[test]
@@ -111,7 +192,7 @@ mod tests {
         for text in [
             "broker",
             "http://broker",
-            "mqtts://broker",
+            "unix://socket",
             "mqtt://",
             "mqtt://h:x",
             "mqtt://h/%zz",

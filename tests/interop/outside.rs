@@ -61,18 +61,31 @@ impl Outside {
         })
     }
 
+    /// The same program with another script of the same directory.
+    #[allow(dead_code, reason = "one of the tests that share this file uses it")]
+    pub(crate) fn with_script(mut self, file: &str) -> Self {
+        self.script.set_file_name(file);
+        self
+    }
+
     /// Runs the script; it says itself what went wrong.
+    #[allow(dead_code, reason = "one of the tests that share this file uses it")]
     pub(crate) fn run(&self, addr: SocketAddr, version: &str, prefix: &str, large_mib: usize) {
+        self.run_args(&[
+            &addr.ip().to_string(),
+            &addr.port().to_string(),
+            version,
+            prefix,
+            &large_mib.to_string(),
+        ]);
+    }
+
+    /// Runs the script with these arguments.
+    pub(crate) fn run_args(&self, args: &[&str]) {
         let mut command = Command::new(&self.program);
         command
             .arg(&self.script)
-            .args([
-                &addr.ip().to_string(),
-                &addr.port().to_string(),
-                version,
-                prefix,
-                &large_mib.to_string(),
-            ])
+            .args(args)
             .env("NODE_PATH", &self.node_path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -93,7 +106,7 @@ impl Outside {
         watchdog.join().expect("the watchdog does not panic");
         assert!(
             output.status.success(),
-            "{} with MQTT {version} on {}: {}\n{}{}",
+            "{} {args:?} on {}: {}\n{}{}",
             self.script.display(),
             thread::current().name().unwrap_or("?"),
             output.status,
@@ -104,6 +117,7 @@ impl Outside {
 }
 
 /// A mosquitto broker of this test, killed when this is dropped.
+#[allow(dead_code, reason = "one of the tests that share this file uses it")]
 pub(crate) struct Mosquitto {
     pub(crate) addr: SocketAddr,
     child: Child,
@@ -112,6 +126,7 @@ pub(crate) struct Mosquitto {
 
 impl Mosquitto {
     /// Starts one on a free port; none, after saying so, when it is not installed.
+    #[allow(dead_code, reason = "one of the tests that share this file uses it")]
     pub(crate) fn start() -> Option<Self> {
         let program = program("mosquitto")?;
         let free = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");

@@ -61,6 +61,8 @@ mod receive;
 #[cfg(test)]
 mod tests;
 mod through;
+#[cfg(test)]
+mod through_tests;
 
 use super::counters::NetCounters;
 use super::events::{LogRecord, LogSink};
@@ -85,6 +87,8 @@ use std::time::Duration;
 
 /// Bytes fed to the shard, or sent to it over links, after which output is flushed within a turn.
 pub const FLUSH_BYTES: usize = 64 << 10;
+/// Bytes fed in a turn below which the turn is called light.
+const LIGHT_BYTES: usize = 16 << 10;
 /// Time a connection has to take its last bytes, and then to shut its side.
 pub const LINGER_MS: u64 = 1_000;
 /// Pause before accepting again when descriptors are short.
@@ -186,6 +190,8 @@ impl Shutdown {
 pub enum Turn {
     /// Something to do: there may be more.
     Busy,
+    /// Little to do: this core is ahead of those it serves.
+    Light,
     /// Nothing to do.
     Idle,
     /// The core was asked to stop and has.
@@ -329,12 +335,15 @@ impl<S: StateMachine> Driver<S> {
             self.complete(completion);
             self.flush_if_much_was_fed();
         }
+        let is_light = self.fed_bytes < LIGHT_BYTES;
         self.flush();
         self.arm_receives();
         self.counters.turns.add(u64::from(busy));
         busy |= !self.outbox.is_empty() || !self.writable.is_empty() || self.can_feed_deferred();
         Ok(if self.is_finished() {
             Turn::Finished
+        } else if busy && is_light {
+            Turn::Light
         } else if busy {
             Turn::Busy
         } else {

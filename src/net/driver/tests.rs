@@ -1,8 +1,10 @@
 //! The driver against real sockets on loopback, with a state machine that does what its peers tell it.
 
 use super::*;
+use crate::config::listener::ListenerSpec;
 use crate::mesh::link::{LinkConfig, Mark, full_mesh};
 use crate::net::ring::RingConfig;
+use crate::net::transport::Door;
 use crate::shard::input::CloseCause;
 use crate::shard::outbox::Handover;
 use std::collections::HashMap;
@@ -20,9 +22,9 @@ const CHUNK: usize = 16 << 10;
 /// * `bulk`: sends [`BULK_BYTES`], of which a megabyte at most is outbound at a time.
 /// * `mesh`: sends 30 messages to shard 1.
 #[derive(Default)]
-struct Fake {
+pub(super) struct Fake {
     conns: HashMap<ConnKey, FakeConn>,
-    seen: Vec<Seen>,
+    pub(super) seen: Vec<Seen>,
     waiting: Vec<(u64, ConnKey)>,
 }
 
@@ -32,13 +34,14 @@ struct FakeConn {
     /// Bytes of bulk not yet in `outbound`, and where in the pattern they begin.
     bulk: usize,
     bulk_at: usize,
+    has_moved: bool,
 }
 
 /// More than the kernel buffers between two sockets.
-const BULK_BYTES: usize = 48 << 20;
+pub(super) const BULK_BYTES: usize = 48 << 20;
 
 #[derive(Debug, PartialEq, Eq)]
-enum Seen {
+pub(super) enum Seen {
     Accepted(ConnKey),
     HandedOver(Vec<u8>),
     Identified(String),
@@ -50,7 +53,7 @@ enum Seen {
     Shutdown,
 }
 
-fn bulk_byte(at: usize) -> u8 {
+pub(super) fn bulk_byte(at: usize) -> u8 {
     (at % 251) as u8
 }
 
@@ -64,7 +67,7 @@ impl Fake {
                 outbox.dirty.push(conn);
                 outbox.close.push(conn);
             }
-            b"over" => {
+            b"over" if !state.has_moved => {
                 self.conns.remove(&conn);
                 outbox.handover.push(Handover {
                     conn,
@@ -119,7 +122,10 @@ impl StateMachine for Fake {
             }
             Input::HandedOver { conn, unread } => {
                 self.seen.push(Seen::HandedOver(unread.to_vec()));
-                let mut state = FakeConn::default();
+                let mut state = FakeConn {
+                    has_moved: true,
+                    ..FakeConn::default()
+                };
                 state.outbound.push_back(b"here".to_vec());
                 assert!(self.conns.insert(conn, state).is_none());
                 outbox.dirty.push(conn);
@@ -186,14 +192,14 @@ impl StateMachine for Fake {
 }
 
 /// Cores whose turns the test takes, with time that the test makes.
-struct Cores {
-    drivers: Vec<Driver<Fake>>,
-    shutdown: Arc<Shutdown>,
-    address: SocketAddr,
+pub(super) struct Cores {
+    pub(super) drivers: Vec<Driver<Fake>>,
+    pub(super) shutdown: Arc<Shutdown>,
+    pub(super) address: SocketAddr,
     now: Now,
 }
 
-const RING: RingConfig = RingConfig {
+pub(super) const RING: RingConfig = RingConfig {
     submission_entries: 64,
     completion_entries: 256,
     buffer_count: 16,
@@ -207,13 +213,24 @@ impl Cores {
 
     /// Only the first core accepts.
     fn with(count: usize, ring: RingConfig, link: LinkConfig) -> Self {
+        let door = Door::open(ListenerSpec::tcp("tcp", (Ipv4Addr::LOCALHOST, 0).into()));
+        Self::behind(&Arc::new(door.unwrap()), count, ring, link)
+    }
+
+    /// Only the first core accepts, through this door.
+    pub(super) fn behind(
+        door: &Arc<Door>,
+        count: usize,
+        ring: RingConfig,
+        link: LinkConfig,
+    ) -> Self {
         let now = Now {
             mono_ms: 1_000_000,
             wall_ms: 0,
         };
         let wakes: Vec<_> = (0..count).map(|_| Arc::new(Wake::new().unwrap())).collect();
         let shutdown = Arc::new(Shutdown::new(wakes.clone()));
-        let mut listeners = Listener::bind_all((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap();
+        let mut listeners = Listener::bind_door(door, 1).unwrap();
         let address = listeners[0].address();
         let links = full_mesh(link, &wakes).into_iter();
         let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
@@ -236,7 +253,7 @@ impl Cores {
         }
     }
 
-    fn turn(&mut self) -> Vec<Turn> {
+    pub(super) fn turn(&mut self) -> Vec<Turn> {
         let now = self.now;
         self.drivers
             .iter_mut()
@@ -245,7 +262,7 @@ impl Cores {
     }
 
     /// Takes turns of all cores until `condition`, which must come true within 10 s.
-    fn until(&mut self, mut condition: impl FnMut(&mut Self) -> bool) {
+    pub(super) fn until(&mut self, mut condition: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !condition(self) {
             assert!(
@@ -260,7 +277,7 @@ impl Cores {
     }
 
     /// Takes turns until nothing happens for a while.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let mut idle = 0;
         while idle < 20 {
             idle = if self.turn().iter().all(|turn| *turn == Turn::Idle) {

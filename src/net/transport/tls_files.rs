@@ -337,6 +337,8 @@ pub struct ClientTlsSpec {
     pub ca_files: Vec<PathBuf>,
     /// Directories of such files.
     pub ca_dirs: Vec<PathBuf>,
+    /// Those of the system beside them.
+    pub system_cas: bool,
     /// The client's own certificate.
     pub certificate: Option<CertificateSpec>,
     /// Do not check the server's name; when no authority is named, check nothing.
@@ -352,7 +354,8 @@ pub struct ClientTlsSpec {
 /// Errors: as [`ServerTls::load`].
 pub fn client_config(spec: &ClientTlsSpec) -> Result<Arc<ClientConfig>, TlsFileError> {
     let provider = Arc::new(ring::default_provider());
-    let names_authorities = !spec.ca_files.is_empty() || !spec.ca_dirs.is_empty();
+    let names_authorities =
+        !spec.ca_files.is_empty() || !spec.ca_dirs.is_empty() || spec.system_cas;
     let inner = if spec.insecure && !names_authorities {
         None
     } else {
@@ -405,7 +408,7 @@ fn client_roots(spec: &ClientTlsSpec) -> Result<RootCertStore, TlsFileError> {
             entries.map_err(|error| TlsFileError::new(dir, format!("cannot be read: {error}")))?;
         files.extend(entries.flatten().map(|entry| entry.path()));
     }
-    if spec.ca_files.is_empty() && spec.ca_dirs.is_empty() {
+    if spec.system_cas || (spec.ca_files.is_empty() && spec.ca_dirs.is_empty()) {
         let given = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
         let known = SYSTEM_CA_FILES.iter().map(PathBuf::from);
         files.extend(given.into_iter().chain(known).find(|path| path.exists()));
