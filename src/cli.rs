@@ -3,7 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand};
 use ringmq::cert::DevCertificates;
 use ringmq::client::{PubArgs, SubArgs};
-use ringmq::config::{ConfigError, Loaded, Origin, Setting, Sources, Value};
+use ringmq::config::{ConfigError, Origin, Setting, Sources, Value};
 use std::path::PathBuf;
 
 /// An MQTT 3.1, 3.1.1 and 5.0 broker for one Linux machine.
@@ -128,11 +128,6 @@ pub(crate) struct BrokerArgs {
 }
 
 impl BrokerArgs {
-    /// Puts the configuration together from the files, the environment and these flags.
-    pub(crate) fn load(&self) -> Result<Loaded, Vec<ConfigError>> {
-        self.sources()?.load()
-    }
-
     /// Where the configuration comes from.
     ///
     /// Errors: a flag that is none.

@@ -289,6 +289,72 @@ fn the_first_signal_says_goodbye_and_ends_with_0() {
 }
 
 #[test]
+fn sighup_reads_everything_again_or_changes_nothing() {
+    let dir = Scratch::new("sighup");
+    let listener = "[listener.lan]\nbind = \"127.0.0.1:0\"\n";
+    let file = dir.write("ringmq.toml", &format!("cores = 1\n{listener}"));
+    let mut broker = Running::start(&["--config", &file]);
+    let mut stays = connect_v5(broker.addr, &unique("stays"));
+
+    let limits = "[limits]\nsessions-max = 1\npacket-bytes-max = \"1KiB\"\n";
+    dir.write("ringmq.toml", &format!("cores = 2\n{listener}{limits}"));
+    broker.signal("HUP");
+    broker.await_log(
+        "SIGHUP: read again; changed: limits.sessions-max; needs restart: cores, limits.packet-bytes-max.",
+    );
+    let mut refused = Raw::open_at(broker.addr);
+    refused.send_connect(&Connect::v5(&unique("refused")));
+    assert_eq!(refused.read_connack().code, 0x97);
+    stays.barrier();
+
+    // A mistake anywhere: nothing changes.
+    dir.write(
+        "ringmq.toml",
+        &format!("{listener}[limits]\nsessions-max = 5\nqueue-full = \"odd\"\n"),
+    );
+    broker.signal("HUP");
+    broker.await_log(&format!("SIGHUP: {file}:5:1: `limits.queue-full` is `odd`"));
+    broker.await_log("SIGHUP: nothing was changed");
+    let mut refused = Raw::open_at(broker.addr);
+    refused.send_connect(&Connect::v5(&unique("refused")));
+    assert_eq!(refused.read_connack().code, 0x97);
+
+    // The lists of a listener are read at accept.
+    dir.write(
+        "ringmq.toml",
+        &format!("{listener}deny = \"127.0.0.0/8\"\n"),
+    );
+    broker.signal("HUP");
+    broker.await_log("changed: listener.lan.deny, limits.sessions-max; needs restart: cores.");
+    Raw::open_at(broker.addr).expect_closed();
+    stays.barrier();
+    assert!(broker.stop("TERM").success());
+}
+
+#[test]
+fn certificates_are_replaced_without_a_restart() {
+    let dir = Scratch::new("certificates");
+    let certs = dir.path("certs");
+    let make = || {
+        let made = ringmq(&["cert", "dev", "--dir", &certs, "--force"]);
+        assert!(made.status.success(), "{made:?}");
+    };
+    make();
+    let text = "[listener.tls]\nbind = \"127.0.0.1:0\"\n[listener.tls.tls]\n\
+                certificate-file = \"certs/server.crt\"\nkey-file = \"certs/server.key\"\n";
+    let file = dir.write("ringmq.toml", text);
+    let mut broker = Running::start(&["--config", &file, "--cores", "1"]);
+    fs::write(dir.path("certs/server.key"), "no key").unwrap();
+    broker.signal("HUP");
+    broker.await_log("SIGHUP: listener tls: ");
+    broker.await_log("SIGHUP: nothing was changed");
+    make();
+    broker.signal("HUP");
+    broker.await_log("SIGHUP: read again; no key has changed; new certificates: listener.tls.");
+    assert!(broker.stop("TERM").success());
+}
+
+#[test]
 fn the_second_signal_does_not_wait() {
     let mut broker = Running::start(&["--bind", "127.0.0.1:0", "--cores", "1"]);
     // A client that is owed more than its socket takes, and does not read.
@@ -593,6 +659,15 @@ impl Running {
             self.logged.push('\n');
         }
         self.logged.clone()
+    }
+
+    /// Waits for a line of the log that contains `text`.
+    fn await_log(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "{text} in {}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn signal(&self, name: &str) {

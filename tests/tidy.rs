@@ -53,6 +53,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "the kernel reads and writes buffers that the ring hands it",
     ),
     ("src/mesh/spsc.rs", "the ring between two cores"),
+    ("src/heap.rs", "an allocator is unsafe to be called"),
     (
         "src/server/probe.rs",
         "getrlimit and setrlimit have no safe form in the standard library",

@@ -17,6 +17,7 @@
 
 use super::spsc::{self, Consumer, Producer};
 use super::wake::Wake;
+use crate::net::admission::Permit;
 use crate::net::transport::Transport;
 use crate::shard::input::{Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
@@ -46,6 +47,8 @@ pub struct HandedOverSocket {
     pub unread: Vec<u8>,
     /// What lies between the socket and MQTT.
     pub transport: Option<Box<Transport>>,
+    /// The place it has taken.
+    pub permit: Option<Box<Permit>>,
 }
 
 /// An amount of waiting messages; reached when either number is.
@@ -517,6 +520,7 @@ mod tests {
             socket: far.into(),
             unread: b"CONNECT".to_vec(),
             transport: None,
+            permit: None,
         })));
         sender.flush();
         let Some(LinkMessage::Handover(socket)) = receiver.take() else {

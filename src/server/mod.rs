@@ -5,16 +5,19 @@ pub mod cores;
 mod cpus;
 mod data_dir;
 mod log;
+mod memory;
 mod probe;
+mod reload;
 mod signals;
 
 use crate::config::listener::Bind;
-use crate::config::{CoreCount, Loaded, LogLevel};
+use crate::config::{CoreCount, Loaded, LogLevel, Sources};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
 use crate::shard::input::ShardId;
 use cores::{CoreConfig, Cores};
 use data_dir::Installation;
+use reload::Reloader;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -30,14 +33,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Records of client events that may wait for stderr.
 const LOG_RECORDS_MAX: usize = 8192;
 
-/// Runs the broker until it is asked to stop.
+/// Runs the broker that `loaded` describes until it is asked to stop; on SIGHUP `sources` are read again.
 ///
 /// Prints the banner, and, when all cores are ready, a line `listening on ADDR:PORT` for each listener, to stdout.
 ///
 /// Returns: 0 after a graceful stop, 1 when something failed, 78 when the kernel does not grant what is needed.
-pub fn run(loaded: &Loaded) -> ExitCode {
+pub fn run(sources: &Sources, loaded: &Loaded) -> ExitCode {
     log::start(loaded.config.log_level);
-    match serve(loaded) {
+    match serve(sources, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Refused(refusal)) => {
             eprintln!("{refusal}");
@@ -55,7 +58,7 @@ enum Failure {
     Other(String),
 }
 
-fn serve(loaded: &Loaded) -> Result<(), Failure> {
+fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
     let config = &loaded.config;
     let shard_count = shard_count(config.cores);
     let nofile = probe::check(shard_count).map_err(Failure::Refused)?;
@@ -88,14 +91,16 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     drop(core_config);
 
     let stopper = cores.stopper();
-    signals::listen(move |signal| {
+    let mut reloader = Reloader::new(sources.clone(), loaded.clone(), Arc::clone(cores.live()));
+    let stop = move |signal| {
         log::line(
             LogLevel::Info,
             format_args!("{signal}: stopping; a second signal stops at once."),
         );
         stopper.request(DRAIN);
-    })
-    .map_err(|error| failed("cannot listen for signals", &error))?;
+    };
+    signals::listen(stop, move || reloader.reload())
+        .map_err(|error| failed("cannot listen for signals", &error))?;
 
     log::line(
         LogLevel::Info,
@@ -183,7 +188,9 @@ fn banner(
         count => format!("{count} shards"),
     });
     let addresses: Vec<String> = cores
-        .doors()
+        .live()
+        .parts()
+        .doors
         .iter()
         .zip(cores.addresses())
         .map(|(door, address)| match (door.spec().scheme(), address) {

@@ -68,9 +68,14 @@ impl Shard {
             .properties
             .packet_bytes_max
             .map_or(u32::MAX, NonZeroU32::get);
-        if let Some(end) = self.reason_to_refuse(&connect, client_id, assigned.as_deref()) {
+        if let Some(end) = self.reason_to_refuse(&connect, assigned.as_deref()) {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
+        if let Some((limit, end)) = self.limit_of_connect(&connect, client_id) {
+            self.connect_refused_under(limit, key, client_id, outbox);
+            return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
+        }
+        self.count_connect(key, client_id, outbox);
         let (session, session_present) = self.session_for(key, &connect, client_id, outbox);
         self.open_connection(key, &connect, session);
         self.set_online(session, true, outbox);
@@ -101,12 +106,7 @@ impl Shard {
     }
 
     /// What stands against this client, after its packet was found well-formed.
-    fn reason_to_refuse(
-        &self,
-        connect: &Connect<'_>,
-        client_id: &str,
-        assigned: Option<&str>,
-    ) -> Option<End> {
+    fn reason_to_refuse(&self, connect: &Connect<'_>, assigned: Option<&str>) -> Option<End> {
         if let Some(packet_bytes_max) = connect.properties.packet_bytes_max
             && packet_bytes_max.get() < SMALL_PACKET_BYTES_MAX
         {
@@ -126,25 +126,6 @@ impl Shard {
                 what: "no such Authentication Method",
                 statement: "MQTT-4.12.0-1",
             });
-        }
-        let sessions_max = (self.limits.sessions_max as usize).div_ceil(self.shard_count);
-        if self.sessions.len() >= sessions_max && self.find_session(client_id).is_none() {
-            return Some(End::new(
-                ReasonCode::QuotaExceeded,
-                "limits.sessions-max: no more sessions on this broker",
-            ));
-        }
-        let levels = |topic: &str| memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
-        let levels_max = usize::from(self.limits.topic_levels_max);
-        if connect
-            .will
-            .as_ref()
-            .is_some_and(|will| levels(will.topic) > levels_max)
-        {
-            return Some(End::new(
-                ReasonCode::TopicNameInvalid,
-                "the Will Topic has more levels than this broker allows",
-            ));
         }
         None
     }
@@ -337,6 +318,14 @@ impl Shard {
                     out.truncate(start);
                 }
             });
+        }
+        if matches!(
+            end.reason,
+            ReasonCode::BadUserNameOrPassword
+                | ReasonCode::NotAuthorized
+                | ReasonCode::BadAuthenticationMethod
+        ) {
+            outbox.auth_failures.push(key);
         }
         if self.events {
             outbox.events.push(Event::ConnectRefused {

@@ -29,6 +29,10 @@ pub(super) enum Stage {
 pub(super) const PAUSED_BY_LINK: u8 = 1;
 /// The client does not read its acknowledgements.
 pub(super) const PAUSED_BY_OUTBOUND: u8 = 2;
+/// It published faster than it may.
+pub(super) const PAUSED_BY_RATE: u8 = 4;
+/// It publishes while memory is exhausted.
+pub(super) const PAUSED_BY_MEMORY: u8 = 8;
 
 /// Control bytes outbound above which the client is not read until it has read some.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
@@ -50,7 +54,7 @@ pub(super) struct Connection {
     pub(super) version: Version,
     /// The shell owes writes for it.
     pub(super) dirty: bool,
-    /// Why it is not read: `PAUSED_BY_LINK`, `PAUSED_BY_OUTBOUND`.
+    /// Why it is not read: bits `PAUSED_BY_…`.
     pub(super) paused: u8,
     /// CONNECT asked for Reason Strings and User Properties (§3.1.2.11.7).
     pub(super) wants_problem_information: bool,

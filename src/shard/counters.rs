@@ -1,5 +1,7 @@
 //! What a shard counts: plain integers, summed over the shards by whoever asks.
 
+use super::limited::Refusals;
+
 /// Why a message was not delivered to a session, or not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -22,11 +24,13 @@ pub enum DropCause {
     NoMember,
     /// The session ended while the message waited.
     SessionEnded,
+    /// It waited for a session that was away when memory was exhausted.
+    Memory,
 }
 
 impl DropCause {
     /// All causes, in the order of their counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SlowConsumer,
         Self::QueueFull,
         Self::Expired,
@@ -36,6 +40,7 @@ impl DropCause {
         Self::RetainedLimit,
         Self::NoMember,
         Self::SessionEnded,
+        Self::Memory,
     ];
 
     /// The cause as a metric label.
@@ -50,12 +55,13 @@ impl DropCause {
             Self::RetainedLimit => "retained_limit",
             Self::NoMember => "no_member",
             Self::SessionEnded => "session_ended",
+            Self::Memory => "memory",
         }
     }
 }
 
 /// Counts since the start, and the present sizes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Connections accepted on this core.
     pub connections_accepted: u64,
@@ -93,6 +99,8 @@ pub struct Counters {
     pub dropped: [u64; DropCause::ALL.len()],
     /// Messages dropped under all causes.
     pub dropped_total: u64,
+    /// What was refused under a limit.
+    pub refusals: Refusals,
 }
 
 impl Counters {

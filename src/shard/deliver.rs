@@ -17,7 +17,7 @@ use crate::protocol::publish::PublishHead;
 use crate::protocol::subscribe::SubscribeOptions;
 use crate::protocol::{PacketId, PacketType, QoS, ReasonCode, Version, ack};
 use crate::session::inflight::Resend;
-use crate::session::queue::{QueueLimits, Queued};
+use crate::session::queue::Queued;
 use crate::session::{Delivery, DeliveryOptions, SessionKey};
 use std::num::NonZeroU16;
 use std::rc::Rc;
@@ -187,8 +187,8 @@ impl Shard {
         images: Option<&mut Images>,
         outbox: &mut Outbox,
     ) {
+        let outbound_bytes_max = self.outbound_bytes_max();
         let session = &mut self.sessions[to.session.0 as usize];
-        let outbound_bytes_max = self.limits.outbound_bytes_max as usize;
         let Some(key) = session.conn else {
             if to.options.qos == QoS::AtMostOnce {
                 self.counters.drop_one(DropCause::Offline);
@@ -258,11 +258,8 @@ impl Shard {
     }
 
     fn enqueue(&mut self, to: &Recipient<'_>, publication: &mut Publication<'_>) {
-        let limits = QueueLimits {
-            messages_max: self.limits.queue_messages_max as usize,
-            bytes_max: self.limits.queue_bytes_max as usize,
-            policy: self.limits.queue_full,
-        };
+        let state = self.sessions[to.session.0 as usize].state.as_ref();
+        let limits = self.queue_limits(state.map_or(0, |state| state.queue.len()));
         let session = &mut self.sessions[to.session.0 as usize];
         match session
             .state()

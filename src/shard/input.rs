@@ -1,6 +1,9 @@
 //! What a core's state machine is told: everything that can happen to it, as data.
 
+use super::budget::MemoryLevel;
 use super::mesh_message::MeshMessage;
+use crate::config::limits::Limits;
+use std::sync::Arc;
 
 /// The number of a shard, 0 to 63. One shard is one core's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +128,10 @@ pub enum Input<'a> {
         /// The new state.
         pressure: Pressure,
     },
+    /// Other bounds hold from now on. Those that clients were told in CONNACK are the same as before.
+    Limits(&'a Arc<Limits>),
+    /// How short memory is from now on.
+    Memory(MemoryLevel),
     /// Time passed: at or after `Shard::next_deadline`.
     Tick,
     /// The broker is stopping: MQTT 5 clients get DISCONNECT 0x8B, all connections are closed, later

@@ -15,6 +15,8 @@
 //! 6. No output depends on the iteration order of a hash map.
 
 mod ack;
+pub mod ban;
+pub mod budget;
 mod connect;
 mod connection;
 pub mod counters;
@@ -22,6 +24,7 @@ mod deliver;
 mod disconnect;
 pub mod input;
 mod invariants;
+pub mod limited;
 mod mesh;
 pub mod mesh_message;
 pub mod message;
@@ -30,6 +33,7 @@ pub mod outbox;
 pub mod placement;
 mod publication;
 mod publish;
+pub mod rate;
 pub mod record;
 mod retain;
 mod session_end;
@@ -44,6 +48,8 @@ use crate::topic::index::{Index, Subscriber};
 use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
 use crate::topic::share::Groups;
+use ban::Bans;
+use budget::Budget;
 use connection::{Connection, End};
 use counters::{Counters, DropCause};
 use deliver::{Images, Match};
@@ -55,6 +61,7 @@ use message::Message;
 use outbound::Pool;
 use outbox::{Event, Outbox};
 use placement::Placement;
+use rate::Rates;
 use retain::Upkeep;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -143,6 +150,10 @@ pub struct Shard {
     wheel: Wheel,
     pool: Pool,
     counters: Counters,
+    rates: Rates,
+    budget: Budget,
+    /// Client Identifiers that connected too often, by their hash.
+    bans: Bans,
     /// What the log was told of drops, and when it may be told more.
     drops_told: [u64; DropCause::ALL.len()],
     drops_told_total: u64,
@@ -201,6 +212,9 @@ impl Shard {
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
             counters: Counters::default(),
+            rates: Rates::default(),
+            budget: Budget::default(),
+            bans: Bans::default(),
             drops_told: [0; DropCause::ALL.len()],
             drops_told_total: 0,
             tell_drops_at_ms: 0,
@@ -240,6 +254,8 @@ impl Shard {
                 self.closed(conn, what, outbox);
             }
             Input::Link { to, pressure } => self.link(to, pressure, outbox),
+            Input::Memory(level) => self.memory(level, outbox),
+            Input::Limits(limits) => self.limits = Arc::clone(limits),
             Input::Shutdown => self.shutdown(outbox),
         }
         while let Some((conn, end)) = self.to_end.pop() {

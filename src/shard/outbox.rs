@@ -2,6 +2,7 @@
 
 use super::counters::DropCause;
 use super::input::{ConnKey, ShardId};
+use super::limited::Limit;
 use super::mesh_message::MeshMessage;
 use super::message::{MessageBatch, MessageParts};
 use crate::protocol::{ReasonCode, Version};
@@ -40,6 +41,8 @@ pub struct Outbox {
     pub resume: Vec<ConnKey>,
     /// What the operator may want to know.
     pub events: Vec<Event>,
+    /// Connections whose clients failed to authenticate.
+    pub auth_failures: Vec<ConnKey>,
 }
 
 impl Default for Outbox {
@@ -53,6 +56,7 @@ impl Default for Outbox {
             pause: Vec::new(),
             resume: Vec::new(),
             events: Vec::new(),
+            auth_failures: Vec::new(),
         }
     }
 }
@@ -95,6 +99,7 @@ impl Outbox {
             && self.pause.is_empty()
             && self.resume.is_empty()
             && self.events.is_empty()
+            && self.auth_failures.is_empty()
     }
 }
 
@@ -152,6 +157,35 @@ pub enum Event {
         new: ConnKey,
         /// The Client Identifier that both gave.
         client_id: Box<str>,
+    },
+    /// A connection was closed before anything was read of it; at most one a second for each limit.
+    TurnedAway {
+        /// The limit.
+        limit: Limit,
+        /// How many more were, since the last such event.
+        more: u64,
+    },
+    /// Who did something too often is banned from now on.
+    Banned {
+        /// The connection that did it last.
+        conn: ConnKey,
+        /// The Client Identifier that is banned; none when the peer's address is.
+        client_id: Option<Box<str>>,
+        /// The limit that was reached.
+        limit: Limit,
+        /// How long the ban lasts, in seconds.
+        time_s: u32,
+    },
+    /// Something was refused under a limit; at most one a second for each.
+    Limited {
+        /// The connection.
+        conn: ConnKey,
+        /// The Client Identifier, when it is known.
+        client_id: Option<Box<str>>,
+        /// The limit.
+        limit: Limit,
+        /// Refusals under it since the last such event, without this one.
+        more: u64,
     },
     /// Messages were dropped since the last such event; at most one every ten seconds.
     Dropped {

@@ -33,7 +33,7 @@ impl Shard {
         let mut sequence = 0;
         for (text, options) in subscribe.filters() {
             let id = subscribe.subscription_id;
-            let code = match self.subscribe_one(session, text, options, id, outbox) {
+            let code = match self.subscribe_one(key, session, text, options, id, outbox) {
                 Ok(subscribed) => {
                     sequence = sequence.max(subscribed.sequence);
                     replays.extend(subscribed.replay);
@@ -82,6 +82,7 @@ impl Shard {
 
     fn subscribe_one(
         &mut self,
+        conn: ConnKey,
         session_key: SessionKey,
         text: &str,
         options: SubscribeOptions,
@@ -89,19 +90,11 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Result<SubscribedOne, ReasonCode> {
         let filter = TopicFilter::parse(text).map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        if filter.level_count() > usize::from(self.limits.topic_levels_max) {
-            return Err(ReasonCode::TopicFilterInvalid);
-        }
         let is_shared = filter.share_name().is_some();
         if is_shared && options.no_local {
             return Err(ReasonCode::ProtocolError);
         }
-        let held = self.sessions[session_key.0 as usize].subscriptions.len();
-        if held >= self.limits.subscriptions_per_session_max as usize
-            && self.find_subscription(session_key, &filter).is_none()
-        {
-            return Err(ReasonCode::QuotaExceeded);
-        }
+        self.check_filter(conn, text, &filter, outbox)?;
         let entry = Subscription {
             session: session_key.0,
             id: id.map_or(0, NonZeroU32::get),

@@ -55,6 +55,7 @@
 //! `server::cores` ends the process when a core ends by itself. There is no state worth keeping in a core whose
 //! invariants are broken.
 
+mod admit;
 mod close;
 mod flush;
 mod receive;
@@ -67,17 +68,19 @@ mod through_tests;
 use super::counters::NetCounters;
 use super::events::{LogRecord, LogSink};
 use super::listener::{Listener, Reserve, is_shortage};
+use super::live::Live;
 use super::ring::{Completion, Key, Received, Ring, RingError};
 use super::sockets::Sockets;
-use super::transport::{Admitted, Scratch};
+use super::transport::Scratch;
+use crate::config::limits::Limits;
 use crate::mesh::link::{LinkMessage, Links};
 use crate::mesh::wake::Wake;
 use crate::shard::Shard;
+use crate::shard::budget::MemoryLevel;
 use crate::shard::input::{ConnKey, Input, Now, Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
 use crate::shard::outbox::{Event, Outbox};
 use close::Linger;
-use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -135,6 +138,8 @@ pub struct DriverSetup {
     pub wake: Arc<Wake>,
     /// How it is told to stop; shared by all cores.
     pub shutdown: Arc<Shutdown>,
+    /// What can be replaced while it runs; shared by all cores.
+    pub live: Arc<Live>,
     /// Where the shard's events go, if they are wanted.
     pub log: Option<LogSink>,
     /// Where it counts.
@@ -210,6 +215,16 @@ pub struct Driver<S> {
     links: Links,
     wake: Arc<Wake>,
     shutdown: Arc<Shutdown>,
+    live: Arc<Live>,
+    /// The version of the parts this core has.
+    live_version: u64,
+    limits: Arc<Limits>,
+    /// What the shard was last told.
+    memory: MemoryLevel,
+    core_count: u32,
+    /// How far accepting is ahead of its rates, in monotonic nanoseconds.
+    accept_clock_ns: u64,
+    handshake_clock_ns: u64,
     log: Option<LogSink>,
     counters: Arc<NetCounters>,
     outbox: Outbox,
@@ -265,9 +280,11 @@ impl<S: StateMachine> Driver<S> {
             links,
             wake,
             shutdown,
+            live,
             log,
             counters,
         } = setup;
+        let core_count = u32::try_from(links.receivers.len() + 1).expect("at most 64 cores");
         ring.register_eventfd(wake.eventfd())?;
         ring.mute();
         for listener in &listeners {
@@ -291,6 +308,13 @@ impl<S: StateMachine> Driver<S> {
             links,
             wake,
             shutdown,
+            live_version: live.version(),
+            limits: live.parts().limits,
+            memory: MemoryLevel::Ample,
+            core_count,
+            accept_clock_ns: 0,
+            handshake_clock_ns: 0,
+            live,
             log,
             counters,
             outbox: Outbox::default(),
@@ -319,6 +343,7 @@ impl<S: StateMachine> Driver<S> {
     /// Errors: the ring is useless; the core cannot go on.
     pub fn turn(&mut self, now: Now) -> io::Result<Turn> {
         self.now = now;
+        self.look_at_live();
         let mut busy = self.look_at_shutdown();
         busy |= self.look_at_clock();
         for _ in 0..SUBMITS_PER_TURN {
@@ -365,6 +390,7 @@ impl<S: StateMachine> Driver<S> {
             .iter()
             .any(|(_, receiver)| !receiver.is_empty());
         stay |= self.shutdown.is_requested() && self.stop_at_ms.is_none();
+        stay |= self.live.version() != self.live_version || self.live.memory() != self.memory;
         stay |= self.reported_drained && self.shutdown.all_drained();
         // After `park`, as `LinkSender::flush` asks.
         stay |= self.flush_links();
@@ -391,6 +417,9 @@ impl<S: StateMachine> Driver<S> {
     /// Takes from the outbox what must be in force before the next input: a connection that leaves or is
     /// closed must not be fed any more.
     fn absorb(&mut self) {
+        if !self.outbox.auth_failures.is_empty() {
+            self.count_auth_failures();
+        }
         if !self.outbox.events.is_empty() {
             self.log_events();
         }
@@ -414,24 +443,42 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn log_events(&mut self) {
-        for event in self.outbox.events.drain(..) {
-            let Some(log) = &self.log else { continue };
+        let Some(log) = self.log.clone() else {
+            return self.outbox.events.clear();
+        };
+        for event in std::mem::take(&mut self.outbox.events) {
             let conn = match &event {
                 Event::ClientConnected { conn, .. }
                 | Event::ConnectRefused { conn, .. }
                 | Event::ClientDisconnected { conn, .. }
-                | Event::ClientTakeover { new: conn, .. } => Some(*conn),
-                Event::Dropped { .. } => None,
+                | Event::ClientTakeover { new: conn, .. }
+                | Event::Banned { conn, .. }
+                | Event::Limited { conn, .. } => Some(*conn),
+                Event::Dropped { .. } | Event::TurnedAway { .. } => None,
             };
-            let peer = conn.and_then(|conn| {
-                if let Some(transport) = self.sockets.transport(conn) {
-                    return transport.peer();
-                }
-                let socket = self.sockets.get(conn)?;
-                SockRef::from(&*socket).peer_addr().ok()?.as_socket()
-            });
+            let peer = conn.and_then(|conn| self.peer(conn));
             log.put(LogRecord { peer, event });
         }
+    }
+
+    /// Takes the parts that the server has replaced.
+    fn look_at_live(&mut self) {
+        let memory = self.live.memory();
+        if memory != self.memory {
+            self.memory = memory;
+            self.tell(Input::Memory(memory));
+        }
+        let version = self.live.version();
+        if version == self.live_version {
+            return;
+        }
+        self.live_version = version;
+        let parts = self.live.parts();
+        for (listening, door) in self.listeners.iter_mut().zip(parts.doors) {
+            listening.listener.set_door(door);
+        }
+        self.tell(Input::Limits(&parts.limits));
+        self.limits = parts.limits;
     }
 
     /// Begins the shutdown when it was asked for.
@@ -594,29 +641,10 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Takes in a new connection, unless its listener's lists are against it.
-    fn admit(&mut self, listener: Key, socket: OwnedFd) {
-        let door = self.listeners[listener.index as usize].listener.door();
-        let transport = if door.is_plain() {
-            None
-        } else {
-            // None for a unix socket; a peer that is gone again is noticed soon enough.
-            let peer = SockRef::from(&socket).peer_addr().ok();
-            match door.admit(peer.and_then(|peer| peer.as_socket())) {
-                Some(Admitted::Plain) => None,
-                Some(Admitted::Through(transport)) => Some(transport),
-                None => return self.counters.turned_away.add(1),
-            }
-        };
-        if let Some(conn) = self.sockets.insert(socket, transport) {
-            self.tell(Input::Accepted { conn });
-            self.to_arm.push(conn);
-        }
-    }
-
     fn pause_accepting(&mut self) {
         if self.stop_at_ms.is_none() {
-            self.accept_at_ms = Some(self.now.mono_ms + ACCEPT_PAUSE_MS);
+            let at_ms = self.now.mono_ms + ACCEPT_PAUSE_MS;
+            self.accept_at_ms = self.accept_at_ms.max(Some(at_ms));
         }
     }
 

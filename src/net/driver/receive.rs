@@ -152,6 +152,7 @@ impl<S: StateMachine> Driver<S> {
     pub(super) fn hand_over(&mut self, handover: Handover) {
         let Handover { conn, to, unread } = handover;
         assert!(to != self.id);
+        let permit = self.sockets.take_permit(conn);
         let Some((socket, transport)) = self.sockets.remove(conn) else {
             return;
         };
@@ -160,6 +161,7 @@ impl<S: StateMachine> Driver<S> {
             socket,
             unread,
             transport,
+            permit,
         };
         self.send(to, LinkMessage::Handover(Box::new(handed_over)));
     }
@@ -170,6 +172,7 @@ impl<S: StateMachine> Driver<S> {
             socket,
             unread,
             transport,
+            permit,
         } = handed_over;
         let username = transport
             .as_ref()
@@ -177,6 +180,7 @@ impl<S: StateMachine> Driver<S> {
         let Some(conn) = self.sockets.insert(socket, transport) else {
             return;
         };
+        self.sockets.set_permit(conn, permit);
         if let Some(socket) = self.sockets.get(conn) {
             socket.settled = true;
         }

@@ -3,10 +3,12 @@
 use super::*;
 use crate::config::listener::ListenerSpec;
 use crate::mesh::link::{LinkConfig, Mark, full_mesh};
+use crate::net::live::Parts;
 use crate::net::ring::RingConfig;
 use crate::net::transport::Door;
 use crate::shard::input::CloseCause;
 use crate::shard::outbox::Handover;
+use socket2::SockRef;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown as Side, SocketAddr, TcpStream};
@@ -163,6 +165,7 @@ impl StateMachine for Fake {
                 self.seen.push(Seen::Mesh(up_to));
             }
             Input::Link { pressure, .. } => self.seen.push(Seen::Link(pressure)),
+            Input::Limits(_) | Input::Memory(_) => {}
             Input::Tick => {
                 self.seen.push(Seen::Tick);
                 for (_, conn) in self
@@ -233,6 +236,11 @@ impl Cores {
         let mut listeners = Listener::bind_door(door, 1).unwrap();
         let address = listeners[0].address();
         let links = full_mesh(link, &wakes).into_iter();
+        let parts = Parts {
+            limits: Arc::default(),
+            doors: vec![Arc::clone(door)],
+        };
+        let live = Arc::new(Live::new(parts, wakes.clone(), 1));
         let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
             let setup = DriverSetup {
                 id: ShardId(index as u8),
@@ -240,6 +248,7 @@ impl Cores {
                 links,
                 wake,
                 shutdown: Arc::clone(&shutdown),
+                live: Arc::clone(&live),
                 log: None,
                 counters: Arc::default(),
             };
