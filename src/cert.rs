@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn what_is_made_can_be_used_and_is_not_overwritten() {
-        let dir = std::env::temp_dir().join(format!("ringmq-cert-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("ringmq-test-{}-cert", std::process::id()));
         let mut what = DevCertificates {
             dir: dir.clone(),
             hosts: vec!["localhost".into(), "127.0.0.1".into(), "::1".into()],

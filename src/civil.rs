@@ -1,7 +1,7 @@
 //! Days since 1970-01-01 as dates of the Gregorian calendar, and back.
 
 /// Year, month and day of a day counted from 1970-01-01.
-pub(crate) fn from_days(days: u64) -> (u64, u64, u64) {
+pub fn from_days(days: u64) -> (u64, u64, u64) {
     // In years that begin in March, so that the leap day is the last; 719,468 days lie between the two starts.
     let shifted = days + 719_468;
     let era = shifted / 146_097;
@@ -20,7 +20,7 @@ pub(crate) fn from_days(days: u64) -> (u64, u64, u64) {
 }
 
 /// The day counted from 1970-01-01 of a date from then on.
-pub(crate) fn to_days(year: u64, month: u64, day: u64) -> u64 {
+pub fn to_days(year: u64, month: u64, day: u64) -> u64 {
     let year = year - u64::from(month <= 2);
     let march_month = if month > 2 { month - 3 } else { month + 9 };
     let day_of_year = (153 * march_month + 2) / 5 + day - 1;

@@ -4,6 +4,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use ringmq::cert::DevCertificates;
 use ringmq::client::{PubArgs, SubArgs};
 use ringmq::config::{ConfigError, Origin, Setting, Sources, Value};
+use ringmq::store::tool::StoreVerb;
+use ringmq::torture::TortureArgs;
 use std::path::PathBuf;
 
 /// An MQTT 3.1, 3.1.1 and 5.0 broker for one Linux machine.
@@ -35,6 +37,11 @@ pub(crate) enum Verb {
     /// Check or print the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Look at, check, repair, copy and move what is stored
+    #[command(subcommand)]
+    Store(StoreVerb),
+    /// Kill a broker under load again and again, and check that it keeps what it had acknowledged
+    Torture(TortureArgs),
     /// Make certificates
     #[command(subcommand)]
     Cert(CertVerb),
@@ -113,9 +120,12 @@ pub(crate) struct BrokerArgs {
     /// Keep each shard's thread on one CPU
     #[arg(long, action = ArgAction::SetTrue)]
     pin: bool,
-    /// Directory of what outlives the process [default: $STATE_DIRECTORY, else none]
+    /// Directory of what outlives the process [default: $STATE_DIRECTORY, else ringmq in $XDG_STATE_HOME or ~/.local/state]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// What an acknowledged message survives: power, process (its end) or none [default: power]
+    #[arg(long, value_name = "LEVEL")]
+    durability: Option<String>,
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -159,6 +169,9 @@ impl BrokerArgs {
         }
         if let Some(dir) = &self.data_dir {
             flag("--data-dir", "data-dir", dir.to_string_lossy().into_owned());
+        }
+        if let Some(durability) = &self.durability {
+            flag("--durability", "durability", durability.clone());
         }
         if let Some(level) = &self.log_level {
             flag("--log-level", "log-level", level.clone());

@@ -10,8 +10,10 @@
 //! | [`shard`] | a core's whole state: [`shard::input::Input`] in, [`shard::outbox::Outbox`] out | the three above, `config::limits` |
 //! | [`net`] | sockets: the core's io_uring, the turn, listening, writing, TLS and WebSocket | all above, `mesh`, `config` |
 //! | [`mesh`] | links between cores | `shard`, `net::ring` |
+//! | [`store`] | what outlives the process: one SQLite database and its thread | `shard`, `mesh::wake`, `config` |
 //! | [`server`] | the process: probe, data directory, cores, signals, log | all above |
 //! | [`config`] | everything an operator decides, as plain data | `shard::input` |
+//! | [`torture`] | `ringmq torture`: kills a broker under load and checks what it had promised | nothing |
 //! | [`client`] | `ringmq pub` and `ringmq sub` | `protocol`, `topic`, `net::transport` |
 //! | [`cert`] | `ringmq cert dev` | nothing |
 //!
@@ -29,7 +31,7 @@
     reason = "a certificate is valid from now on"
 )]
 pub mod cert;
-mod civil;
+pub mod civil;
 #[allow(clippy::disallowed_methods, reason = "a client lives in real time")]
 pub mod client;
 pub mod config;
@@ -49,4 +51,8 @@ pub mod protocol;
 pub mod server;
 pub mod session;
 pub mod shard;
+#[allow(clippy::disallowed_methods, reason = "it waits for the disk")]
+pub mod store;
 pub mod topic;
+#[allow(clippy::disallowed_methods, reason = "its clients live in real time")]
+pub mod torture;

@@ -6,7 +6,7 @@ use clap::Parser;
 use cli::{BrokerArgs, CertDevArgs, CertVerb, Cli, ConfigVerb, Verb};
 use ringmq::config::{self, Loaded, Sources};
 use ringmq::heap::CountingAllocator;
-use ringmq::{cert, client, server};
+use ringmq::{cert, client, server, store, torture};
 use std::process::ExitCode;
 
 /// The configuration is not valid; the number is mosquitto's.
@@ -33,6 +33,8 @@ fn main() -> ExitCode {
             print!("{}", config::schema());
             ExitCode::SUCCESS
         }
+        Some(Verb::Store(verb)) => store::tool::run(&verb),
+        Some(Verb::Torture(args)) => torture::run(&args),
         Some(Verb::Cert(CertVerb::Dev(args))) => make_certificates(args),
         Some(Verb::Pub(args)) => client::run_pub(*args),
         Some(Verb::Sub(args)) => client::run_sub(*args),

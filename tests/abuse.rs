@@ -5,13 +5,24 @@
 
 mod common;
 
+#[path = "transport/client.rs"]
+#[allow(dead_code, reason = "only its routes are used here")]
+mod client;
+#[path = "transport/server.rs"]
+#[allow(dead_code, reason = "the tests of transports use the rest")]
+mod server;
 #[path = "abuse/table.rs"]
 mod table;
+#[path = "transport/tunnel.rs"]
+mod tunnel;
 
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use client::Kind;
 use common::*;
+use ringmq::config::listener::{ListenerSpec, WebSocketSpec};
 
 /// What a case's bytes follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +132,39 @@ impl Case {
             ("open" | "silent" | "quiet" | "close" | "connack" | "disc" | "sub", _) => false,
             _ => panic!("unknown answer {answer:?}"),
         }
+    }
+}
+
+/// Every row again, through TLS and WebSocket: they change nothing of what MQTT asks for.
+#[test]
+fn every_row_through_tls_and_websocket() {
+    let with = |tls: bool, websocket: bool| ListenerSpec {
+        tls: tls.then(server::tls),
+        websocket: websocket.then(WebSocketSpec::default),
+        ..server::listener(&format!("{tls}-{websocket}"))
+    };
+    let broker =
+        server::Server::start(vec![with(true, false), with(false, true), with(true, true)]);
+    for (name, kind) in [
+        ("true-false", Kind::Tls),
+        ("false-true", Kind::WebSocket),
+        ("true-true", Kind::Both),
+    ] {
+        let through = Broker::at(tunnel::open(broker.address(name), kind.route()));
+        let rows = Mutex::new(table::all());
+        // Some wait for what must not come.
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    loop {
+                        let row = rows.lock().expect("rows are only taken").pop();
+                        let Some((row, case)) = row else { return };
+                        eprintln!("{kind:?} {row}");
+                        case.run(&through);
+                    }
+                });
+            }
+        });
     }
 }
 
@@ -340,7 +384,8 @@ fn reader_that_never_reads() {
 /// is closed, the last one works.
 #[test]
 fn takeover_storm_of_one_client() {
-    on_each(|broker| {
+    // Or the storm would end with a ban.
+    on_each_of_its_own(&["--set", "limits.ban-connects-max=infinity"], |broker| {
         for clean in [true, false] {
             let connect = Connect::v311(unique("storm")).clean(clean);
             let start = Instant::now();

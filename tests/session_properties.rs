@@ -5,7 +5,7 @@ use ringmq::config::limits::QueueFullPolicy;
 use ringmq::protocol::{PacketId, QoS};
 use ringmq::session::inflight::{Acked, Inflight, Resend};
 use ringmq::session::queue::{Queue, QueueLimits, Queued};
-use ringmq::session::{Delivery, DeliveryOptions};
+use ringmq::session::{Delivery, DeliveryOptions, Progress};
 use ringmq::shard::message::{Message, MessageParts, NEVER};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -21,12 +21,15 @@ fn delivery(number: u16, payload_bytes: usize, qos: QoS) -> Delivery {
         retain: false,
         expires_at_ms: NEVER,
         stamp: 0,
+        number: 0,
     });
     Delivery {
         message: Rc::new(message),
         subscription_ids: None,
         options: DeliveryOptions { qos, retain: false },
         group: None,
+        progress: Progress::Fresh,
+        is_stored: false,
     }
 }
 
@@ -63,7 +66,7 @@ proptest! {
             Just(QueueFullPolicy::Disconnect),
         ],
     ) {
-        let limits = QueueLimits { messages_max, bytes_max, policy };
+        let limits = QueueLimits { messages_max, bytes_max, resident_max: 32, policy };
         let mut queue = Queue::default();
         let mut model: Vec<(u16, usize)> = Vec::new();
         for (next, step) in (0u16..).zip(steps) {
@@ -75,6 +78,7 @@ proptest! {
                         let held: usize = model.iter().map(|(_, bytes)| bytes).sum();
                         model.len() < messages_max && held + bytes <= bytes_max
                     };
+                    let mut expected_drops = Vec::new();
                     let expected = if fits(&model) {
                         model.push((next, bytes));
                         Queued::Kept
@@ -83,15 +87,19 @@ proptest! {
                     } else if policy == QueueFullPolicy::DropNewest || !fits(&[]) {
                         Queued::DroppedNewest
                     } else {
-                        let mut dropped = 0;
                         while !fits(&model) {
-                            model.remove(0);
-                            dropped += 1;
+                            expected_drops.push(model.remove(0).0);
                         }
                         model.push((next, bytes));
-                        Queued::KeptDroppedOldest(dropped)
+                        Queued::Kept
                     };
-                    prop_assert_eq!(queue.push(new, &limits), expected);
+                    let mut dropped = Vec::new();
+                    let queued = queue.push(new, &limits, |gone| {
+                        let message = gone.message.expect("it was in memory").payload().to_vec();
+                        dropped.push(u16::from_be_bytes([message[0], message[1]]));
+                    });
+                    prop_assert_eq!(std::mem::discriminant(&queued), std::mem::discriminant(&expected));
+                    prop_assert_eq!(dropped, expected_drops);
                 }
                 QueueStep::Pop => {
                     let expected = (!model.is_empty()).then(|| model.remove(0).0);
@@ -171,7 +179,7 @@ proptest! {
                     let is_due = model
                         .get(&id)
                         .is_some_and(|flight| flight.qos == QoS::AtLeastOnce);
-                    let expected = if is_due { Acked::Complete } else { Acked::Unknown };
+                    let expected = if is_due { Acked::Complete(0) } else { Acked::Unknown };
                     if is_due {
                         model.remove(&id);
                     }
@@ -179,22 +187,22 @@ proptest! {
                 }
                 WindowStep::Pubrec(id, accepted) => {
                     let expected = match model.get_mut(&id) {
-                        Some(flight) if flight.released => Acked::Release,
+                        Some(flight) if flight.released => Acked::ReleaseAgain,
                         Some(flight) if flight.qos == QoS::ExactlyOnce && accepted => {
                             flight.released = true;
-                            Acked::Release
+                            Acked::Release(0)
                         }
                         Some(flight) if flight.qos == QoS::ExactlyOnce => {
                             model.remove(&id);
-                            Acked::Complete
+                            Acked::Complete(0)
                         }
                         _ => Acked::Unknown,
                     };
-                    prop_assert_eq!(window.pubrec(packet_id(id), accepted), expected);
+                    prop_assert_eq!(window.pubrec(packet_id(id), accepted, false), expected);
                 }
                 WindowStep::Pubcomp(id) => {
                     let is_due = model.get(&id).is_some_and(|flight| flight.released);
-                    let expected = if is_due { Acked::Complete } else { Acked::Unknown };
+                    let expected = if is_due { Acked::Complete(0) } else { Acked::Unknown };
                     if is_due {
                         model.remove(&id);
                     }
@@ -213,11 +221,13 @@ proptest! {
                             (*id, flight.released)
                         });
                     let got = window.resend_next().map(|resend| match resend {
-                        Resend::Publish(id, delivery) => {
+                        Resend::Publish { id, delivery, dup } => {
                             assert_eq!(number(delivery), id.get());
+                            assert!(dup, "what is sent again says so");
                             (id.get(), false)
                         }
                         Resend::Release(id) => (id.get(), true),
+                        Resend::Fetch => unreachable!("nothing was stored"),
                     });
                     prop_assert_eq!(got, expected);
                 }

@@ -211,7 +211,7 @@ fn the_end_is_said_in_the_transport_s_own_way() {
 #[test]
 fn the_time_to_connect_covers_the_transports() {
     let limits = Limits {
-        connect_timeout_ms: 500,
+        connect_timeout_ms: 3_000,
         ..Limits::default()
     };
     let mut listeners = every_kind("time");

@@ -210,6 +210,83 @@ fn main() {
         }
     }
     scenes(directory);
+    transports(directory);
+}
+
+/// What lies between a socket and MQTT, right and wrong.
+fn transports(directory: &Path) {
+    let frames = [
+        "82 8f 00 00 00 00 10 0d 00 04 4d 51 54 54 04 02 00 00 00 01 61",
+        "02 83 01 02 03 04 11 0f 03 89 81 00 00 00 00 3f 80 82 01 02 03 04 05 06",
+        "81 85 37 fa 21 3d 7f 9f 4d 51 58",
+        "82 fe 00 7e 00 00 00 00 01",
+        "82 ff 00 00 00 00 00 01 00 00 00 00 00 00 01",
+        "88 82 00 00 00 00 03 e8 82 80 00 00 00 00",
+        "88 81 00 00 00 00 03",
+        "09 80 00 00 00 00",
+        "82 03 48 65 6c 8a 00 89 01 3f 88 00",
+    ];
+    for (n, frames) in frames.iter().enumerate() {
+        for role in 0..2 {
+            let seed = [&[role, 2, 0, 2][..], &bytes(frames)].concat();
+            write(directory, "ws_frame", &format!("frames-{n}-{role}"), &seed);
+        }
+    }
+    let mut version_2 = bytes("0d 0a 0d 0a 00 0d 0a 51 55 49 54 0a 21 11 00 0c");
+    version_2.extend(bytes("0a 00 00 01 0a 00 00 02 1f 90 00 50"));
+    let headers = [
+        &b"PROXY TCP4 10.0.0.1 10.0.0.2 8080 80\r\n"[..],
+        b"PROXY TCP6 fd00::1 ::1 9 80\r\nmore",
+        b"PROXY UNKNOWN\r\n",
+        b"PROXY TCP4 10.0.0.1",
+        &version_2,
+        &version_2[..20],
+        b"\x10\x0c",
+    ];
+    for (n, header) in headers.iter().enumerate() {
+        write(directory, "proxy_header", &format!("header-{n}"), header);
+    }
+    let request = "GET /mqtt HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let fields = [
+        "",
+        "Sec-WebSocket-Protocol: mqtt, mqttv3.1\r\n",
+        "Origin: https://a\r\nX-Forwarded-For: 10.0.0.1, [::1]:80\r\n",
+        "Host: other\r\n",
+        "Content-Length: 3\r\n",
+        " folded\r\n",
+    ];
+    for (n, fields) in fields.iter().enumerate() {
+        for allows in 0..4 {
+            let seed = [
+                &[allows][..],
+                request.as_bytes(),
+                fields.as_bytes(),
+                b"\r\n\x82\x80",
+            ]
+            .concat();
+            write(
+                directory,
+                "http_upgrade",
+                &format!("request-{n}-{allows}"),
+                &seed,
+            );
+        }
+    }
+    let answer = b"\0HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n";
+    write(directory, "http_upgrade", "answer", answer);
+    // See the target: pieces, answers, and in between damage, parts of records, closes.
+    let flights: [&[u8]; 6] = [
+        &[7, 255, 255, 5, 7, 255, 255, 6, 7, 255, 255, 5],
+        &[7, 0, 9, 7, 1, 0, 7, 255, 255, 5, 7, 0, 40, 7, 255, 255],
+        &[2, 100, 7, 0, 104, 3, 7, 255, 255],
+        &[2, 3, 7, 0, 7, 2, 3, 7, 0, 7, 4, 7, 255, 255],
+        &[0, 0, 5, 4, 7, 255, 255, 5],
+        &[7, 255, 255, 5, 0, 0, 20, 1, 7, 255, 255, 4, 3],
+    ];
+    for (n, flight) in flights.iter().enumerate() {
+        write(directory, "tls_session", &format!("flight-{n}"), flight);
+    }
 }
 
 /// Scenes of `shard_inputs`: see there for what the bytes mean.

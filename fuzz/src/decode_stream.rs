@@ -13,6 +13,7 @@ use ringmq::protocol::{Connect, ConnectProperties, DecodeError, Version};
 use ringmq::shard::input::{ConnKey, Input as ShardInput, Now, ShardId};
 use ringmq::shard::outbox::{Event, Outbox};
 use ringmq::shard::placement::Placement;
+use ringmq::shard::record::Durability;
 use ringmq::shard::{Shard, ShardSetup};
 use std::sync::Arc;
 
@@ -133,6 +134,7 @@ fn shard_sees<'a>(
         hash_seed: 7,
         random_seed: 1,
         events: true,
+        durability: Durability::None,
         now,
     });
     let mut outbox = Outbox::default();

@@ -14,6 +14,7 @@ use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
 use ringmq::shard::outbox::{Event, Outbox};
 use ringmq::shard::placement::Placement;
+use ringmq::shard::record::Durability;
 use ringmq::shard::{Shard, ShardSetup};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -64,6 +65,7 @@ impl World {
                     hash_seed: 77,
                     random_seed: id as u64,
                     events: true,
+                    durability: Durability::None,
                     now,
                 })
             })

@@ -8,12 +8,13 @@ use crate::links::{Handler, Links, Reactor, Route};
 use crate::pace::Pace;
 use crate::payload::{Header, Payloads};
 use crate::wire::{Credentials, SessionKind, put_connect, put_subscribe};
-use crate::worker::{Times, disconnect, histogram};
+use crate::worker::{Interval, Times, disconnect, histogram};
 use hdrhistogram::Histogram;
 use ringmq::protocol::frame::FixedHeader;
 use ringmq::protocol::{
     Connack, PacketId, PacketType, Publish, PublishProperties, QoS, ReasonCode, Suback, put_ack,
 };
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// What all clients do.
@@ -40,9 +41,6 @@ pub struct Churn {
 pub struct Outcome {
     /// Cycles that ended in the measured interval.
     pub cycles: u64,
-    /// From when a cycle was due (with a rate) or begun to its end, in ns, of those due or begun in the
-    /// measured interval.
-    pub cycle: Histogram<u64>,
     /// From the start of connecting to CONNACK, in ns, of the same.
     pub connect: Histogram<u64>,
     /// All cycles.
@@ -54,7 +52,8 @@ pub struct Outcome {
 }
 
 /// Runs until the end of `times`, then lets the cycles that have begun come to theirs; `at_edge` is called when
-/// the measured interval begins and when it ends.
+/// the measured interval begins and when it ends. Each second is told to `intervals`: its latencies are from when a
+/// cycle was due (with a rate) or begun to its end, of those due or begun in the measured interval.
 ///
 /// Errors: in plain words, what broke.
 pub fn run(
@@ -62,10 +61,11 @@ pub fn run(
     clock: Clock,
     times: Times,
     mut at_edge: impl FnMut() -> Result<(), String>,
+    intervals: Sender<Interval>,
 ) -> Result<Outcome, String> {
     let mut reactor = Reactor::new(churn.route.clone(), clock, None, 0)?;
     let mut links = Links::default();
-    let mut clients = Clients::new(churn, clock, times);
+    let mut clients = Clients::new(churn, clock, times, intervals);
     for _ in 0..churn.clients {
         links.add();
     }
@@ -76,6 +76,7 @@ pub fn run(
         while edges.next_if(|edge| now_ns >= *edge).is_some() {
             at_edge()?;
         }
+        clients.end_interval(times.second(now_ns));
         clients.begin(&mut links, now_ns);
         reactor.flush(&mut links, &mut clients)?;
         if now_ns >= times.stop_ns && clients.free.len() == churn.clients as usize {
@@ -120,11 +121,13 @@ struct Clients<'a> {
     payloads: Payloads,
     all: Vec<Client>,
     free: Vec<u32>,
+    interval: Interval,
+    intervals: Sender<Interval>,
     outcome: Outcome,
 }
 
 impl<'a> Clients<'a> {
-    fn new(churn: &'a Churn, clock: Clock, times: Times) -> Self {
+    fn new(churn: &'a Churn, clock: Clock, times: Times, intervals: Sender<Interval>) -> Self {
         let client = |number| Client {
             stage: Stage::Free,
             client_id: format!("{}-c{number}", churn.prefix),
@@ -141,9 +144,10 @@ impl<'a> Clients<'a> {
             payloads: Payloads::new(churn.payload_bytes),
             all: (0..churn.clients).map(client).collect(),
             free: (0..churn.clients).rev().collect(),
+            interval: Interval::new(times.second(times.start_ns)),
+            intervals,
             outcome: Outcome {
                 cycles: 0,
-                cycle: histogram(),
                 connect: histogram(),
                 total: 0,
                 not_begun: 0,
@@ -215,6 +219,7 @@ impl<'a> Clients<'a> {
             payload: &payload,
         }
         .encode(self.churn.credentials.version, links.out(link));
+        self.interval.published += 1;
     }
 
     /// One of the two things that a client waits for has happened.
@@ -232,7 +237,17 @@ impl<'a> Clients<'a> {
         Ok(())
     }
 
+    /// Tells of the interval if another one has begun.
+    fn end_interval(&mut self, second: i64) {
+        if second > self.interval.second {
+            let interval = std::mem::replace(&mut self.interval, Interval::new(second));
+            // Nobody may want them.
+            let _ = self.intervals.send(interval);
+        }
+    }
+
     fn into_outcome(mut self) -> Outcome {
+        self.end_interval(i64::MAX);
         if let Some(pace) = self.pace {
             let due = pace.due(self.times.stop_ns - 1);
             self.outcome.not_begun = due.saturating_sub(self.outcome.total);
@@ -300,6 +315,7 @@ impl Handler for Clients<'_> {
                 let checked = self.payloads.check(publish.payload);
                 if checked.map(|header| header.sequence) != Some(client.cycle) {
                     self.outcome.corrupt += 1;
+                    self.interval.trouble.corrupt += 1;
                 }
                 self.advance(links, link)
             }
@@ -317,9 +333,11 @@ impl Handler for Clients<'_> {
         client.stage = Stage::Free;
         let now_ns = self.clock.now_ns();
         if self.times.is_measured(client.due_ns) {
-            self.outcome.cycle.saturating_record(now_ns - client.due_ns);
+            let latency = &mut self.interval.latency;
+            latency.saturating_record(now_ns - client.due_ns);
         }
         self.outcome.cycles += u64::from(self.times.is_measured(now_ns));
+        self.interval.delivered += 1;
         links.close(link);
         self.free.push(link);
         Ok(())

@@ -5,7 +5,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use ringmq::client::target::TransportArgs;
 use ringmq::client::url;
 use ringmq::protocol::Version;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A load generator for MQTT brokers that checks what it received.
@@ -45,6 +46,10 @@ pub enum Verb {
     Pub(Publish),
     /// Subscribe to what `loadgen pub` publishes elsewhere.
     Sub(Subscribe),
+    /// Make the report of runs that were written with --out again; several are laid over each other.
+    Report(Report),
+    /// Compare two runs that were written with --out.
+    Compare(Compare),
     /// Be a byte relay: the physical limit to compare a broker with. QoS 0 only, for this generator only.
     Relay(RelayArgs),
 }
@@ -272,12 +277,43 @@ pub struct LoadArgs {
     pub verify: bool,
 }
 
+/// Reports.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Directories that --out wrote.
+    #[arg(value_name = "DIR", required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Where to write the report [default: report.html in the directory, or here when there are several]
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// Comparisons.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// The directory of the run to compare with.
+    #[arg(value_name = "A")]
+    pub base: PathBuf,
+    /// The directory of the run in question.
+    #[arg(value_name = "B")]
+    pub new: PathBuf,
+    /// A change for the worse by more than this, in percent, is a regression (exit 99).
+    #[arg(long, default_value_t = 5.0, value_name = "PERCENT", value_parser = percent)]
+    pub threshold: f64,
+    /// Compare runs that are not alike, and runs that are invalid.
+    #[arg(long)]
+    pub force: bool,
+    /// Print the comparison as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// The relay.
 #[derive(Debug, Args)]
 pub struct RelayArgs {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:1883")]
-    pub bind: std::net::SocketAddr,
+    pub bind: SocketAddr,
 }
 
 /// The broker, and what is reported of it.
@@ -316,9 +352,26 @@ pub struct Target {
     /// The broker's process on this machine: its CPU time and memory are reported, children included.
     #[arg(long)]
     pub broker_pid: Option<u32>,
+    /// What the broker is and its version, for the outputs; by default what it says of itself in
+    /// $SYS/broker/version.
+    #[arg(long, value_name = "TEXT")]
+    pub broker_name: Option<String>,
     /// Print the summary as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Show nothing on stderr while it runs.
+    #[arg(short = 'Q', long)]
+    pub quiet: bool,
+    /// Write a line each second, also on a terminal.
+    #[arg(long, conflicts_with = "quiet")]
+    pub plain: bool,
+    /// Write report.html, summary.json, run.toml, timeline.csv, latency.hlog, latency.hgrm and plots into this
+    /// directory, which is made if need be.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Serve metrics for Prometheus at this address while it runs, such as 127.0.0.1:9464.
+    #[arg(long, value_name = "ADDR")]
+    pub prometheus: Option<SocketAddr>,
     /// Fail (exit 99) unless this holds, such as 'p99<5ms', 'lost==0', 'delivered_per_s>=50k' (repeatable).
     #[arg(long = "assert", value_name = "CONDITION")]
     pub assertions: Vec<Assertion>,
@@ -369,12 +422,6 @@ pub struct Common {
     /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub cores: u16,
-    /// No line on stderr each second.
-    #[arg(short = 'Q', long)]
-    pub quiet: bool,
-    /// Write summary.json, timeline.csv and latency.hgrm into this directory, which is made if need be.
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<std::path::PathBuf>,
 }
 
 /// Addresses to connect from.
@@ -406,6 +453,19 @@ fn addresses(text: &str) -> Result<Addresses, String> {
         all.extend(hosts.map(|host| IpAddr::from(std::net::Ipv4Addr::from(first + host))));
     }
     Ok(Addresses(all))
+}
+
+/// Reads a percentage such as `5` or `2.5%`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).trim();
+    let number: f64 = number
+        .parse()
+        .map_err(|_| format!("{text} is not a percentage"))?;
+    if (0.0..=1_000.0).contains(&number) {
+        Ok(number)
+    } else {
+        Err("a threshold is at least 0 % and at most 1,000 %".into())
+    }
 }
 
 /// Reads a duration such as `500ms`, `10s`, `2m`, `1h`.

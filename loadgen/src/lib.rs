@@ -2,17 +2,23 @@
 //!
 //! `run` leads: it makes a `plan` of clients, gives each core its part (`worker`), keeps the times and samples
 //! the broker (`procfs`). The cores and the leading thread talk through `shared`. `pace` and `window` decide
-//! when a message is sent, `payload` and `track` whether it arrived as it should, `report` says so.
+//! when a message is sent, `payload` and `track` whether it arrived as it should. Each core tells each second of
+//! itself; `live` shows them while it runs, `timeline` keeps them, `report` says what came of it all.
 
 pub mod assertion;
 pub mod churn;
 pub mod cli;
 pub mod clock;
 pub mod crowd;
+pub mod format;
+pub mod hlog;
 pub mod links;
+pub mod live;
+pub mod metrics;
 pub mod pace;
 pub mod payload;
 pub mod plan;
+pub mod probe;
 pub mod procfs;
 pub mod relay;
 pub mod report;

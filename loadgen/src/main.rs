@@ -1,8 +1,10 @@
 //! `loadgen`: puts load on an MQTT broker, measures it, and checks every message.
 
 use clap::Parser;
-use loadgen::cli::{Cli, Verb};
+use loadgen::cli::{Cli, Compare, Report, Verb};
 use loadgen::relay;
+use loadgen::report::compare;
+use loadgen::report::files::{self, Recorded};
 use loadgen::run::{self, Kind};
 use loadgen::steps;
 use std::process::ExitCode;
@@ -26,18 +28,16 @@ fn main() -> ExitCode {
         Verb::Churn(args) => (args.target.json, steps::churn(args)),
         Verb::Durable(args) => (args.target.json, steps::durable(args)),
         Verb::Retained(args) => (args.target.json, steps::retained(args)),
+        Verb::Report(args) => return report(args),
+        Verb::Compare(args) => return compare(args),
         Verb::Relay(args) => {
             let Err(error) = relay::run(args.bind);
-            eprintln!("loadgen: {error}");
-            return ExitCode::from(EXIT_ERROR);
+            return failed(&error);
         }
     };
     let summary = match result {
         Ok(summary) => summary,
-        Err(error) => {
-            eprintln!("loadgen: {error}");
-            return ExitCode::from(EXIT_ERROR);
-        }
+        Err(error) => return failed(&error),
     };
     if json {
         let text = serde_json::to_string_pretty(&summary).expect("a summary has only string keys");
@@ -50,4 +50,46 @@ fn main() -> ExitCode {
     } else {
         ExitCode::from(EXIT_BREACH)
     }
+}
+
+fn report(args: &Report) -> ExitCode {
+    match files::rebuild(&args.runs, args.out.as_deref()) {
+        Ok(path) => {
+            println!("{}", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn compare(args: &Compare) -> ExitCode {
+    let read = |directory| Recorded::read(directory);
+    let (base, new) = match (read(&args.base), read(&args.new)) {
+        (Ok(base), Ok(new)) => (base, new),
+        (Err(error), _) | (_, Err(error)) => return failed(&error),
+    };
+    let comparison = compare::compare(&base, &new, args.threshold);
+    let objections = comparison.objections();
+    if !objections.is_empty() && !args.force {
+        let why = objections.join("\n  ");
+        return failed(&format!(
+            "these runs do not compare (--force does it all the same):\n  {why}"
+        ));
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&comparison);
+        println!("{}", text.expect("a comparison has only string keys"));
+    } else {
+        print!("{}", comparison.text());
+    }
+    if comparison.has_regression() {
+        ExitCode::from(EXIT_BREACH)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn failed(error: &str) -> ExitCode {
+    eprintln!("loadgen: {error}");
+    ExitCode::from(EXIT_ERROR)
 }

@@ -3,6 +3,9 @@
 use std::fs;
 use std::io;
 
+/// The tick that user space sees on all the machines we build for.
+const TICK_NS: u64 = 10_000_000;
+
 /// CPU time and memory of a process and its descendants, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -84,6 +87,64 @@ impl Usage {
     }
 }
 
+/// What processes used in an interval, as far as it can be seen without disturbing them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Glance {
+    /// CPU time in the interval, in ns; the kernel counts it in ticks of 10 ms.
+    pub cpu_ns: u64,
+    /// The interval's length, in ns.
+    pub interval_ns: u64,
+    /// Resident bytes at its end, by the counters that may lag by some pages.
+    pub rss_bytes: u64,
+}
+
+/// Looks at processes again and again, at the cost of two small reads for each.
+#[derive(Debug)]
+pub struct Watch {
+    pids: Vec<u32>,
+    last_ns: u64,
+    last_cpu_ns: u64,
+}
+
+impl Watch {
+    /// Watches a process and those that are its descendants now.
+    ///
+    /// Errors: the processes cannot be listed.
+    pub fn of_tree(pid: u32, now_ns: u64) -> io::Result<Self> {
+        let mut pids = descendants(pid)?;
+        pids.push(pid);
+        let mut watch = Self {
+            pids,
+            last_ns: now_ns,
+            last_cpu_ns: 0,
+        };
+        watch.look(now_ns);
+        Ok(watch)
+    }
+
+    /// What was used since the last look; processes that are gone count as nothing.
+    pub fn look(&mut self, now_ns: u64) -> Glance {
+        let (mut ticks, mut rss_kib) = (0, 0);
+        for pid in &self.pids {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = after_name(&stat);
+            let field = |at: usize| fields.get(at).map_or(0, |field| first_number(field));
+            ticks += field(11) + field(12);
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            rss_kib += rss.map_or(0, first_number);
+        }
+        let cpu_ns = ticks * TICK_NS;
+        let glance = Glance {
+            cpu_ns: cpu_ns.saturating_sub(self.last_cpu_ns),
+            interval_ns: now_ns.saturating_sub(self.last_ns),
+            rss_bytes: rss_kib * 1024,
+        };
+        (self.last_ns, self.last_cpu_ns) = (now_ns, cpu_ns);
+        glance
+    }
+}
+
 /// The CPU time of all processes on the machine together, in nanoseconds, to the tick (10 ms).
 pub fn machine_cpu_ns() -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/stat")?;
@@ -91,7 +152,7 @@ pub fn machine_cpu_ns() -> io::Result<u64> {
     let ticks: Vec<u64> = line.split_whitespace().skip(1).map(first_number).collect();
     // user nice system idle iowait irq softirq; guest time is in user already.
     let busy: u64 = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum();
-    Ok(busy * 10_000_000)
+    Ok(busy * TICK_NS)
 }
 
 fn rss_bytes(pid: u32) -> io::Result<u64> {

@@ -5,22 +5,27 @@ use crate::cli::{
     Common, Conn, LoadArgs, Publish, Shape, Shared as SharedArgs, Slow, Subscribe, Target,
 };
 use crate::clock::{Clock, nanoseconds};
+use crate::format::count;
 use crate::links::{Address, Route};
+use crate::live::{Head, Live};
 use crate::plan::{ClientPlan, Hears, Names, Plan};
+use crate::probe::broker_version;
 use crate::procfs::{Usage, machine_cpu_ns};
-use crate::report::{Broker, Generator, Percentiles, Summary};
+use crate::report::provenance::{self, Provenance, is_own};
+use crate::report::{Broker, Generator, Percentiles, Summary, files};
 use crate::shared::Shared;
-use crate::timeline::{Timeline, write_files};
+use crate::timeline::Timeline;
 use crate::track::Track;
-use crate::worker::{self, Interval, Load, Outcome, Settings, Times};
+use crate::wire::Credentials;
+use crate::worker::{self, Load, Outcome, Settings, Times};
 use ringmq::client::target::{Endpoint, Target as ClientTarget};
 use ringmq::protocol::QoS;
 use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// From the announcement of the start to the start.
 const START_DELAY_NS: u64 = 50_000_000;
@@ -32,8 +37,6 @@ const QUIET_NS: u64 = 2_000_000_000;
 const DRAIN_NS: u64 = 30_000_000_000;
 /// How long the broker's memory may settle after the last connect.
 const SETTLE_NS: u64 = 500_000_000;
-/// How long after the end of a second all cores have told of it.
-const FEED_DELAY_NS: u64 = 30_000_000;
 /// Connecting without any progress for this long is a failure.
 const CONNECT_STALL_NS: u64 = 30_000_000_000;
 
@@ -64,7 +67,7 @@ pub fn conn(args: &Conn) -> Result<Summary, String> {
         clock: Clock::start(),
         verify: false,
     };
-    let measured = leader.run(&plan, args.hold, Duration::ZERO)?;
+    let measured = leader.run("conn", &plan, args.hold, Duration::ZERO)?;
     let mut summary = leader.summary("conn", &plan, &measured);
     if let Some(broker) = &mut summary.broker {
         let connections = measured.total.connected.max(1) as f64;
@@ -151,7 +154,7 @@ pub fn subscribe(args: &Subscribe) -> Result<Summary, String> {
         clock: Clock::start(),
         verify: args.verify,
     };
-    let measured = leader.run(&plan, args.duration, Duration::ZERO)?;
+    let measured = leader.run("sub", &plan, args.duration, Duration::ZERO)?;
     leader.finish(leader.summary("sub", &plan, &measured), &measured)
 }
 
@@ -174,7 +177,7 @@ fn load(verb: &str, plan: &Plan, common: &Common, args: &LoadArgs) -> Result<Sum
         clock: Clock::start(),
         verify: args.verify,
     };
-    let measured = leader.run(plan, args.duration, args.warmup)?;
+    let measured = leader.run(verb, plan, args.duration, args.warmup)?;
     leader.finish(leader.summary(verb, plan, &measured), &measured)
 }
 
@@ -257,7 +260,13 @@ struct Measured {
 }
 
 impl Leader<'_> {
-    fn run(&self, plan: &Plan, duration: Duration, warmup: Duration) -> Result<Measured, String> {
+    fn run(
+        &self,
+        verb: &str,
+        plan: &Plan,
+        duration: Duration,
+        warmup: Duration,
+    ) -> Result<Measured, String> {
         let cores = usize::from(self.common.cores);
         let broker_before = self.broker()?;
         let mut wakes = Vec::new();
@@ -276,11 +285,15 @@ impl Leader<'_> {
         }
         let (shared, settings, clock) = (&shared, self.settings, self.clock);
         let (sender, receiver) = mpsc::channel();
-        let mut feed = Feed {
-            receiver,
-            timeline: Timeline::default(),
-            shown: self.shows(plan),
+        let head = Head {
+            verb: verb.into(),
+            broker: settings.route.address.to_string(),
+            load: self.describe(plan),
+            connections: plan.clients.len() as u64,
+            cores,
+            measured_s: duration.as_secs_f64(),
         };
+        let mut live = Live::new(&self.common.target, head, receiver, clock.now_ns())?;
         thread::scope(|scope| {
             let start_ns = clock.now_ns();
             let workers: Vec<_> = plans
@@ -300,7 +313,7 @@ impl Leader<'_> {
                     })
                 })
                 .collect();
-            let led = self.lead(shared, &mut feed, start_ns, broker_before, duration, warmup);
+            let led = self.lead(shared, &mut live, start_ns, broker_before, duration, warmup);
             shared.end();
             (0..cores).for_each(|core| shared.wake(core));
             let mut outcomes = Vec::new();
@@ -312,8 +325,7 @@ impl Leader<'_> {
                 );
             }
             let led = led?;
-            feed.take();
-            Ok(merge(led, outcomes, feed.timeline))
+            Ok(merge(led, outcomes, live.into_timeline()))
         })
     }
 
@@ -321,7 +333,7 @@ impl Leader<'_> {
     fn lead(
         &self,
         shared: &Shared,
-        feed: &mut Feed,
+        live: &mut Live,
         start_ns: u64,
         broker_before: Usage,
         duration: Duration,
@@ -341,6 +353,7 @@ impl Leader<'_> {
             {
                 return Err("not all clients were connected within 30 s".into());
             }
+            live.connecting(connected(shared), clock.now_ns());
             clock.sleep_until(clock.now_ns() + LOOK_NS);
         }
         let connect_ns = clock.now_ns() - start_ns;
@@ -360,11 +373,12 @@ impl Leader<'_> {
             stop_ns,
         };
         shared.start(times);
-        self.wait(shared, feed, begin_ns, measure_ns)?;
+        live.begin(times, clock.now_ns());
+        self.wait(shared, live, measure_ns)?;
         let first = self.sample()?;
-        self.wait(shared, feed, begin_ns, stop_ns)?;
+        self.wait(shared, live, stop_ns)?;
         let last = self.sample()?;
-        self.drain(shared)?;
+        self.drain(shared, live)?;
         Ok(Led {
             times,
             connect_ns,
@@ -375,15 +389,9 @@ impl Leader<'_> {
         })
     }
 
-    fn wait(
-        &self,
-        shared: &Shared,
-        feed: &mut Feed,
-        begin_ns: u64,
-        until_ns: u64,
-    ) -> Result<(), String> {
+    fn wait(&self, shared: &Shared, live: &mut Live, until_ns: u64) -> Result<(), String> {
         while self.clock.now_ns() < until_ns {
-            feed.show(self.clock.now_ns().saturating_sub(begin_ns + FEED_DELAY_NS) / 1_000_000_000);
+            live.tick(connected(shared), self.clock.now_ns());
             if shared.is_over() {
                 return Err("the run was ended by a core".into());
             }
@@ -394,7 +402,7 @@ impl Leader<'_> {
     }
 
     /// Waits until all messages have arrived, or no more arrive.
-    fn drain(&self, shared: &Shared) -> Result<(), String> {
+    fn drain(&self, shared: &Shared, live: &mut Live) -> Result<(), String> {
         if self.settings.load == Load::Idle {
             return Ok(());
         }
@@ -423,30 +431,31 @@ impl Leader<'_> {
             if now_ns > news_ns + QUIET_NS || now_ns > begun_ns + DRAIN_NS {
                 return Ok(());
             }
+            live.tick(connected(shared), now_ns);
             self.clock.sleep_until(now_ns + LOOK_NS);
         }
     }
 
-    /// Whether lines are shown while it runs.
-    fn shows(&self, plan: &Plan) -> bool {
-        let hears = plan
-            .clients
-            .iter()
-            .any(|client| client.hears != Hears::Nothing);
-        !self.common.quiet && (hears || plan.publisher_count > 0)
+    /// The load, in a few words.
+    fn describe(&self, plan: &Plan) -> String {
+        let settings = self.settings;
+        let load = match settings.load {
+            Load::Open { rate } => format!("open loop, {} msg/s", count(rate)),
+            Load::Closed { window } => format!("closed loop, window {window}"),
+            Load::Idle if plan.clients.iter().all(|one| one.hears == Hears::Nothing) => {
+                return "idle".into();
+            }
+            Load::Idle => "what others publish".into(),
+        };
+        let qos = settings.qos as u8;
+        format!("{load}, QoS {qos}, {} B", settings.payload_bytes)
     }
 
     /// Judges a summary and writes what was asked for.
     fn finish(&self, mut summary: Summary, measured: &Measured) -> Result<Summary, String> {
-        judge(&mut summary, self.verify, &self.common.target.assertions);
-        if let Some(directory) = &self.common.out {
-            write_files(
-                directory,
-                &summary,
-                &measured.timeline,
-                &measured.total.latency,
-            )?;
-        }
+        let target = &self.common.target;
+        judge(&mut summary, self.verify, &target.assertions);
+        save(target, &summary, &measured.timeline, measured.times)?;
         Ok(summary)
     }
 
@@ -554,12 +563,12 @@ impl Leader<'_> {
                 Load::Idle => "since the time stamp",
             }
             .into(),
-            latency_us: Percentiles::of(&total.latency),
+            latency_us: Percentiles::of(measured.timeline.latency()),
             broker,
             generator: Generator {
                 cores_busy: busy(own.saturating_sub(total.spin_ns)),
                 cores: usize::from(self.common.cores),
-                send_lag_us: Percentiles::of(&total.send_lag),
+                send_lag_us: Percentiles::of(measured.timeline.send_lag()),
                 foreign_cores_busy: busy(machine.saturating_sub(own + broker_cpu)),
             },
             sessions_missing: 0,
@@ -581,28 +590,48 @@ struct Led {
     last: Sample,
 }
 
-/// What the cores tell while they work.
-struct Feed {
-    receiver: Receiver<Interval>,
-    timeline: Timeline,
-    shown: bool,
+/// Clients that are connected and subscribed.
+fn connected(shared: &Shared) -> u64 {
+    let counts = shared.cores.iter().map(|core| &core.connected);
+    counts.map(|count| count.load(Ordering::Relaxed)).sum()
 }
 
-impl Feed {
-    fn take(&mut self) {
-        for interval in self.receiver.try_iter() {
-            self.timeline.add(&interval);
-        }
-    }
+/// Writes what `--out` asks for.
+///
+/// Errors: in plain words, what could not be written.
+pub fn save(
+    target: &Target,
+    summary: &Summary,
+    timeline: &Timeline,
+    times: Times,
+) -> Result<(), String> {
+    let Some(directory) = &target.out else {
+        return Ok(());
+    };
+    let route = resolve_route(target)?;
+    let is_here = match &route.address {
+        Address::Tcp(address) => is_own(address.ip()),
+        Address::Unix(_) => true,
+    };
+    let same_host = is_here || target.broker_pid.is_some();
+    let ask = || broker_version(route, credentials(target), format!("{}-v", prefix(target)));
+    let broker = provenance::Broker {
+        address: summary.broker_address.clone(),
+        name: target.broker_name.clone().or_else(ask).unwrap_or_default(),
+        command: Vec::new(),
+        same_host,
+    };
+    let measured_at = UNIX_EPOCH + Duration::from_nanos(times.measure_ns);
+    let provenance = Provenance::collect(target, broker, measured_at);
+    files::write(directory, summary, &provenance, timeline)
+}
 
-    fn show(&mut self, before_second: u64) {
-        self.take();
-        if self.shown {
-            self.timeline
-                .lines_before(before_second)
-                .iter()
-                .for_each(|line| eprintln!("{line}"));
-        }
+/// Who connects.
+pub fn credentials(target: &Target) -> Credentials {
+    Credentials {
+        version: target.version(),
+        username: target.username.clone(),
+        password: target.password.clone(),
     }
 }
 
@@ -611,8 +640,6 @@ fn merge(led: Led, outcomes: Vec<Outcome>, timeline: Timeline) -> Measured {
     let mut total = outcomes.next().expect("there is at least one core");
     for one in outcomes {
         for (all, part) in [
-            (&mut total.latency, &one.latency),
-            (&mut total.send_lag, &one.send_lag),
             (&mut total.tcp_connect, &one.tcp_connect),
             (&mut total.connect, &one.connect),
             (&mut total.acknowledged, &one.acknowledged),

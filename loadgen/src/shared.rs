@@ -16,6 +16,8 @@ pub struct CoreNews {
     pub stopped: AtomicBool,
     /// It sleeps until its ring or its wake-up socket has something.
     pub asleep: AtomicBool,
+    /// Its clients that are connected and subscribed.
+    pub connected: AtomicU64,
     /// Messages its subscribers got, duplicates not counted.
     pub received: AtomicU64,
     /// Deliveries its publishers' messages must lead to, on all cores.
@@ -67,6 +69,7 @@ impl Shared {
             ready: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
+            connected: AtomicU64::new(0),
             received: AtomicU64::new(0),
             expected: AtomicU64::new(0),
             unsettled: AtomicU64::new(0),

@@ -4,17 +4,23 @@ use crate::churn::{self, Churn};
 use crate::cli::{Churn as ChurnArgs, Durable, Retained, Target};
 use crate::clock::{Clock, nanoseconds};
 use crate::crowd::{Campaign, Crowd};
+use crate::format;
+use crate::live::{Head, Live};
 use crate::procfs::Usage;
 use crate::report::{Broker, Generator, Percentiles, Step, Summary};
-use crate::run::{Sample, broker_usage, judge, prefix, resolve_route};
-use crate::wire::{Credentials, SessionKind};
+use crate::run::{Sample, broker_usage, credentials, judge, prefix, resolve_route, save};
+use crate::timeline::Timeline;
+use crate::wire::SessionKind;
 use crate::worker::Times;
 use ringmq::protocol::QoS;
 use std::num::NonZero;
-use std::thread::available_parallelism;
+use std::sync::mpsc;
+use std::thread::{self, available_parallelism};
 
 /// From the beginning to the first cycle.
 const START_DELAY_NS: u64 = 50_000_000;
+/// How often the leading thread looks for a second that has ended.
+const LOOK_NS: u64 = 20_000_000;
 
 /// Clients come and go.
 ///
@@ -44,10 +50,33 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         payload_bytes: args.size as usize,
     };
     let mut samples = Vec::new();
-    let outcome = churn::run(&load, clock, times, || {
+    let at_edge = || {
         samples.push(Sample::take(target, clock)?);
         Ok(())
+    };
+    let (sender, receiver) = mpsc::channel();
+    let head = Head {
+        verb: "churn".into(),
+        broker: load.route.address.to_string(),
+        load: match args.rate {
+            Some(rate) => format!("open loop, {} cycles/s", format::count(rate)),
+            None => "closed loop, each client begins again when it is done".into(),
+        },
+        connections: args.count.into(),
+        cores: 1,
+        measured_s: args.duration.as_secs_f64(),
+    };
+    let mut live = Live::new(target, head, receiver, clock.now_ns())?;
+    live.begin(times, clock.now_ns());
+    let outcome = thread::scope(|scope| {
+        let worker = scope.spawn(|| churn::run(&load, clock, times, at_edge, sender));
+        while !worker.is_finished() {
+            live.tick(args.count.into(), clock.now_ns());
+            clock.sleep_until(clock.now_ns() + LOOK_NS);
+        }
+        worker.join().map_err(|_| "the generator panicked")?
     })?;
+    let timeline = live.into_timeline();
     let [first, last] = samples[..] else {
         return Err("the run was cut short".into());
     };
@@ -70,7 +99,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         measured_s,
         connects_per_s: outcome.cycles as f64 / measured_s.max(1e-9),
         latency_kind: "cycle".into(),
-        latency_us: Percentiles::of(&outcome.cycle),
+        latency_us: Percentiles::of(timeline.latency()),
         corrupt: outcome.corrupt,
         unsent: outcome.not_begun,
         steps: vec![Step {
@@ -95,6 +124,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         ..summary("churn", target)?
     };
     judge(&mut summary, args.verify, &target.assertions);
+    save(target, &summary, &timeline, times)?;
     Ok(summary)
 }
 
@@ -175,6 +205,7 @@ pub fn durable(args: &Durable) -> Result<Summary, String> {
         ..summary("durable", target)?
     };
     judge(&mut summary, args.verify, &target.assertions);
+    save(target, &summary, &Timeline::default(), since(start.at_ns))?;
     Ok(summary)
 }
 
@@ -265,7 +296,17 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
         ..summary("retained", target)?
     };
     judge(&mut summary, args.verify, &target.assertions);
+    save(target, &summary, &Timeline::default(), since(start.at_ns))?;
     Ok(summary)
+}
+
+/// The times of a load that only begins.
+fn since(start_ns: u64) -> Times {
+    Times {
+        start_ns,
+        measure_ns: start_ns,
+        stop_ns: start_ns,
+    }
 }
 
 fn crowd(
@@ -287,14 +328,6 @@ fn crowd(
         qos,
         payload_bytes as usize,
     )
-}
-
-fn credentials(target: &Target) -> Credentials {
-    Credentials {
-        version: target.version(),
-        username: target.username.clone(),
-        password: target.password.clone(),
-    }
 }
 
 fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Target) -> Step {

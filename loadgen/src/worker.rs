@@ -10,6 +10,7 @@ use crate::pace::{Pace, share};
 use crate::payload::{Header, Payloads};
 use crate::plan::{ClientPlan, Hears};
 use crate::shared::Shared;
+use crate::timeline::Trouble;
 use crate::track::{Arrival, Track};
 use crate::window::Window;
 use hdrhistogram::Histogram;
@@ -40,7 +41,7 @@ const STALL_NS: u64 = 2_000_000_000;
 /// Publishers of other processes that are told apart.
 const STRANGERS_MAX: usize = 1 << 20;
 /// The length of an interval of the timeline.
-const INTERVAL_NS: u64 = 1_000_000_000;
+const INTERVAL_NS: i64 = 1_000_000_000;
 /// QoS 1 and 2 messages of a publisher whose handshake is not done, at most.
 const IN_FLIGHT_MAX: u32 = 16_384;
 /// What all clients of a run have in common.
@@ -101,15 +102,17 @@ impl Times {
     pub fn is_measured(&self, at_ns: u64) -> bool {
         (self.measure_ns..self.stop_ns).contains(&at_ns)
     }
+
+    /// The second of a moment: 0 is the first of the measured interval, those of the warm-up are negative.
+    pub fn second(&self, at_ns: u64) -> i64 {
+        let since_ns = at_ns.max(self.start_ns).cast_signed() - self.measure_ns.cast_signed();
+        since_ns.div_euclid(INTERVAL_NS)
+    }
 }
 
 /// What one core saw.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Receive time less intended time, in ns, of messages whose intended time was in the measured interval.
-    pub latency: Histogram<u64>,
-    /// Time of writing less intended time, in ns, where only the generator was in the way.
-    pub send_lag: Histogram<u64>,
     /// From the intended time to the last acknowledgement of a QoS 1 or 2 message, in ns.
     pub acknowledged: Histogram<u64>,
     /// From the start of connecting to the established connection, in ns.
@@ -150,17 +153,54 @@ pub struct Outcome {
     pub spin_ns: u64,
 }
 
+impl Outcome {
+    /// What went wrong so far.
+    fn trouble(&self) -> Trouble {
+        Trouble {
+            duplicates: self.duplicates,
+            reordered: self.reordered,
+            corrupt: self.corrupt,
+            refused: self.refused,
+            window_stalls: self.window_stalls,
+            held_back: self.held_back,
+        }
+    }
+}
+
 /// One second of one core.
 #[derive(Debug)]
 pub struct Interval {
-    /// Which second after the start.
-    pub second: u64,
+    /// Which second, by [`Times::second`].
+    pub second: i64,
     /// Messages written in it.
     pub published: u64,
     /// Messages received in it.
     pub delivered: u64,
-    /// Latencies of the messages received in it, in ns.
+    /// Receive time less intended time, in ns, of messages received in it whose intended time was in the measured
+    /// interval.
     pub latency: Histogram<u64>,
+    /// Time of writing less intended time, in ns, of messages whose intended time was in the measured interval, where
+    /// only the generator was in the way.
+    pub send_lag: Histogram<u64>,
+    /// What went wrong in it.
+    pub trouble: Trouble,
+    /// Time spent waiting awake, in ns.
+    pub spin_ns: u64,
+}
+
+impl Interval {
+    /// One in which nothing has happened yet.
+    pub fn new(second: i64) -> Self {
+        Self {
+            second,
+            published: 0,
+            delivered: 0,
+            latency: histogram(),
+            send_lag: histogram(),
+            trouble: Trouble::default(),
+            spin_ns: 0,
+        }
+    }
 }
 
 /// Runs one core's clients from their connecting to the end of the run.
@@ -265,6 +305,8 @@ struct State<'a> {
     received: u64,
     slow_paused: bool,
     interval: Interval,
+    /// What intervals have told of trouble and of waiting awake.
+    reported: (Trouble, u64),
     outcome: Outcome,
 }
 
@@ -334,15 +376,9 @@ impl<'a> State<'a> {
             pings_sent: 0,
             received: 0,
             slow_paused: false,
-            interval: Interval {
-                second: 0,
-                published: 0,
-                delivered: 0,
-                latency: histogram(),
-            },
+            interval: Interval::new(0),
+            reported: (Trouble::default(), 0),
             outcome: Outcome {
-                latency: histogram(),
-                send_lag: histogram(),
                 acknowledged: histogram(),
                 tcp_connect: histogram(),
                 connect: histogram(),
@@ -408,6 +444,7 @@ impl<'a> State<'a> {
             self.wake_others();
             self.end_interval(now_ns);
             own.received.store(self.received, Ordering::Relaxed);
+            own.connected.store(self.ready as u64, Ordering::Relaxed);
 
             if reactor.has_work()? || !self.queue.is_empty() {
                 continue;
@@ -706,6 +743,7 @@ impl<'a> State<'a> {
 
     fn begin(&mut self, times: Times) {
         self.times = Some(times);
+        self.interval.second = times.second(times.start_ns);
         if let Load::Open { rate } = self.settings.load
             && !self.publishers.is_empty()
         {
@@ -835,7 +873,7 @@ impl<'a> State<'a> {
                 if held_back {
                     self.outcome.held_back += 1;
                 } else {
-                    record(&mut self.outcome.send_lag, now_ns - intended_ns);
+                    record(&mut self.interval.send_lag, now_ns - intended_ns);
                 }
             }
         }
@@ -888,21 +926,20 @@ impl<'a> State<'a> {
 
     fn end_interval(&mut self, now_ns: u64) {
         let Some(times) = self.times else { return };
-        let second = now_ns.saturating_sub(times.start_ns) / INTERVAL_NS;
-        if second == self.interval.second {
-            return;
+        let second = times.second(now_ns);
+        if second > self.interval.second {
+            self.send_interval(second);
         }
-        let next = Interval {
-            second,
-            published: 0,
-            delivered: 0,
-            latency: histogram(),
-        };
-        let interval = std::mem::replace(&mut self.interval, next);
-        self.outcome
-            .latency
-            .add(&interval.latency)
-            .expect("the bounds are the same");
+    }
+
+    /// Tells of the interval that ends, and begins the next.
+    fn send_interval(&mut self, next: i64) {
+        let outcome = &self.outcome;
+        let now = (outcome.trouble(), outcome.spin_ns);
+        let before = std::mem::replace(&mut self.reported, now);
+        self.interval.trouble = now.0.since(&before.0);
+        self.interval.spin_ns = now.1 - before.1;
+        let interval = std::mem::replace(&mut self.interval, Interval::new(next));
         // Nobody may want them.
         let _ = self.intervals.send(interval);
     }
@@ -948,12 +985,8 @@ impl<'a> State<'a> {
     // ---- the end ----
 
     fn into_outcome(mut self) -> Outcome {
-        self.outcome
-            .latency
-            .add(&self.interval.latency)
-            .expect("the bounds are the same");
+        self.send_interval(i64::MAX);
         self.outcome.unsent = self.unsent();
-        let _ = self.intervals.send(self.interval);
         for publisher in &self.publishers {
             self.outcome.unacknowledged += u64::from(publisher.in_flight);
             self.outcome.sent.push((publisher.number, publisher.next));

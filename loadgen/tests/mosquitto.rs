@@ -87,7 +87,9 @@ impl Mosquitto {
             Verb::Churn(args) => steps::churn(args),
             Verb::Durable(args) => steps::durable(args),
             Verb::Retained(args) => steps::retained(args),
-            Verb::Relay(_) => unreachable!("the relay is not a load"),
+            Verb::Relay(_) | Verb::Report(_) | Verb::Compare(_) => {
+                unreachable!("the relay is not a load")
+            }
         };
         result.unwrap()
     }

@@ -192,6 +192,7 @@ fn tls(args: &TransportArgs, name: &str) -> Result<Tls, String> {
         insecure: args.insecure,
         alpn: args.tls_alpn.iter().cloned().collect(),
         version: args.tls_version,
+        resumes: false,
     };
     let config = client_config(&spec).map_err(|error| error.to_string())?;
     let name = ServerName::try_from(name.to_owned())

@@ -1,7 +1,7 @@
 //! What is written from the tables of keys: the configuration in force, the sample, the schema for editors, and the
 //! table of limits in docs/.
 
-use super::key::{Change, Key, Kind, quoted};
+use super::key::{Key, Kind, quoted};
 use super::keys::{LIMIT_KEYS, LISTENER_KEYS, TOP_KEYS};
 use super::limits::Limits;
 use super::{Config, Loaded, Origin};
@@ -97,28 +97,6 @@ fn put_sample<T>(text: &mut String, keys: &[Key<T>], defaults: &T) {
         }
     }
     text.push('\n');
-}
-
-/// The table of all limits in docs/limits.md.
-pub fn limits_table() -> String {
-    let defaults = Limits::default();
-    let mut text = String::from(
-        "| key of `[limits]` | default | what it bounds | changes |\n|---|---|---|---|\n",
-    );
-    for key in LIMIT_KEYS {
-        let value = key.show(&defaults).unwrap_or_default();
-        let change = match key.change {
-            Change::Live => "on SIGHUP",
-            Change::Restart => "at the next start",
-        };
-        let value = value.trim_matches('"');
-        let _ = writeln!(
-            text,
-            "| `{}` | {value} | {} | {change} |",
-            key.name, key.doc
-        );
-    }
-    text
 }
 
 /// The schema of a configuration file, for editors (JSON Schema, draft 7).
@@ -217,4 +195,52 @@ fn schema_of<T>(key: &Key<T>, defaults: &T) -> String {
         default.unwrap_or_default(),
         quoted(key.doc)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::key::Change;
+    use std::fs;
+
+    const BEGIN: &str = "<!-- limits: generated; a test says how -->\n";
+    const END: &str = "<!-- end -->";
+
+    #[test]
+    fn the_table_in_docs_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/limits.md");
+        let text = fs::read_to_string(path).unwrap();
+        let (before, rest) = text.split_once(BEGIN).unwrap();
+        let (_, after) = rest.split_once(END).unwrap();
+        let current = format!("{before}{BEGIN}{}{END}{after}", limits_table());
+        if std::env::var_os("RINGMQ_WRITE_DOCS").is_some() {
+            fs::write(path, &current).unwrap();
+        }
+        assert!(
+            text == current,
+            "RINGMQ_WRITE_DOCS=1 cargo test the_table_in_docs writes it anew"
+        );
+    }
+
+    /// The table of all limits in docs/limits.md.
+    fn limits_table() -> String {
+        let defaults = Limits::default();
+        let mut text = String::from(
+            "| key of `[limits]` | default | what it bounds | changes |\n|---|---|---|---|\n",
+        );
+        for key in LIMIT_KEYS {
+            let value = key.show(&defaults).unwrap_or_default();
+            let change = match key.change {
+                Change::Live => "on SIGHUP",
+                Change::Restart => "at the next start",
+            };
+            let value = value.trim_matches('"');
+            let _ = writeln!(
+                text,
+                "| `{}` | {value} | {} | {change} |",
+                key.name, key.doc
+            );
+        }
+        text
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! A flag, a key of the file, an environment variable, the printed sample and every error use these words.
 
-use super::key::{Change, Key, Kind, Places, Value};
-use super::limits::{Limits, PublishRatePolicy, QueueFullPolicy};
+use super::key::{Change, Key, Kind, Places, Value, one_of};
+use super::limits::{Limits, PublishRatePolicy, QueueFullPolicy, QueueFullRule};
 use super::listener::{
     AuthMethod, Bind, CertificateName, CertificateSpec, ClientCertificate, ListenerSpec, Network,
     ProxySpec, TlsSpec, TlsVersion, WebSocketSpec,
@@ -11,6 +11,7 @@ use super::listener::{
 use super::value::{Unit, closest};
 use super::{Config, CoreCount, LogLevel};
 use crate::shard::input::ShardId;
+use crate::shard::record::Durability;
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ macro_rules! limit_keys {
     (
         numbers { $($field:ident: $type:ty, $name:literal, $change:ident, $unit:ident, $range:expr, $words:expr, $doc:literal;)* }
         words { $($word_field:ident, $word_name:literal, $word_table:ident, $word_doc:literal;)* }
+        others { $($other_field:ident: $other:expr;)* }
     ) => {
         /// Every key of `[limits]`, in the order of `config show`.
         pub(super) static LIMIT_KEYS: &[Key<Limits>] = &[
@@ -54,11 +56,12 @@ macro_rules! limit_keys {
                     set: |limits, word| limits.$word_field = meant_by($word_table, word),
                 },
             },)*
+            $($other,)*
         ];
 
         // A limit that has no key does not compile.
         const _: fn(&Limits) = |limits| {
-            let Limits { $($field: _,)* $($word_field: _,)* } = limits;
+            let Limits { $($field: _,)* $($word_field: _,)* $($other_field: _,)* } = limits;
         };
     };
 }
@@ -83,6 +86,13 @@ const QUEUE_FULL: &[(&str, QueueFullPolicy)] = &[
     ("drop-oldest", QueueFullPolicy::DropOldest),
     ("drop-newest", QueueFullPolicy::DropNewest),
     ("disconnect", QueueFullPolicy::Disconnect),
+    ("refuse", QueueFullPolicy::Refuse),
+    ("hold", QueueFullPolicy::Hold),
+];
+const DURABILITIES: &[(&str, Durability)] = &[
+    ("power", Durability::Power),
+    ("process", Durability::Process),
+    ("none", Durability::None),
 ];
 const PUBLISH_RATE_FULL: &[(&str, PublishRatePolicy)] = &[
     ("wait", PublishRatePolicy::Wait),
@@ -148,6 +158,14 @@ limit_keys! {
         "Messages waiting for one session.";
     queue_bytes_max: u32, "queue-bytes-max", Live, Bytes, 1..=U32, &[],
         "Bytes of messages waiting for one session.";
+    queue_resident_max: u32, "queue-resident-max", Live, Count, 1..=65_536, &[],
+        "Stored messages of one session that wait in memory too; of others only the numbers are.";
+    queue_age_s_max: u32, "queue-age-max", Live, Seconds, 1..=U32, ENDLESS,
+        "How long a stored message may wait for one session.";
+    queue_bytes_all_max: u64, "queue-bytes-all-max", Live, Bytes, 1024..=(1024 * GIB), &[],
+        "Bytes of messages waiting for all sessions.";
+    queue_hold_ms: u32, "queue-hold", Live, Milliseconds, 1..=3_600_000, &[],
+        "How long an acknowledgement may wait for room in a queue whose policy is \"hold\".";
     outbound_bytes_max: u32, "outbound-bytes-max", Live, Bytes, 1024..=U32, &[],
         "Outbound bytes of one connection above which its QoS 0 messages are dropped and others wait.";
     session_expiry_s_max: u32, "session-expiry-max", Live, Seconds, 0..=U32, ENDLESS,
@@ -183,9 +201,27 @@ limit_keys! {
     }
     words {
     queue_full, "queue-full", QUEUE_FULL,
-        "What a full queue does: \"drop-oldest\", \"drop-newest\" or \"disconnect\".";
+        "What a full queue does: \"drop-oldest\", \"drop-newest\", \"disconnect\", \"refuse\" or \"hold\".";
     publish_rate_full, "publish-rate-full", PUBLISH_RATE_FULL,
         "What happens to a client that publishes too fast: \"wait\" (it is not read) or \"disconnect\".";
+    }
+    others {
+        queue_full_rules: Key {
+            name: "queue-full-rules",
+            doc: "The same for some clients, such as [\"sensor-*=drop-newest\"]; the first whose client identifier matches holds.",
+            change: Change::Live,
+            kind: Kind::List {
+                wanted: "rules",
+                get: |limits| {
+                    let rule = |rule: &QueueFullRule| format!("{}={}", rule.client_id, rule.policy.name());
+                    limits.queue_full_rules.iter().map(rule).collect()
+                },
+                set: |limits, items| {
+                    limits.queue_full_rules = items.iter().map(|item| parse_rule(item)).collect::<Result<_, _>>()?;
+                    Ok(())
+                },
+            },
+        };
     }
 }
 
@@ -227,7 +263,7 @@ pub(super) static TOP_KEYS: &[Key<Config>] = &[
     },
     Key {
         name: "data-dir",
-        doc: "Directory of what outlives the process; without one the key that spreads sessions is new each start.",
+        doc: "Directory of what outlives the process; without one it is ringmq in $XDG_STATE_HOME or ~/.local/state.",
         change: Change::Restart,
         kind: Kind::Text {
             wanted: "a directory",
@@ -236,6 +272,16 @@ pub(super) static TOP_KEYS: &[Key<Config>] = &[
                 config.data_dir = Some(text.into());
                 Ok(())
             },
+        },
+    },
+    Key {
+        name: "durability",
+        doc: "What is acknowledged survives \"power\" loss, the end of the \"process\", or \"none\" of them: then nothing is stored.",
+        change: Change::Restart,
+        kind: Kind::Word {
+            words: &names_of!(DURABILITIES),
+            get: |config| Some(name_of(DURABILITIES, config.durability)),
+            set: |config, word| config.durability = meant_by(DURABILITIES, word),
         },
     },
     Key {
@@ -584,6 +630,18 @@ fn parse_all(items: &[String]) -> Result<Vec<Network>, String> {
     items.iter().map(|item| Network::from_str(item)).collect()
 }
 
+/// Reads `CLIENT-ID=POLICY`.
+fn parse_rule(text: &str) -> Result<QueueFullRule, String> {
+    let rule = text.rsplit_once('=').and_then(|(client_id, policy)| {
+        Some(QueueFullRule {
+            client_id: client_id.into(),
+            policy: QueueFullPolicy::from_name(policy)?,
+        })
+    });
+    let policies = one_of(&names_of!(QUEUE_FULL));
+    rule.ok_or_else(|| format!("`{text}` is no rule such as sensor-*=POLICY with {policies}"))
+}
+
 fn some_unless_0(number: u64) -> Option<u32> {
     let number = u32::try_from(number).expect("the range fits the field");
     (number != 0).then_some(number)
@@ -851,6 +909,12 @@ mod tests {
                 "allow-anonymous",
                 "true",
                 "unknown key `allow-anonymous`; write `auth = \"anonymous\"`, here or in a listener's table",
+            ),
+            (
+                "limits.queue-full-rules",
+                "a*=odd",
+                "`limits.queue-full-rules`: `a*=odd` is no rule such as sensor-*=POLICY with \"drop-oldest\", \
+                 \"drop-newest\", \"disconnect\", \"refuse\" or \"hold\"",
             ),
             (
                 "listener.lan.deny",

@@ -11,6 +11,52 @@ pub enum QueueFullPolicy {
     DropNewest,
     /// The client is disconnected with 0x97 (Quota exceeded); its session and queue stay.
     Disconnect,
+    /// The new message is refused, and its publisher is told so with 0x97. Where sessions are not stored it is dropped.
+    Refuse,
+    /// The publisher's acknowledgement waits until there is room, for `queue_hold_ms` at most; then the message is refused.
+    Hold,
+}
+
+impl QueueFullPolicy {
+    /// All policies with their words, in the order of their numbers.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::DropOldest, "drop-oldest"),
+        (Self::DropNewest, "drop-newest"),
+        (Self::Disconnect, "disconnect"),
+        (Self::Refuse, "refuse"),
+        (Self::Hold, "hold"),
+    ];
+
+    /// Its word.
+    pub fn name(self) -> &'static str {
+        Self::ALL[usize::from(self.bits()) - 1].1
+    }
+
+    /// The policy of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let found = Self::ALL.iter().find(|(_, known)| *known == name);
+        found.map(|(policy, _)| *policy)
+    }
+
+    /// A number for the store, never 0.
+    pub fn bits(self) -> u8 {
+        self as u8 + 1
+    }
+
+    /// The policy of this number.
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        let (policy, _) = Self::ALL.get(usize::from(bits).checked_sub(1)?)?;
+        Some(*policy)
+    }
+}
+
+/// A policy for the sessions of some clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueFullRule {
+    /// The Client Identifiers it is for; `*` stands for any characters.
+    pub client_id: Box<str>,
+    /// What happens when such a client's queue is full.
+    pub policy: QueueFullPolicy,
 }
 
 /// What happens to a client that publishes faster than it may.
@@ -60,6 +106,16 @@ pub struct Limits {
     pub queue_bytes_max: u32,
     /// What happens when either is reached.
     pub queue_full: QueueFullPolicy,
+    /// The same for some clients: the first rule that matches.
+    pub queue_full_rules: Vec<QueueFullRule>,
+    /// Messages of a stored session that wait in memory, and are read back at once; of those behind them only the numbers are in memory.
+    pub queue_resident_max: u32,
+    /// Seconds a stored message may wait for one session; `u32::MAX` is for ever.
+    pub queue_age_s_max: u32,
+    /// Bytes of messages waiting for all sessions, spread over the shards; each message is charged to every queue that holds it.
+    pub queue_bytes_all_max: u64,
+    /// How long the acknowledgement of a message may wait for room in a queue.
+    pub queue_hold_ms: u32,
     /// Outbound bytes of one connection above which its QoS 0 messages are dropped and others wait in the queue.
     pub outbound_bytes_max: u32,
     /// Cap on the Session Expiry Interval an MQTT 5 client may ask for; `u32::MAX` is none.
@@ -118,6 +174,11 @@ impl Default for Limits {
             queue_messages_max: 10_000,
             queue_bytes_max: 16 << 20,
             queue_full: QueueFullPolicy::DropOldest,
+            queue_full_rules: Vec::new(),
+            queue_resident_max: 32,
+            queue_age_s_max: u32::MAX,
+            queue_bytes_all_max: 1 << 40,
+            queue_hold_ms: 5_000,
             outbound_bytes_max: 1 << 20,
             session_expiry_s_max: u32::MAX,
             session_expiry_v3_s: 24 * 60 * 60,
@@ -138,5 +199,73 @@ impl Default for Limits {
             ban_window_s: 60,
             ban_time_s: 300,
         }
+    }
+}
+
+impl Limits {
+    /// What happens when the queue of a client is full that did not choose.
+    pub fn queue_full_for(&self, client_id: &str) -> QueueFullPolicy {
+        let rule = self
+            .queue_full_rules
+            .iter()
+            .find(|rule| matches_pattern(&rule.client_id, client_id));
+        rule.map_or(self.queue_full, |rule| rule.policy)
+    }
+}
+
+/// Whether `text` is what `pattern` says, in which `*` stands for any characters.
+fn matches_pattern(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut text) = text.strip_prefix(first) else {
+        return false;
+    };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for part in middle.split('*') {
+        // The earliest place leaves most for the others.
+        let Some(at) = text.find(part) else {
+            return false;
+        };
+        text = &text[at + part.len()..];
+    }
+    text.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_as_a_shell_would() {
+        for (pattern, text, expected) in [
+            ("", "", true),
+            ("", "a", false),
+            ("a", "a", true),
+            ("*", "", true),
+            ("*", "abc", true),
+            ("a*", "abc", true),
+            ("a*", "bc", false),
+            ("*c", "abc", true),
+            ("a*a", "a", false),
+            ("a*b*c", "axbxc", true),
+            ("a*b*c", "axc", false),
+            ("*b*b*", "abab", true),
+            ("*b*b*", "ab", false),
+            ("**", "ab", true),
+        ] {
+            assert_eq!(matches_pattern(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn policies_have_names_and_numbers() {
+        for (policy, name) in QueueFullPolicy::ALL {
+            assert_eq!(policy.name(), name);
+            assert_eq!(QueueFullPolicy::from_name(name), Some(policy));
+            assert_eq!(QueueFullPolicy::from_bits(policy.bits()), Some(policy));
+        }
+        assert_eq!(QueueFullPolicy::from_bits(0), None);
+        assert_eq!(QueueFullPolicy::from_bits(6), None);
     }
 }

@@ -11,11 +11,12 @@ mod reload;
 mod sources;
 mod value;
 
-pub use document::{limits_table, sample, schema};
+pub use document::{sample, schema};
 pub use key::Value;
 pub use reload::Difference;
 pub use sources::Sources;
 
+use crate::shard::record::Durability;
 use key::Places;
 use limits::Limits;
 use listener::{AuthMethod, Bind, ClientCertificate, ListenerSpec};
@@ -32,8 +33,10 @@ pub struct Config {
     pub cores: CoreCount,
     /// Whether each shard's thread stays on one CPU.
     pub pin: bool,
-    /// What outlives the process; none keeps nothing.
+    /// Where what outlives the process is kept; none leaves the choice to the server.
     pub data_dir: Option<PathBuf>,
+    /// What an acknowledgement is worth.
+    pub durability: Durability,
     /// The least severe level that is logged.
     pub log_level: LogLevel,
     /// What a listener asks of its clients that does not say so itself.
@@ -83,6 +86,7 @@ impl Default for Config {
             cores: CoreCount::Auto,
             pin: false,
             data_dir: None,
+            durability: Durability::Power,
             log_level: LogLevel::Info,
             auth: None,
             limits: Limits::default(),
@@ -658,7 +662,7 @@ mod tests {
             [
                 "a.toml:1:1: unknown key `croes`; did you mean `cores`?",
                 "a.toml:3:1: `limits.sessions-max` is 0; it must be from 1 to 4294967295",
-                "a.toml:4:1: `limits.queue-full` must be \"drop-oldest\", \"drop-newest\" or \"disconnect\"",
+                "a.toml:4:1: `limits.queue-full` must be \"drop-oldest\", \"drop-newest\", \"disconnect\", \"refuse\" or \"hold\"",
                 "a.toml:5:2: unknown key `listner`; did you mean `listener`?",
             ]
         );

@@ -67,6 +67,7 @@ impl Loaded {
         new.config.cores = old.cores;
         new.config.pin = old.pin;
         new.config.data_dir.clone_from(&old.data_dir);
+        new.config.durability = old.durability;
         for key in LIMIT_KEYS
             .iter()
             .filter(|key| key.change == Change::Restart)

@@ -21,6 +21,7 @@ use crate::net::admission::Permit;
 use crate::net::transport::Transport;
 use crate::shard::input::{Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
+use crate::shard::record::Receiver;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -333,11 +334,22 @@ impl LinkReceiver {
 /// What a message is charged: what it keeps alive, and its place.
 fn message_bytes(message: &LinkMessage) -> u64 {
     let kept = match message {
-        LinkMessage::Shard(MeshMessage::Publish(message)) => message.bytes(),
+        LinkMessage::Shard(MeshMessage::Publish { message, .. }) => message.bytes(),
         LinkMessage::Shard(MeshMessage::Batch(batch)) => batch.bytes(),
         LinkMessage::Shard(MeshMessage::SharedPublish { message, .. }) => message.bytes(),
         LinkMessage::Shard(MeshMessage::Group(group)) => group.text.len(),
-        LinkMessage::Shard(MeshMessage::Interest { .. } | MeshMessage::AnnouncementAck { .. }) => 0,
+        LinkMessage::Shard(MeshMessage::Taken(answers)) => {
+            let receivers: usize = answers.iter().map(|taken| taken.receivers.len()).sum();
+            size_of_val(&answers[..]) + receivers * size_of::<Receiver>()
+        }
+        LinkMessage::Shard(MeshMessage::Stored(numbers) | MeshMessage::Refused(numbers)) => {
+            size_of_val(&numbers[..])
+        }
+        LinkMessage::Shard(
+            MeshMessage::Interest { .. }
+            | MeshMessage::AnnouncementAck { .. }
+            | MeshMessage::Recovered,
+        ) => 0,
         LinkMessage::Handover(socket) => socket.unread.len(),
     };
     (kept + size_of::<LinkMessage>()) as u64
@@ -392,7 +404,7 @@ mod tests {
     }
 
     fn publish(payload: &[u8]) -> LinkMessage {
-        LinkMessage::Shard(MeshMessage::Publish(Message::new(&MessageParts {
+        let message = Message::new(&MessageParts {
             topic: "t",
             properties: &[],
             payload,
@@ -400,7 +412,10 @@ mod tests {
             retain: false,
             expires_at_ms: NEVER,
             stamp: 0,
-        })))
+            number: 0,
+        });
+        let asked = false;
+        LinkMessage::Shard(MeshMessage::Publish { message, asked })
     }
 
     #[test]
@@ -474,7 +489,7 @@ mod tests {
             sender.is_waiting(),
             "two messages fit, but the pressure has to fall"
         );
-        assert_eq!(sender.bytes(), 20_000 + 2 * (PLACE + 25));
+        assert_eq!(sender.bytes(), 20_000 + 2 * (PLACE + 33));
         receiver.take().unwrap();
         receiver.release();
         assert_eq!(sender.flush(), Some(Pressure::Low));

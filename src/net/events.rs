@@ -148,13 +148,26 @@ impl fmt::Display for LogRecord {
                 )?;
                 put_more(f, *more)
             }
-            Event::Dropped { counts } => {
+            Event::Dropped { counts, named } => {
                 let total: u64 = counts.iter().sum();
                 write!(f, "{total} messages were dropped:")?;
                 for (cause, count) in DropCause::ALL.iter().zip(counts.iter()) {
                     if *count > 0 {
                         write!(f, " {}={count}", cause.name())?;
                     }
+                }
+                let mut between = "; ";
+                for dropped in named {
+                    let (client_id, topic) = (&dropped.client_id, &dropped.topic);
+                    write!(
+                        f,
+                        "{between}{} of {} on \"{}\" ({})",
+                        dropped.count,
+                        Plain(client_id),
+                        Plain(topic),
+                        dropped.cause.name()
+                    )?;
+                    between = ", ";
                 }
                 f.write_str(".")
             }

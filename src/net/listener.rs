@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_stale_unix_socket_is_replaced_and_nothing_else_is() {
-        let dir = std::env::temp_dir().join(format!("ringmq-listener-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("ringmq-test-{}-listener", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let path = dir.join("socket");
         let spec = ListenerSpec {

@@ -25,14 +25,22 @@ use crate::net::ring::{self, Ring, RingConfig, RingError};
 use crate::net::transport::Door;
 use crate::net::transport::tls_files::TlsFileError;
 use crate::shard::budget::MemoryLevel;
-use crate::shard::input::ShardId;
+use crate::shard::input::{Now, ShardId};
+use crate::shard::message::Message;
+use crate::shard::outbox::Outbox;
 use crate::shard::placement::Placement;
+use crate::shard::record::{Durability, RecoveredSession, StoredMessage, StoredSession};
 use crate::shard::{Shard, ShardSetup};
+use crate::store::load::{LoadSetup, Recovered};
+use crate::store::port::StoreLink;
+use crate::store::stats::StoreStats;
+use crate::store::{Store, StoreError, StoreLog};
 use glommio::io::BufferedFile;
 use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,8 +50,9 @@ use std::time::{Duration, Instant};
 
 /// How often the ticker wakes every core.
 const TICK: Duration = Duration::from_millis(50);
-/// Time a core has to start to listen.
+/// Time a core has to start to listen, beside its time for each session and retained message that it takes back.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+const RECOVER_TIMEOUT: Duration = Duration::from_micros(200);
 /// Time in which locked memory that an earlier process gave back is waited for.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The least that glommio takes; it is for file reads, which a core does not do.
@@ -77,6 +86,19 @@ pub struct CoreConfig {
     pub ring: RingConfig,
     /// The sizes of the links; `None` are those that fit the number of shards.
     pub link: Option<LinkConfig>,
+    /// What outlives the process, if anything does.
+    pub store: Option<StoreConfig>,
+}
+
+/// What the store is made from.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The database.
+    pub path: PathBuf,
+    /// What it promises: not `Durability::None`.
+    pub durability: Durability,
+    /// Where its lines go.
+    pub log: StoreLog,
 }
 
 /// Why the cores did not start. Its text is for the operator.
@@ -98,6 +120,13 @@ pub enum StartError {
     },
     /// A thread or an eventfd cannot be had.
     System(io::Error),
+    /// There is no store.
+    Store {
+        /// The database.
+        path: PathBuf,
+        /// Why not.
+        source: StoreError,
+    },
     /// A core has no ring.
     Ring(RingError),
     /// A core has no executor.
@@ -112,15 +141,10 @@ impl fmt::Display for StartError {
             Self::Bind { address, source } => write!(f, "cannot listen on {address}: {source}"),
             Self::Tls { listener, source } => write!(f, "listener {listener}: {source}"),
             Self::System(source) => write!(f, "cannot start a core: {source}"),
+            Self::Store { path, source } => write!(f, "{}: {source}", path.display()),
             Self::Ring(error) => write!(f, "cannot start a core: {error}"),
             Self::Executor(error) => write!(f, "cannot start a core's executor: {error}"),
-            Self::Timeout => {
-                write!(
-                    f,
-                    "a core did not start within {} s",
-                    START_TIMEOUT.as_secs()
-                )
-            }
+            Self::Timeout => f.write_str("a core did not start in time"),
         }
     }
 }
@@ -135,6 +159,7 @@ pub struct Cores {
     addresses: Vec<Bind>,
     live: Arc<Live>,
     counters: Vec<Arc<NetCounters>>,
+    store: Option<Store>,
 }
 
 impl fmt::Debug for Cores {
@@ -155,7 +180,7 @@ impl Cores {
         assert!((1..=ShardId::COUNT_MAX).contains(&count));
         let doors = open_doors(&config.listeners)?;
         let (listeners, addresses) = bind(&doors, count)?;
-        let parts = Parts {
+        let live_parts = Parts {
             limits: Arc::clone(&config.limits),
             doors,
         };
@@ -163,6 +188,9 @@ impl Cores {
             .map(|_| Wake::new().map(Arc::new))
             .collect::<Result<Vec<_>, _>>();
         let wakes = wakes.map_err(StartError::System)?;
+        let clock = Clock::start();
+        let (store, parts) = open_store(config, &wakes, clock.now())?;
+        let recovered: usize = parts.iter().map(RecoveredPart::len).sum();
         let link = config.link.unwrap_or_else(|| LinkConfig::for_shards(count));
         let links = full_mesh(link, &wakes);
         let cpus = if config.pin {
@@ -170,7 +198,7 @@ impl Cores {
         } else {
             Vec::new()
         };
-        let live = Arc::new(Live::new(parts, wakes.clone(), config.hash_seed));
+        let live = Arc::new(Live::new(live_parts, wakes.clone(), config.hash_seed));
         let mut cores = Self {
             threads: Vec::with_capacity(count),
             ticker: Ticker::start(count, Arc::clone(&live), config.limits.memory_bytes_max)
@@ -179,12 +207,11 @@ impl Cores {
             addresses,
             live,
             counters: (0..count).map(|_| Arc::default()).collect(),
+            store,
         };
-        let clock = Clock::start();
         let mut reports = Vec::with_capacity(count);
-        for (index, ((links, wake), listeners)) in
-            links.into_iter().zip(wakes).zip(listeners).enumerate()
-        {
+        let cores_parts = links.into_iter().zip(wakes).zip(listeners).zip(parts);
+        for (index, (((links, wake), listeners), recovered)) in cores_parts.enumerate() {
             let core = Core {
                 index,
                 config: config.clone(),
@@ -197,8 +224,11 @@ impl Cores {
                     shutdown: Arc::clone(&cores.shutdown),
                     live: Arc::clone(&cores.live),
                     log: config.log.clone(),
+                    store: None,
+                    outbox: Outbox::default(),
                     counters: Arc::clone(&cores.counters[index]),
                 },
+                recovered,
                 wakers: Arc::clone(&cores.ticker.wakers),
             };
             match core.spawn(cpus.get(index).copied()) {
@@ -209,7 +239,8 @@ impl Cores {
                 Err(error) => return Err(cores.abandon(error)),
             }
         }
-        let deadline = Instant::now() + START_TIMEOUT;
+        let recover = RECOVER_TIMEOUT.saturating_mul(u32::try_from(recovered).unwrap_or(u32::MAX));
+        let deadline = Instant::now() + START_TIMEOUT + recover;
         for (index, report) in reports.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
             match report.recv_timeout(left) {
@@ -244,6 +275,11 @@ impl Cores {
         &self.counters
     }
 
+    /// What the store counts, if there is one.
+    pub fn store_stats(&self) -> Option<&Arc<StoreStats>> {
+        self.store.as_ref().map(Store::stats)
+    }
+
     /// What asks the cores to stop, for another thread such as the one that waits for signals.
     pub fn stopper(&self) -> Arc<Shutdown> {
         Arc::clone(&self.shutdown)
@@ -264,6 +300,10 @@ impl Cores {
             }
         }
         self.ticker.stop();
+        // After the cores: what they have left is written.
+        if let Some(store) = self.store {
+            store.stop();
+        }
     }
 
     /// Stops the cores that have started, because `error` kept another from it.
@@ -274,8 +314,73 @@ impl Cores {
             .into_iter()
             .for_each(|thread| drop(thread.join()));
         self.ticker.stop();
+        if let Some(store) = self.store {
+            store.stop();
+        }
         error
     }
+}
+
+/// What one core takes back at its start.
+#[derive(Default)]
+struct RecoveredPart {
+    sessions: Vec<RecoveredSession>,
+    /// The same for all.
+    retained: Arc<Vec<Message>>,
+    last_session: u64,
+    last_message: u64,
+    link: Option<StoreLink>,
+}
+
+impl RecoveredPart {
+    fn len(&self) -> usize {
+        self.sessions.len() + self.retained.len()
+    }
+}
+
+/// Opens the store, if there is to be one, and deals out what it had.
+fn open_store(
+    config: &CoreConfig,
+    wakes: &[Arc<Wake>],
+    now: Now,
+) -> Result<(Option<Store>, Vec<RecoveredPart>), StartError> {
+    let Some(store) = &config.store else {
+        let nothing = wakes.iter().map(|_| RecoveredPart::default());
+        return Ok((None, nothing.collect()));
+    };
+    let placement = Placement::new(config.placement_key, config.shard_count);
+    let setup = LoadSetup {
+        path: &store.path,
+        shard_count: config.shard_count,
+        owner: &|client_id| placement.owner(client_id),
+        wall_minus_mono_ms: now.wall_ms.saturating_sub(now.mono_ms),
+    };
+    let begin = Instant::now();
+    let opened = Store::open(&setup, store.durability, wakes, store.log);
+    let (opened, recovered, links) = opened.map_err(|source| StartError::Store {
+        path: store.path.clone(),
+        source,
+    })?;
+    recovered.tell(&store.path, begin.elapsed(), store.log);
+    let Recovered {
+        sessions,
+        retained,
+        last_session,
+        last_message,
+        ..
+    } = recovered;
+    let retained = Arc::new(retained);
+    let parts = sessions
+        .into_iter()
+        .zip(links)
+        .map(|(sessions, link)| RecoveredPart {
+            sessions,
+            retained: Arc::clone(&retained),
+            last_session,
+            last_message,
+            link: Some(link),
+        });
+    Ok((Some(opened), parts.collect()))
 }
 
 /// A core that has not started.
@@ -284,6 +389,7 @@ struct Core {
     config: CoreConfig,
     clock: Clock,
     setup: DriverSetup,
+    recovered: RecoveredPart,
     wakers: Arc<Wakers>,
 }
 
@@ -310,10 +416,11 @@ impl Core {
             config,
             clock,
             setup,
+            recovered,
             wakers,
         } = self;
         let wake = Arc::clone(&setup.wake);
-        let started = start_driver(&config, clock, setup).and_then(|driver| {
+        let started = start_driver(&config, clock, setup, recovered).and_then(|driver| {
             let eventfd = ring::executor_file(wake.eventfd()).map_err(StartError::System)?;
             Ok((driver, eventfd))
         });
@@ -331,8 +438,7 @@ impl Core {
         };
         let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
         wakers.keep(index, waker);
-        let _ = report.send(Ok(()));
-        match drive(driver, &eventfd, clock).await {
+        match drive(driver, &eventfd, clock, report).await {
             Ok(()) => guard.end_as_asked(),
             Err(error) => end_process(&format!("core {index} cannot go on: {error}")),
         }
@@ -344,10 +450,11 @@ impl Core {
 fn start_driver(
     config: &CoreConfig,
     clock: Clock,
-    setup: DriverSetup,
+    mut setup: DriverSetup,
+    recovered: RecoveredPart,
 ) -> Result<Driver<Shard>, StartError> {
     let now = clock.now();
-    let shard = Shard::new(ShardSetup {
+    let mut shard = Shard::new(ShardSetup {
         id: setup.id,
         shard_count: config.shard_count,
         limits: Arc::clone(&config.limits),
@@ -358,8 +465,26 @@ fn start_driver(
             .random_seed
             .wrapping_add((setup.id.index() as u64).wrapping_mul(0xd1b5_4a32_d192_ed03)),
         events: config.log_clients && config.log.is_some(),
+        durability: config
+            .store
+            .as_ref()
+            .map_or(Durability::None, |store| store.durability),
         now,
     });
+    setup.store = recovered.link;
+    shard.set_next_numbers(
+        StoredSession(recovered.last_session),
+        StoredMessage(recovered.last_message),
+    );
+    for message in recovered.retained.iter() {
+        shard.recover_retained(message.clone());
+    }
+    for session in recovered.sessions {
+        shard.recover(now, session, &mut setup.outbox);
+    }
+    if config.store.is_some() {
+        shard.finish_recovery(now, &mut setup.outbox);
+    }
     let ring = make_ring(config.ring).map_err(StartError::Ring)?;
     Driver::new(setup, ring, shard, now).map_err(StartError::Ring)
 }
@@ -377,10 +502,23 @@ fn make_ring(config: RingConfig) -> Result<Ring, RingError> {
     }
 }
 
-/// The network task: turns until the core was asked to stop.
-async fn drive(mut driver: Driver<Shard>, eventfd: &BufferedFile, clock: Clock) -> io::Result<()> {
+/// The network task: turns until the core was asked to stop. It reports when the core listens.
+async fn drive(
+    mut driver: Driver<Shard>,
+    eventfd: &BufferedFile,
+    clock: Clock,
+    report: SyncSender<Report>,
+) -> io::Result<()> {
+    let mut report = Some(report);
     loop {
-        match driver.turn(clock.now())? {
+        let turn = driver.turn(clock.now())?;
+        if driver.is_listening()
+            && let Some(report) = report.take()
+        {
+            // The main thread waits for it, or has given up.
+            let _ = report.send(Ok(()));
+        }
+        match turn {
             // Other tasks of the core would starve otherwise.
             Turn::Busy => glommio::executor().yield_task_queue_now().await,
             Turn::Light => {
@@ -573,6 +711,7 @@ mod tests {
                 ..RingConfig::default()
             },
             link: None,
+            store: None,
         }
     }
 

@@ -1,8 +1,11 @@
 //! What outlives the process: the directory, its lock, and the key that spreads sessions over shards.
 
+use crate::config::Config;
+use crate::shard::record::Durability;
+use std::env;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const KEY_FILE: &str = "placement-key";
@@ -25,7 +28,7 @@ impl Installation {
     /// directory the key holds until the process ends.
     ///
     /// Errors: a sentence for the operator, among them that another process has the directory.
-    pub(super) fn open(dir: Option<&Path>) -> Result<Self, String> {
+    pub(super) fn open(dir: Option<PathBuf>) -> Result<Self, String> {
         let Some(dir) = dir else {
             let key = random_key().map_err(|error| format!("no random bytes: {error}"))?;
             return Ok(Self {
@@ -38,22 +41,94 @@ impl Installation {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(dir)
-            .map_err(|error| format!("cannot make the data directory {name}: {error}"))?;
-        let lock = lock(dir)?;
-        let key = read_or_make_key(dir)
-            .map_err(|error| format!("cannot use {name}/{KEY_FILE}: {error}"))?;
+            .create(&dir)
+            .map_err(|error| {
+                let remedy = remedy(&dir, &error);
+                format!("cannot make the data directory {name}: {error}{remedy}")
+            })?;
+        let lock = lock(&dir)?;
+        let key = read_or_make_key(&dir).map_err(|error| {
+            let remedy = remedy(&dir, &error);
+            format!("cannot use {name}/{KEY_FILE}: {error}{remedy}")
+        })?;
         Ok(Self {
             placement_key: key,
-            dir: Some(dir.to_owned()),
             _lock: Some(lock),
+            dir: Some(dir),
         })
     }
 }
 
-fn lock(dir: &Path) -> Result<File, String> {
+/// The directory of this configuration: the one that is set, else the user's state directory, else none when nothing is to
+/// be kept.
+///
+/// Errors: there is none and something is to be kept.
+pub(super) fn choose(config: &Config) -> Result<Option<PathBuf>, String> {
+    if config.data_dir.is_some() || config.durability == Durability::None {
+        return Ok(config.data_dir.clone());
+    }
+    match state_dir() {
+        Some(dir) => Ok(Some(dir)),
+        None => Err("there is no directory to keep sessions and messages in, as neither --data-dir nor $HOME is given; \
+                     name one with --data-dir, or keep nothing with --durability none"
+            .into()),
+    }
+}
+
+/// The data directory of a broker without a configuration in this environment.
+pub(crate) fn default_dir() -> Option<PathBuf> {
+    let list = env::var("STATE_DIRECTORY").ok();
+    let first = list.as_deref().and_then(|list| list.split(':').next());
+    first.map(PathBuf::from).or_else(state_dir)
+}
+
+fn state_dir() -> Option<PathBuf> {
+    // What is not absolute has no meaning there (XDG Base Directory Specification).
+    let absolute = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|dir| dir.is_absolute())
+    };
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
+    state.map(|state| state.join("ringmq"))
+}
+
+/// What the operator can do about a directory that cannot be used.
+fn remedy(dir: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            // The nearest directory that is there says whose it is.
+            let found = dir
+                .ancestors()
+                .find_map(|dir| Some((dir, fs::metadata(dir).ok()?)));
+            let whose = found.map_or_else(String::new, |(dir, found)| {
+                format!("{} belongs to user {}, and ", dir.display(), found.uid())
+            });
+            format!(" ({whose}the broker's user must be able to write there)")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            " (the file system is mounted read-only; name another directory with --data-dir)".into()
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            " (something that is not a directory is in its place)".into()
+        }
+        io::ErrorKind::StorageFull => " (the disk is full)".into(),
+        _ => String::new(),
+    }
+}
+
+/// Keeps every other process out of the directory until the file is closed.
+///
+/// Errors: a sentence for the operator, which names the process that has it.
+pub(crate) fn lock(dir: &Path) -> Result<File, String> {
     let path = dir.join(LOCK_FILE);
-    let cannot = |error: &io::Error| format!("cannot lock {}: {error}", path.display());
+    let cannot = |error: &io::Error| {
+        format!(
+            "cannot lock {}: {error}{}",
+            path.display(),
+            remedy(dir, error)
+        )
+    };
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -147,9 +222,13 @@ mod tests {
     #[test]
     fn the_key_stays_and_is_private() {
         let scratch = Scratch::new("key");
-        let first = Installation::open(Some(&scratch.0)).unwrap().placement_key;
+        let first = Installation::open(Some(scratch.0.clone()))
+            .unwrap()
+            .placement_key;
         assert_eq!(
-            Installation::open(Some(&scratch.0)).unwrap().placement_key,
+            Installation::open(Some(scratch.0.clone()))
+                .unwrap()
+                .placement_key,
             first
         );
         let mode = fs::metadata(scratch.0.join(KEY_FILE))
@@ -170,23 +249,23 @@ mod tests {
     #[test]
     fn a_second_process_is_told_who_has_the_directory() {
         let scratch = Scratch::new("lock");
-        let first = Installation::open(Some(&scratch.0)).unwrap();
+        let first = Installation::open(Some(scratch.0.clone())).unwrap();
         // A lock belongs to the open file, so a second one in this process meets it as another process would.
-        let error = Installation::open(Some(&scratch.0)).unwrap_err();
+        let error = Installation::open(Some(scratch.0.clone())).unwrap_err();
         assert!(
             error.contains(&format!("in use by process {}", std::process::id())),
             "{error}"
         );
         drop(first);
-        Installation::open(Some(&scratch.0)).unwrap();
+        Installation::open(Some(scratch.0.clone())).unwrap();
     }
 
     #[test]
     fn a_damaged_key_is_not_replaced() {
         let scratch = Scratch::new("damaged");
-        drop(Installation::open(Some(&scratch.0)).unwrap());
+        drop(Installation::open(Some(scratch.0.clone())).unwrap());
         fs::write(scratch.0.join(KEY_FILE), b"short").unwrap();
-        let error = Installation::open(Some(&scratch.0)).unwrap_err();
+        let error = Installation::open(Some(scratch.0.clone())).unwrap_err();
         assert!(error.contains("5 bytes"), "{error}");
         assert_eq!(fs::read(scratch.0.join(KEY_FILE)).unwrap(), b"short");
     }

@@ -1,9 +1,10 @@
 //! SHELL. The process: what it needs from the kernel, its data directory, its cores, its log and its end.
 
+mod certificates;
 pub mod clock;
 pub mod cores;
 mod cpus;
-mod data_dir;
+pub(crate) mod data_dir;
 mod log;
 mod memory;
 mod probe;
@@ -15,7 +16,9 @@ use crate::config::{CoreCount, Loaded, LogLevel, Sources};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
 use crate::shard::input::ShardId;
-use cores::{CoreConfig, Cores};
+use crate::shard::record::Durability;
+use crate::store::schema;
+use cores::{CoreConfig, Cores, StoreConfig};
 use data_dir::Installation;
 use reload::Reloader;
 use std::fmt;
@@ -62,7 +65,8 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
     let config = &loaded.config;
     let shard_count = shard_count(config.cores);
     let nofile = probe::check(shard_count).map_err(Failure::Refused)?;
-    let installation = Installation::open(config.data_dir.as_deref()).map_err(Failure::Other)?;
+    let installation = Installation::open(data_dir::choose(config).map_err(Failure::Other)?)
+        .map_err(Failure::Other)?;
     let failed = |what: &str, error: &dyn fmt::Display| Failure::Other(format!("{what}: {error}"));
 
     let seeds = data_dir::random_key().map_err(|error| failed("no random bytes", &error))?;
@@ -85,11 +89,22 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
         log_clients: config.log_level >= LogLevel::Info,
         ring: RingConfig::default(),
         link: None,
+        store: installation
+            .dir
+            .as_ref()
+            .filter(|_| config.durability != Durability::None)
+            .map(|dir| StoreConfig {
+                path: dir.join(schema::FILE),
+                durability: config.durability,
+                log: |level, text| log::line(level, text),
+            }),
     };
     let cores = Cores::start(&core_config).map_err(|error| Failure::Other(error.to_string()))?;
     // The log ends when the last sink is gone.
     drop(core_config);
 
+    certificates::watch(Arc::clone(cores.live()))
+        .map_err(|error| failed("cannot start a thread", &error))?;
     let stopper = cores.stopper();
     let mut reloader = Reloader::new(sources.clone(), loaded.clone(), Arc::clone(cores.live()));
     let stop = move |signal| {
@@ -199,9 +214,10 @@ fn banner(
         })
         .collect();
     parts.push(addresses.join(" "));
+    let durability = loaded.config.durability.name();
     parts.push(match &installation.dir {
-        Some(dir) => format!("data directory {}", dir.display()),
-        None => "no data directory, so the key that spreads sessions is new".into(),
+        Some(dir) => format!("durability {durability} in {}", dir.display()),
+        None => format!("durability {durability}: sessions and messages end with this process"),
     });
     parts.push(format!(
         "limits {} nofile={nofile}",

@@ -4,9 +4,11 @@
 //! the position: no map, and order of redelivery is order of sending. An entry acknowledged out of order
 //! stays as a gap until all before it are done.
 
-use super::Delivery;
+use super::{Delivery, Progress, StoredDelivery};
 use crate::protocol::{PacketId, QoS};
+use crate::shard::message::Message;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// How far the ring may stretch while its oldest entry is unacknowledged. Identifiers are 16 bits wide, so
 /// within this span none can repeat.
@@ -16,30 +18,72 @@ const SPAN_MAX: usize = 65_000;
 enum Entry {
     /// PUBLISH sent; PUBACK (QoS 1) or PUBREC (QoS 2) is due.
     Published(Delivery),
+    /// The same before a restart; the message is to be read back.
+    Stored(Box<StoredDelivery>),
     /// PUBREL sent; PUBCOMP is due. The message itself is no longer needed (§4.3.3).
-    Released,
+    Released {
+        /// PUBREL may not be sent before the record of PUBREC is durable.
+        held: bool,
+    },
     /// Acknowledged; waits for its elders.
     Done,
 }
 
+const _: () = assert!(size_of::<Entry>() <= 32);
+
 /// What an acknowledgement meant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acked {
-    /// It ended a delivery: the window has room for one more.
-    Complete,
-    /// PUBREC was accepted: PUBREL is due.
-    Release,
+    /// It ended a delivery, of the message with this number if it has one: the window has room for one more.
+    Complete(u64),
+    /// PUBREC was accepted: PUBREL is due. The number of the message that is no longer needed, or 0.
+    Release(u64),
+    /// PUBREC was repeated: so is PUBREL.
+    ReleaseAgain,
+    /// PUBREC was repeated before PUBREL may go out.
+    Held,
     /// No such identifier in that state.
+    Unknown,
+}
+
+/// What follows when the record of a step is durable.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// What was held back may be sent in its turn.
+    Send,
+    /// PUBREL is due at once.
+    Release,
+    /// Nothing.
+    Nothing,
+}
+
+/// What became of a message that was read back.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// It can be sent.
+    Taken,
+    /// It cannot be read, and its identifier is given up.
+    GivenUp(PacketId),
+    /// Nothing waits for it.
     Unknown,
 }
 
 /// What is to be sent again after a reconnect.
 #[derive(Debug)]
 pub enum Resend<'a> {
-    /// PUBLISH with DUP set.
-    Publish(PacketId, &'a Delivery),
+    /// PUBLISH; with DUP set if it was sent before.
+    Publish {
+        /// Under which identifier.
+        id: PacketId,
+        /// What.
+        delivery: &'a Delivery,
+        /// Whether it was sent before.
+        dup: bool,
+    },
     /// PUBREL.
     Release(PacketId),
+    /// PUBLISH, once the message is read back; it does not count as sent.
+    Fetch,
 }
 
 /// The outbound window of one session.
@@ -52,6 +96,8 @@ pub struct Inflight {
     unsent_from: usize,
     /// Entries before `unsent_from` that are not done. Invariant: never above the client's Receive Maximum.
     sent_count: usize,
+    /// Entries that are not done.
+    open_count: usize,
     /// Bytes of the messages held.
     bytes: usize,
 }
@@ -63,6 +109,7 @@ impl Default for Inflight {
             first_id: 1,
             unsent_from: 0,
             sent_count: 0,
+            open_count: 0,
             bytes: 0,
         }
     }
@@ -72,6 +119,11 @@ impl Inflight {
     /// Messages sent on this connection and not acknowledged: what counts against the client's Receive Maximum.
     pub fn sent_count(&self) -> usize {
         self.sent_count
+    }
+
+    /// Messages not acknowledged, sent on this connection or not yet.
+    pub fn open_count(&self) -> usize {
+        self.open_count
     }
 
     /// Bytes of the messages held for possible redelivery.
@@ -97,55 +149,130 @@ impl Inflight {
     /// Takes a delivery that is being sent now and returns its Packet Identifier.
     ///
     /// Panics: when something waits to be sent again (order), or the ring is full (`has_room`).
-    pub fn push(&mut self, delivery: Delivery) -> PacketId {
+    pub fn push(&mut self, mut delivery: Delivery) -> PacketId {
         assert!(!self.has_unsent());
+        delivery.progress = Progress::Sent;
+        let id = self.line_up(delivery);
+        self.unsent_from += 1;
+        self.sent_count += 1;
+        id
+    }
+
+    /// Takes a delivery that is sent in its turn, by `resend_next`, and returns its Packet Identifier.
+    ///
+    /// Panics: when the ring is full (`has_room`).
+    pub fn line_up(&mut self, delivery: Delivery) -> PacketId {
         assert!(self.has_room());
         assert!(delivery.options.qos != QoS::AtMostOnce);
         let id = self.id_at(self.entries.len());
         self.bytes += delivery.message.bytes();
         self.entries.push_back(Entry::Published(delivery));
-        self.unsent_from += 1;
-        self.sent_count += 1;
+        self.open_count += 1;
         id
+    }
+
+    /// The window of a session as it was stored: QoS 2 messages under their identifiers, and released identifiers.
+    ///
+    /// Identifiers were handed out in ascending order and lie within a span of `SPAN_MAX`, so the widest gap
+    /// between them on the circle is where the ring was cut.
+    pub fn recovered(published: Vec<(PacketId, StoredDelivery)>, released: &[PacketId]) -> Self {
+        let published = published
+            .into_iter()
+            .map(|(id, delivery)| (id.get(), Entry::Stored(Box::new(delivery))));
+        let released = released
+            .iter()
+            .map(|id| (id.get(), Entry::Released { held: false }));
+        let mut all: Vec<_> = published.chain(released).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all.dedup_by_key(|(id, _)| *id);
+        let count = all.len();
+        let gap = |at: usize| {
+            let before = all[(at + count - 1) % count].0;
+            (65_535 + u32::from(all[at].0) - u32::from(before)) % 65_535
+        };
+        let first = (0..count).max_by_key(|at| gap(*at)).unwrap_or(0);
+        all.rotate_left(first);
+        let mut inflight = Self::default();
+        for (id, entry) in all {
+            if inflight.entries.is_empty() {
+                inflight.first_id = id;
+            }
+            let at = inflight.position(id);
+            if at >= SPAN_MAX {
+                // Nothing this broker stored; the client would not find its way either.
+                continue;
+            }
+            inflight.entries.resize_with(at, || Entry::Done);
+            inflight.entries.push_back(entry);
+            inflight.open_count += 1;
+        }
+        inflight
     }
 
     /// PUBACK arrived.
     pub fn puback(&mut self, id: PacketId) -> Acked {
         match self.entry(id) {
             Some((at, Entry::Published(delivery))) if delivery.options.qos == QoS::AtLeastOnce => {
+                let number = delivery.number();
                 self.finish(at);
-                Acked::Complete
+                Acked::Complete(number)
             }
             _ => Acked::Unknown,
         }
     }
 
-    /// PUBREC arrived; `accepted` is false for a Reason Code of 0x80 or above, which ends the delivery.
-    pub fn pubrec(&mut self, id: PacketId, accepted: bool) -> Acked {
-        match self.entry(id) {
+    /// PUBREC arrived; `accepted` is false for a Reason Code of 0x80 or above, which ends the delivery. `held` keeps PUBREL
+    /// back until `settle`.
+    pub fn pubrec(&mut self, id: PacketId, accepted: bool, held: bool) -> Acked {
+        let (at, number, bytes) = match self.entry(id) {
             Some((at, Entry::Published(delivery))) if delivery.options.qos == QoS::ExactlyOnce => {
-                if accepted {
-                    let bytes = delivery.message.bytes();
-                    self.entries[at] = Entry::Released;
-                    self.bytes -= bytes;
-                    Acked::Release
+                (at, delivery.number(), delivery.message.bytes())
+            }
+            Some((at, Entry::Stored(delivery))) => (at, delivery.number, 0),
+            // A repeated PUBREC: the client did not see our PUBREL.
+            Some((_, Entry::Released { held: false })) => return Acked::ReleaseAgain,
+            Some((_, Entry::Released { held: true })) => return Acked::Held,
+            _ => return Acked::Unknown,
+        };
+        if accepted {
+            self.bytes -= bytes;
+            self.entries[at] = Entry::Released { held };
+            Acked::Release(number)
+        } else {
+            self.finish(at);
+            Acked::Complete(number)
+        }
+    }
+
+    /// The record of the last step of an entry is durable.
+    pub fn settle(&mut self, id: PacketId) -> Settled {
+        let Some((at, _)) = self.entry(id) else {
+            return Settled::Nothing;
+        };
+        let is_sent = at < self.unsent_from;
+        match &mut self.entries[at] {
+            Entry::Published(delivery) if delivery.progress == Progress::Held => {
+                delivery.progress = Progress::Fresh;
+                Settled::Send
+            }
+            Entry::Released { held } if *held => {
+                *held = false;
+                if is_sent {
+                    Settled::Release
                 } else {
-                    self.finish(at);
-                    Acked::Complete
+                    Settled::Send
                 }
             }
-            // A repeated PUBREC: the client did not see our PUBREL.
-            Some((_, Entry::Released)) => Acked::Release,
-            _ => Acked::Unknown,
+            _ => Settled::Nothing,
         }
     }
 
     /// PUBCOMP arrived.
     pub fn pubcomp(&mut self, id: PacketId) -> Acked {
         match self.entry(id) {
-            Some((at, Entry::Released)) => {
+            Some((at, Entry::Released { held: false })) => {
                 self.finish(at);
-                Acked::Complete
+                Acked::Complete(0)
             }
             _ => Acked::Unknown,
         }
@@ -158,28 +285,103 @@ impl Inflight {
         self.sent_count = 0;
     }
 
-    /// The next thing to send again, if any; it then counts as sent.
+    /// The next thing to send, if any may be sent; it then counts as sent.
     pub fn resend_next(&mut self) -> Option<Resend<'_>> {
         while matches!(self.entries.get(self.unsent_from), Some(Entry::Done)) {
             self.unsent_from += 1;
         }
         let at = self.unsent_from;
         let id = self.id_at(at);
-        let entry = self.entries.get(at)?;
+        let entry = self.entries.get_mut(at)?;
+        let resend = match entry {
+            Entry::Published(delivery) => {
+                let before = std::mem::replace(&mut delivery.progress, Progress::Sent);
+                if before == Progress::Held {
+                    delivery.progress = before;
+                    return None;
+                }
+                Resend::Publish {
+                    id,
+                    delivery,
+                    dup: before == Progress::Sent,
+                }
+            }
+            Entry::Released { held: false } => Resend::Release(id),
+            Entry::Released { held: true } => return None,
+            Entry::Stored(_) => return Some(Resend::Fetch),
+            Entry::Done => unreachable!("done entries were skipped"),
+        };
         self.unsent_from += 1;
         self.sent_count += 1;
-        Some(match entry {
-            Entry::Published(delivery) => Resend::Publish(id, delivery),
-            Entry::Released => Resend::Release(id),
-            Entry::Done => unreachable!("done entries were skipped"),
-        })
+        Some(resend)
     }
 
-    /// Gives up the message of an entry that cannot be sent, such as one larger than the client now accepts.
-    pub fn abandon(&mut self, id: PacketId) {
-        if let Some((at, Entry::Published(_))) = self.entry(id) {
+    /// The numbers of the messages next in line that are to be read back, at most `count_max`.
+    pub fn to_fetch(&self, count_max: usize) -> Vec<u64> {
+        self.entries
+            .iter()
+            .skip(self.unsent_from)
+            .filter_map(|entry| match entry {
+                Entry::Stored(delivery) => Some(delivery.number),
+                _ => None,
+            })
+            .take(count_max)
+            .collect()
+    }
+
+    /// A message was read back, or cannot be.
+    pub fn arrived(&mut self, number: u64, message: Option<&Rc<Message>>) -> Arrived {
+        let is_it =
+            |entry: &Entry| matches!(entry, Entry::Stored(stored) if stored.number == number);
+        let Some(at) = self.entries.iter().position(is_it) else {
+            return Arrived::Unknown;
+        };
+        let Some(message) = message else {
+            let id = self.id_at(at);
             self.finish(at);
+            return Arrived::GivenUp(id);
+        };
+        if let Entry::Stored(stored) = std::mem::replace(&mut self.entries[at], Entry::Done) {
+            let mut delivery = stored.with(Rc::clone(message), None);
+            delivery.progress = Progress::Sent;
+            self.bytes += message.bytes();
+            self.entries[at] = Entry::Published(delivery);
         }
+        Arrived::Taken
+    }
+
+    /// The store has refused a message: what was sent goes on in memory alone; what was not sent is given up. Returns the
+    /// identifiers given up.
+    pub fn refused(&mut self, number: u64) -> Vec<PacketId> {
+        let mut given_up = Vec::new();
+        for at in 0..self.entries.len() {
+            let id = self.id_at(at);
+            let Entry::Published(delivery) = &mut self.entries[at] else {
+                continue;
+            };
+            if delivery.number() == number {
+                if delivery.progress == Progress::Sent {
+                    delivery.is_stored = false;
+                } else {
+                    given_up.push(id);
+                }
+            }
+        }
+        for id in &given_up {
+            self.abandon(*id);
+        }
+        given_up
+    }
+
+    /// Gives up the message of an entry that cannot be sent, such as one larger than the client now accepts. Returns its
+    /// number, or 0, and its QoS.
+    pub fn abandon(&mut self, id: PacketId) -> Option<(u64, QoS)> {
+        let (at, Entry::Published(delivery)) = self.entry(id)? else {
+            return None;
+        };
+        let gone = (delivery.number(), delivery.options.qos);
+        self.finish(at);
+        Some(gone)
     }
 
     /// Takes out all messages whose delivery was not completed, oldest first.
@@ -190,7 +392,7 @@ impl Inflight {
             .into_iter()
             .filter_map(|entry| match entry {
                 Entry::Published(delivery) => Some(delivery),
-                Entry::Released | Entry::Done => None,
+                Entry::Stored(_) | Entry::Released { .. } | Entry::Done => None,
             })
             .collect()
     }
@@ -204,6 +406,7 @@ impl Inflight {
                 && let Entry::Published(delivery) = std::mem::replace(entry, Entry::Done)
             {
                 self.bytes -= delivery.message.bytes();
+                self.open_count -= 1;
                 taken.push(delivery);
             }
         }
@@ -216,7 +419,7 @@ impl Inflight {
     pub fn check_invariants(&self) {
         let bytes_of = |entry: &Entry| match entry {
             Entry::Published(delivery) => delivery.message.bytes(),
-            Entry::Released | Entry::Done => 0,
+            Entry::Stored(_) | Entry::Released { .. } | Entry::Done => 0,
         };
         let bytes: usize = self.entries.iter().map(bytes_of).sum();
         assert_eq!(self.bytes, bytes, "the window's account of bytes");
@@ -227,6 +430,12 @@ impl Inflight {
             self.sent_count, sent_count,
             "the window's account of what was sent"
         );
+        let open = self.entries.iter();
+        let open_count = open.filter(|entry| !matches!(entry, Entry::Done)).count();
+        assert_eq!(
+            self.open_count, open_count,
+            "the window's account of entries"
+        );
         assert!(
             !matches!(self.entries.front(), Some(Entry::Done)),
             "a gap at the front"
@@ -234,13 +443,17 @@ impl Inflight {
     }
 
     fn entry(&self, id: PacketId) -> Option<(usize, &Entry)> {
-        // Identifiers run 1..=65,535 and then 1 again.
-        let at = if id.get() >= self.first_id {
-            usize::from(id.get() - self.first_id)
-        } else {
-            65_535 - usize::from(self.first_id) + usize::from(id.get())
-        };
+        let at = self.position(id.get());
         self.entries.get(at).map(|entry| (at, entry))
+    }
+
+    /// Where in the ring an identifier stands. They run 1..=65,535 and then 1 again.
+    fn position(&self, id: u16) -> usize {
+        if id >= self.first_id {
+            usize::from(id - self.first_id)
+        } else {
+            65_535 - usize::from(self.first_id) + usize::from(id)
+        }
     }
 
     fn id_at(&self, at: usize) -> PacketId {
@@ -256,6 +469,7 @@ impl Inflight {
         if at < self.unsent_from {
             self.sent_count -= 1;
         }
+        self.open_count -= 1;
         self.drop_done();
     }
 
@@ -276,8 +490,7 @@ impl Inflight {
 mod tests {
     use super::*;
     use crate::session::DeliveryOptions;
-    use crate::shard::message::{Message, MessageParts, NEVER};
-    use std::rc::Rc;
+    use crate::shard::message::{MessageParts, NEVER};
 
     fn delivery(qos: QoS) -> Delivery {
         let message = Message::new(&MessageParts {
@@ -288,12 +501,15 @@ mod tests {
             retain: false,
             expires_at_ms: NEVER,
             stamp: 0,
+            number: 0,
         });
         Delivery {
             message: Rc::new(message),
             subscription_ids: None,
             options: DeliveryOptions { qos, retain: false },
             group: None,
+            progress: Progress::Fresh,
+            is_stored: false,
         }
     }
 
@@ -307,7 +523,7 @@ mod tests {
         for round in 0..70_000u32 {
             let expected = (round % 65_535 + 1) as u16;
             assert_eq!(inflight.push(delivery(QoS::AtLeastOnce)), id(expected));
-            assert_eq!(inflight.puback(id(expected)), Acked::Complete);
+            assert_eq!(inflight.puback(id(expected)), Acked::Complete(0));
         }
         assert!(inflight.is_empty());
         assert_eq!(inflight.bytes(), 0);
@@ -319,11 +535,11 @@ mod tests {
         for _ in 0..3 {
             inflight.push(delivery(QoS::AtLeastOnce));
         }
-        assert_eq!(inflight.puback(id(2)), Acked::Complete);
+        assert_eq!(inflight.puback(id(2)), Acked::Complete(0));
         assert_eq!(inflight.puback(id(2)), Acked::Unknown);
         assert_eq!(inflight.sent_count(), 2);
-        assert_eq!(inflight.puback(id(1)), Acked::Complete);
-        assert_eq!(inflight.puback(id(3)), Acked::Complete);
+        assert_eq!(inflight.puback(id(1)), Acked::Complete(0));
+        assert_eq!(inflight.puback(id(3)), Acked::Complete(0));
         assert!(inflight.is_empty());
         assert_eq!(inflight.push(delivery(QoS::AtLeastOnce)), id(4));
     }
@@ -334,13 +550,13 @@ mod tests {
         inflight.push(delivery(QoS::ExactlyOnce));
         assert_eq!(inflight.puback(id(1)), Acked::Unknown);
         assert_eq!(inflight.pubcomp(id(1)), Acked::Unknown);
-        assert_eq!(inflight.pubrec(id(1), true), Acked::Release);
+        assert_eq!(inflight.pubrec(id(1), true, false), Acked::Release(0));
         assert_eq!(inflight.bytes(), 0);
-        assert_eq!(inflight.pubrec(id(1), true), Acked::Release);
-        assert_eq!(inflight.pubcomp(id(1)), Acked::Complete);
+        assert_eq!(inflight.pubrec(id(1), true, false), Acked::ReleaseAgain);
+        assert_eq!(inflight.pubcomp(id(1)), Acked::Complete(0));
         assert_eq!(inflight.pubcomp(id(1)), Acked::Unknown);
         inflight.push(delivery(QoS::ExactlyOnce));
-        assert_eq!(inflight.pubrec(id(2), false), Acked::Complete);
+        assert_eq!(inflight.pubrec(id(2), false, false), Acked::Complete(0));
         assert!(inflight.is_empty());
     }
 
@@ -351,13 +567,17 @@ mod tests {
         inflight.push(delivery(QoS::ExactlyOnce));
         inflight.push(delivery(QoS::AtLeastOnce));
         inflight.push(delivery(QoS::ExactlyOnce));
-        inflight.pubrec(id(2), true);
+        inflight.pubrec(id(2), true, false);
         inflight.puback(id(3));
         inflight.rewind();
         assert_eq!(inflight.sent_count(), 0);
-        assert!(matches!(inflight.resend_next(), Some(Resend::Publish(i, _)) if i == id(1)));
+        assert!(
+            matches!(inflight.resend_next(), Some(Resend::Publish { id: i, dup: true, .. }) if i == id(1))
+        );
         assert!(matches!(inflight.resend_next(), Some(Resend::Release(i)) if i == id(2)));
-        assert!(matches!(inflight.resend_next(), Some(Resend::Publish(i, _)) if i == id(4)));
+        assert!(
+            matches!(inflight.resend_next(), Some(Resend::Publish { id: i, dup: true, .. }) if i == id(4))
+        );
         assert!(inflight.resend_next().is_none());
         assert_eq!(inflight.sent_count(), 3);
     }
@@ -368,11 +588,70 @@ mod tests {
         inflight.push(delivery(QoS::AtLeastOnce));
         inflight.push(delivery(QoS::AtLeastOnce));
         inflight.rewind();
-        assert_eq!(inflight.puback(id(2)), Acked::Complete);
+        assert_eq!(inflight.puback(id(2)), Acked::Complete(0));
         assert_eq!(inflight.sent_count(), 0);
-        assert!(matches!(inflight.resend_next(), Some(Resend::Publish(i, _)) if i == id(1)));
+        assert!(
+            matches!(inflight.resend_next(), Some(Resend::Publish { id: i, dup: true, .. }) if i == id(1))
+        );
         assert!(inflight.resend_next().is_none());
-        assert_eq!(inflight.puback(id(1)), Acked::Complete);
+        assert_eq!(inflight.puback(id(1)), Acked::Complete(0));
         assert_eq!((inflight.sent_count(), inflight.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_held_blocks_what_stands_behind_it() {
+        let mut inflight = Inflight::default();
+        let mut held = delivery(QoS::ExactlyOnce);
+        held.progress = Progress::Held;
+        let first = inflight.line_up(held);
+        inflight.line_up(delivery(QoS::AtLeastOnce));
+        assert!(inflight.resend_next().is_none());
+        assert_eq!((inflight.sent_count(), inflight.open_count()), (0, 2));
+        assert_eq!(inflight.settle(first), Settled::Send);
+        assert_eq!(inflight.settle(first), Settled::Nothing);
+        for expected in [id(1), id(2)] {
+            assert!(matches!(
+                inflight.resend_next(),
+                Some(Resend::Publish { id, dup: false, .. }) if id == expected
+            ));
+        }
+        // The same for PUBREL, on this connection and on the next.
+        assert_eq!(inflight.pubrec(first, true, true), Acked::Release(0));
+        assert_eq!(inflight.pubrec(first, true, true), Acked::Held);
+        assert_eq!(inflight.pubcomp(first), Acked::Unknown);
+        inflight.rewind();
+        assert!(inflight.resend_next().is_none());
+        assert_eq!(inflight.settle(first), Settled::Send);
+        assert!(matches!(inflight.resend_next(), Some(Resend::Release(i)) if i == first));
+        assert_eq!(inflight.pubcomp(first), Acked::Complete(0));
+        inflight.check_invariants();
+    }
+
+    #[test]
+    fn a_stored_window_is_a_ring_again() {
+        let stored = |number| StoredDelivery {
+            number,
+            subscription_ids: None,
+            bytes: 10,
+            flags: crate::session::ReceiverFlags::new(delivery(QoS::ExactlyOnce).options, false),
+        };
+        let published = vec![(id(2), stored(7)), (id(65_534), stored(5))];
+        let mut inflight = Inflight::recovered(published, &[id(65_535), id(4)]);
+        inflight.check_invariants();
+        assert_eq!(inflight.open_count(), 4);
+        assert!(matches!(inflight.resend_next(), Some(Resend::Fetch)));
+        assert_eq!(inflight.to_fetch(10), [5, 7]);
+        let message = delivery(QoS::ExactlyOnce).message;
+        assert_eq!(inflight.arrived(5, Some(&message)), Arrived::Taken);
+        assert_eq!(inflight.arrived(7, None), Arrived::GivenUp(id(2)));
+        assert_eq!(inflight.arrived(7, None), Arrived::Unknown);
+        assert!(matches!(
+            inflight.resend_next(),
+            Some(Resend::Publish { id: i, dup: true, .. }) if i == id(65_534)
+        ));
+        assert!(matches!(inflight.resend_next(), Some(Resend::Release(i)) if i == id(65_535)));
+        assert!(matches!(inflight.resend_next(), Some(Resend::Release(i)) if i == id(4)));
+        assert_eq!(inflight.line_up(delivery(QoS::AtLeastOnce)), id(5));
+        inflight.check_invariants();
     }
 }

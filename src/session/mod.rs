@@ -10,8 +10,11 @@ pub mod received;
 pub mod will;
 
 mod state;
+mod stored;
 
 pub use state::{Replay, Session, SessionKey, SessionState, SubscriptionRef, SubscriptionRefs};
+
+pub use stored::{ReceiverFlags, StoredDelivery};
 
 /// The Subscription Identifiers that one delivery carries; `None` for nearly all.
 pub type SubscriptionIds = Option<Box<Vec<u32>>>;
@@ -25,6 +28,17 @@ pub struct DeliveryOptions {
     pub retain: bool,
 }
 
+/// How far a delivery has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It was never sent.
+    Fresh,
+    /// It may not be sent before the record of its Packet Identifier is durable.
+    Held,
+    /// It was sent, on this connection or an earlier one.
+    Sent,
+}
+
 /// A message on its way to one session.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -36,6 +50,21 @@ pub struct Delivery {
     pub options: DeliveryOptions,
     /// The shared group through which it came, if any: the message may go to another member.
     pub group: Option<crate::topic::share::GroupId>,
+    /// How far it has come.
+    pub progress: Progress,
+    /// Whether the store keeps the message for this session, under its `Message::number`.
+    pub is_stored: bool,
+}
+
+impl Delivery {
+    /// The number under which the store keeps it for this session, or 0.
+    pub fn number(&self) -> u64 {
+        if self.is_stored {
+            self.message.number()
+        } else {
+            0
+        }
+    }
 }
 
 // A waiting message costs a session this much beside its share of the message.

@@ -11,6 +11,8 @@ use std::collections::VecDeque;
 #[derive(Debug, Default)]
 pub struct Received {
     open: VecDeque<u16>,
+    /// Those whose message is not durable yet, and its number.
+    pending: Vec<(u16, u64)>,
 }
 
 impl Received {
@@ -38,12 +40,35 @@ impl Received {
         self.open.push_back(id.get());
     }
 
+    /// Opens an identifier that waits until the message with this number is durable.
+    pub fn insert_pending(&mut self, id: PacketId, number: u64) {
+        self.pending.push((id.get(), number));
+    }
+
+    /// The number of the message that an open identifier waits for.
+    pub fn pending(&self, id: PacketId) -> Option<u64> {
+        let found = self
+            .pending
+            .iter()
+            .find(|(pending, _)| *pending == id.get());
+        found.map(|(_, number)| *number)
+    }
+
+    /// The identifier waits no longer for the message with this number; false when it did not.
+    pub fn settle(&mut self, id: PacketId, number: u64) -> bool {
+        let before = self.pending.len();
+        self.pending
+            .retain(|pending| *pending != (id.get(), number));
+        self.pending.len() < before
+    }
+
     /// Releases an identifier; false when it was not open.
     pub fn remove(&mut self, id: PacketId) -> bool {
         let Some(at) = self.open.iter().position(|open| *open == id.get()) else {
             return false;
         };
         self.open.remove(at);
+        self.pending.retain(|(pending, _)| *pending != id.get());
         true
     }
 }

@@ -1,9 +1,11 @@
 //! The session itself.
 
+use super::Delivery;
 use super::inflight::Inflight;
 use super::queue::Queue;
 use super::received::Received;
 use super::will::Will;
+use crate::config::limits::QueueFullPolicy;
 use crate::protocol::QoS;
 use crate::shard::input::ConnKey;
 use crate::topic::index::FilterId;
@@ -118,6 +120,10 @@ pub struct SessionState {
     pub received: Received,
     /// Retained messages owed.
     pub replays: VecDeque<Replay>,
+    /// Messages for which the queue has no room and whose publishers wait, oldest first.
+    pub on_hold: VecDeque<Delivery>,
+    /// Messages are being read back.
+    pub is_fetching: bool,
 }
 
 impl SessionState {
@@ -127,6 +133,8 @@ impl SessionState {
             && self.queue.is_empty()
             && self.received.is_empty()
             && self.replays.is_empty()
+            && self.on_hold.is_empty()
+            && !self.is_fetching
     }
 }
 
@@ -144,8 +152,15 @@ pub struct Session {
     pub match_at: u32,
     /// The tick at which the session's timer fires, or 0.
     pub timer_tick: u32,
-    /// Monotonic milliseconds at which the connection was lost; meaningful while `conn` is `None`.
-    pub disconnected_at_ms: u64,
+    /// What happens when its queue is full.
+    pub queue_full: QueueFullPolicy,
+    /// Whether the client chose that.
+    pub chose_queue_full: bool,
+    /// Its number in the store, or 0: everything of it ends with the process.
+    pub stored: u64,
+    /// Monotonic milliseconds at which the connection was lost, which may be before the process began; meaningful while
+    /// `conn` is `None`.
+    pub disconnected_at_ms: i64,
     /// Its subscriptions.
     pub subscriptions: SubscriptionRefs,
     /// Its Will, until published or discarded.
@@ -159,13 +174,16 @@ const _: () = assert!(size_of::<Session>() <= 96);
 
 impl Session {
     /// A new session without a connection.
-    pub fn new(client_id: Box<str>) -> Self {
+    pub fn new(client_id: Box<str>, queue_full: QueueFullPolicy) -> Self {
         Self {
             client_id,
             conn: None,
             expiry_s: 0,
             match_at: 0,
             timer_tick: 0,
+            queue_full,
+            chose_queue_full: false,
+            stored: 0,
             disconnected_at_ms: 0,
             subscriptions: SubscriptionRefs::None,
             will: None,

@@ -25,11 +25,21 @@ impl Will {
             retain: will.retain,
             expires_at_ms: NEVER,
             stamp: 0,
+            number: 0,
         });
         Self {
             message,
             delay_s: will.delay_s,
             message_expiry_s: will.message_expiry_s,
+        }
+    }
+
+    /// One that was stored.
+    pub fn recovered(message: Message, delay_s: u32, message_expiry_s: Option<u32>) -> Self {
+        Self {
+            message,
+            delay_s,
+            message_expiry_s,
         }
     }
 

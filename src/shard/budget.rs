@@ -6,8 +6,8 @@
 //! | level | from | what is given up |
 //! |---|---|---|
 //! | tight | 80 % | QoS 0 messages of clients that do not keep up, at an eighth of their outgoing buffer; messages retained on new topics |
-//! | scarce | 90 % | room in queues: each new message takes the place of older ones; new sessions and new subscriptions |
-//! | exhausted | 100 % | new connections (by the shell); the queues of sessions that are away; and publishers are not read until it is over |
+//! | scarce | 90 % | room in queues that are not stored: each new message takes the place of older ones; new sessions and new subscriptions |
+//! | exhausted | 100 % | new connections (by the shell); the queues of sessions that are away, unless they are stored; and publishers are not read until it is over |
 
 use super::Shard;
 use super::connection::PAUSED_BY_MEMORY;
@@ -17,8 +17,8 @@ use super::limited::Limit;
 use super::outbox::Outbox;
 use super::timer::{Timer, TimerKind};
 use crate::config::limits::QueueFullPolicy;
-use crate::session::SessionKey;
 use crate::session::queue::QueueLimits;
+use crate::session::{Session, SessionKey};
 
 /// How short memory is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +90,7 @@ impl Shard {
     pub(super) fn memory(&mut self, level: MemoryLevel, outbox: &mut Outbox) {
         self.budget.level = level;
         if level == MemoryLevel::Exhausted {
-            self.sacrifice();
+            self.sacrifice(outbox);
         } else {
             for conn in std::mem::take(&mut self.budget.paused) {
                 self.resume(conn, PAUSED_BY_MEMORY, outbox);
@@ -117,21 +117,17 @@ impl Shard {
         }
     }
 
-    /// The bounds of a queue that has `messages` now.
-    pub(super) fn queue_limits(&self, messages: usize) -> QueueLimits {
-        let limits = QueueLimits {
-            messages_max: self.limits.queue_messages_max as usize,
-            bytes_max: self.limits.queue_bytes_max as usize,
-            policy: self.limits.queue_full,
-        };
-        if !self.is_short_of_memory() {
+    /// Bounds a queue more tightly for want of memory, unless its messages are stored.
+    pub(super) fn tighten(&self, session: &Session, limits: QueueLimits) -> QueueLimits {
+        if !self.is_short_of_memory() || session.stored != 0 {
             return limits;
         }
+        let queued = session.state.as_ref().map_or(0, |state| state.queue.len());
         QueueLimits {
-            messages_max: limits.messages_max.min(messages.max(1)),
+            messages_max: limits.messages_max.min(queued.max(1)),
             policy: match limits.policy {
-                QueueFullPolicy::Disconnect => QueueFullPolicy::DropNewest,
-                policy => policy,
+                QueueFullPolicy::DropOldest => QueueFullPolicy::DropOldest,
+                _ => QueueFullPolicy::DropNewest,
             },
             ..limits
         }
@@ -149,11 +145,11 @@ impl Shard {
     }
 
     /// Empties the queues of some sessions that are away, and comes back for more while memory is exhausted.
-    fn sacrifice(&mut self) {
+    fn sacrifice(&mut self, outbox: &mut Outbox) {
         let count = self.sessions.capacity();
         for _ in 0..count.min(SACRIFICE_VISITS) {
             self.budget.at = (self.budget.at + 1) % count;
-            self.give_up_queue(SessionKey(self.budget.at as u32));
+            self.give_up_queue(SessionKey(self.budget.at as u32), outbox);
         }
         if !self.budget.timer_is_set {
             self.budget.timer_is_set = true;
@@ -167,31 +163,32 @@ impl Shard {
         }
     }
 
-    fn give_up_queue(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key.0 as usize) else {
-            return;
-        };
-        if session.conn.is_some() {
-            return;
-        }
-        let Some(state) = &mut session.state else {
-            return;
-        };
-        let mut count = 0;
-        while state.queue.pop().is_some() {
-            count += 1;
-        }
-        if count > 0 {
-            session.trim();
-            self.counters.drop_many(DropCause::Memory, count);
+    /// Drops what waits for a session that is away, unless it is stored: that takes little memory, and was promised.
+    fn give_up_queue(&mut self, key: SessionKey, outbox: &mut Outbox) {
+        loop {
+            let Some(session) = self.sessions.get_mut(key.0 as usize) else {
+                return;
+            };
+            let Some(state) = &mut session.state else {
+                return;
+            };
+            if session.conn.is_some() || session.stored != 0 {
+                return;
+            }
+            let before = state.queue.bytes();
+            let Some(gone) = state.queue.drop_front() else {
+                return session.trim();
+            };
+            self.queued_bytes -= (before - state.queue.bytes()) as u64;
+            self.let_go(key, gone, DropCause::Memory, outbox);
         }
     }
 
     /// It is time to look for more.
-    pub(super) fn memory_timer(&mut self) {
+    pub(super) fn memory_timer(&mut self, outbox: &mut Outbox) {
         self.budget.timer_is_set = false;
         if self.budget.level == MemoryLevel::Exhausted {
-            self.sacrifice();
+            self.sacrifice(outbox);
         }
     }
 }

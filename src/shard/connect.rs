@@ -1,13 +1,16 @@
 //! CONNECT (MQTT 5 §3.1): to the owner of the session first, then takeover, session, CONNACK.
 
 use super::Shard;
+use super::commit::Wait;
 use super::connection::{End, Next, Stage, Whole, keep_alive_ms};
 use super::input::ConnKey;
 use super::outbox::{Event, Handover, Outbox};
+use super::record::Durability;
+use crate::config::limits::QueueFullPolicy;
 use crate::protocol::connack::{Connack, ConnackProperties};
 use crate::protocol::connect::Connect;
 use crate::protocol::disconnect::put_disconnect;
-use crate::protocol::{ReasonCode, Version};
+use crate::protocol::{Property, ReasonCode, UserProperties, Version};
 use crate::session::will::Will;
 use crate::session::{Session, SessionKey};
 use crate::topic::filter::TopicFilter;
@@ -18,6 +21,11 @@ use std::num::{NonZeroU16, NonZeroU32};
 /// A client that accepts packets of this size accepts every CONNACK: its longest parts are an identifier of 65,535 bytes
 /// in the Response Information, and some fifty bytes of limits.
 const SMALL_PACKET_BYTES_MAX: u32 = 128 << 10;
+
+/// The User Property of CONNECT, with any value, that CONNACK answers with what the store promises for the session.
+const DURABILITY: &str = "ringmq-durability";
+/// The User Property of CONNECT that names what happens when the session's queue is full.
+const QUEUE_FULL: &str = "ringmq-queue-full";
 
 impl Shard {
     pub(super) fn connect(
@@ -71,17 +79,44 @@ impl Shard {
         if let Some(end) = self.reason_to_refuse(&connect, assigned.as_deref()) {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
-        if let Some((limit, end)) = self.limit_of_connect(&connect, client_id) {
+        if let Some((limit, end)) = self.limit_of_connect(&connect, client_id, outbox) {
             self.connect_refused_under(limit, key, client_id, outbox);
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
         self.count_connect(key, client_id, outbox);
-        let (session, session_present) = self.session_for(key, &connect, client_id, outbox);
+        let recorded = self.keeper.emitted;
+        let (session, session_present, ending) = self.session_for(key, &connect, client_id, outbox);
         self.open_connection(key, &connect, session);
+        self.keep_session(session, outbox);
+        if let Some(ending) = ending {
+            self.keeper.endings[ending].connack = Some(key);
+            self.cork(key);
+        } else if self.keeper.emitted > recorded {
+            self.keeper.wait(self.keeper.emitted, Wait::Connack(key));
+            self.cork(key);
+        }
         self.set_online(session, true, outbox);
         self.counters.connects += 1;
         let mut connack = self.pool.take_buffer();
-        self.put_connack(&mut connack, &connect, assigned.as_deref(), session_present);
+        let durability = asks_for(&connect, DURABILITY).map(|_| {
+            let session = &self.sessions[session.0 as usize];
+            let is_stored = session.stored != 0;
+            if is_stored {
+                self.keeper.durability.name()
+            } else {
+                Durability::None.name()
+            }
+        });
+        let mut user = Vec::new();
+        if let Some(durability) = durability {
+            Property::UserProperty(DURABILITY, durability).put(&mut user);
+        }
+        let granted = Granted {
+            assigned: assigned.as_deref(),
+            session_present,
+            user: UserProperties::from_raw(&user).expect("written just now"),
+        };
+        self.put_connack(&mut connack, &connect, &granted);
         self.control(key, outbox, |out| out.extend_from_slice(&connack));
         self.pool.give_buffer(connack);
         if self.events {
@@ -111,7 +146,16 @@ impl Shard {
             && packet_bytes_max.get() < SMALL_PACKET_BYTES_MAX
         {
             let mut connack = Vec::new();
-            self.put_connack(&mut connack, connect, assigned, false);
+            let mut user = Vec::new();
+            if asks_for(connect, DURABILITY).is_some() {
+                Property::UserProperty(DURABILITY, Durability::Process.name()).put(&mut user);
+            }
+            let granted = Granted {
+                assigned,
+                session_present: false,
+                user: UserProperties::from_raw(&user).expect("written just now"),
+            };
+            self.put_connack(&mut connack, connect, &granted);
             if connack.len() > packet_bytes_max.get() as usize {
                 return Some(End {
                     reason: ReasonCode::PacketTooLarge,
@@ -137,7 +181,8 @@ impl Shard {
         connect: &Connect<'_>,
         client_id: &str,
         outbox: &mut Outbox,
-    ) -> (SessionKey, bool) {
+    ) -> (SessionKey, bool, Option<usize>) {
+        let mut ending = None;
         let mut existing = self.find_session(client_id);
         if let Some(session_key) = existing {
             if let Some(old) = self.sessions[session_key.0 as usize].conn {
@@ -158,17 +203,17 @@ impl Shard {
                 self.close(old, outbox);
                 let session = &mut self.sessions[session_key.0 as usize];
                 session.conn = None;
-                session.disconnected_at_ms = self.now.mono_ms;
+                session.disconnected_at_ms = self.now.mono_ms as i64;
                 self.set_online(session_key, false, outbox);
             }
             let session = &mut self.sessions[session_key.0 as usize];
             let will_is_due = session.will.as_ref().is_some_and(|will| will.delay_s == 0);
             // A session that was to end with its connection is not resumed, even when both meet (§3.1.2.11.2).
             if connect.clean_start || session.expiry_s == 0 {
-                self.end_session(session_key, outbox);
+                ending = self.end_session(session_key, outbox);
                 existing = None;
             } else if will_is_due {
-                self.publish_will(session_key, outbox);
+                self.publish_will(session_key, None, outbox);
             } else {
                 // [MQTT-3.1.3-9]: resumed before the Will Delay Interval passed.
                 session.will = None;
@@ -192,11 +237,20 @@ impl Shard {
         if let Some(state) = &mut session.state {
             state.inflight.rewind();
         }
-        (session_key, session_present)
+        if connect.version.is_v5() {
+            let chosen = asks_for(connect, QUEUE_FULL).and_then(QueueFullPolicy::from_name);
+            session.chose_queue_full = chosen.is_some();
+            session.queue_full =
+                chosen.unwrap_or_else(|| self.limits.queue_full_for(&session.client_id));
+        }
+        self.make_stored(session_key);
+        (session_key, session_present, ending)
     }
 
-    fn new_session(&mut self, client_id: &str) -> SessionKey {
-        let key = self.sessions.insert(Session::new(client_id.into())) as u32;
+    pub(super) fn new_session(&mut self, client_id: &str) -> SessionKey {
+        let queue_full = self.limits.queue_full_for(client_id);
+        let session = Session::new(client_id.into(), queue_full);
+        let key = self.sessions.insert(session) as u32;
         let hash = self.client_id_hash(client_id);
         let (sessions, hash_seed) = (&self.sessions, self.hash_seed);
         self.by_client_id.insert_unique(hash, key, |key| {
@@ -243,13 +297,8 @@ impl Shard {
     }
 
     /// Appends the CONNACK that grants a CONNECT.
-    fn put_connack(
-        &self,
-        out: &mut Vec<u8>,
-        connect: &Connect<'_>,
-        assigned: Option<&str>,
-        session_present: bool,
-    ) {
+    fn put_connack(&self, out: &mut Vec<u8>, connect: &Connect<'_>, granted: &Granted<'_>) {
+        let assigned = granted.assigned;
         let limits = &self.limits;
         let asked_expiry_s = connect.properties.session_expiry_s.unwrap_or(0);
         let keep_alive_s = keep_alive_in_force(connect, limits.keep_alive_s_max);
@@ -270,10 +319,11 @@ impl Shard {
             topic_alias_maximum: limits.topic_alias_maximum,
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
             response_information: response_topic.as_deref(),
+            user: granted.user.clone(),
             ..ConnackProperties::default()
         };
         let connack = Connack {
-            session_present,
+            session_present: granted.session_present,
             reason: ReasonCode::Success,
             properties,
         };
@@ -349,6 +399,19 @@ impl Shard {
             }
         }
     }
+}
+
+/// What CONNACK says beside the limits.
+struct Granted<'a> {
+    assigned: Option<&'a str>,
+    session_present: bool,
+    user: UserProperties<'a>,
+}
+
+/// The value of a User Property of CONNECT.
+fn asks_for<'a>(connect: &Connect<'a>, name: &str) -> Option<&'a str> {
+    let mut user = connect.properties.user.clone();
+    user.find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
 fn keep_alive_in_force(connect: &Connect<'_>, keep_alive_s_max: u16) -> u16 {

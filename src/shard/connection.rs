@@ -1,6 +1,7 @@
 //! One Network Connection on its shard: the bytes that came in, cut into packets, and what they lead to.
 
 use super::Shard;
+use super::gate::Gate;
 use super::input::ConnKey;
 use super::outbound::Outbound;
 use super::outbox::{Event, Outbox};
@@ -25,8 +26,10 @@ pub(super) enum Stage {
     Closing,
 }
 
-/// Why a connection is not read. Bits of `Connection::paused`.
+/// Why a connection is not read, as a bit of `Connection::paused`: a link to another shard is full.
 pub(super) const PAUSED_BY_LINK: u8 = 1;
+/// Too many of its acknowledgements wait for the store.
+pub(super) const PAUSED_BY_STORE: u8 = 4;
 /// The client does not read its acknowledgements.
 pub(super) const PAUSED_BY_OUTBOUND: u8 = 2;
 /// It published faster than it may.
@@ -56,6 +59,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// Why it is not read: bits `PAUSED_BY_…`.
     pub(super) paused: u8,
+    /// Nothing leaves yet: what CONNACK says is not durable.
+    pub(super) is_corked: bool,
     /// CONNECT asked for Reason Strings and User Properties (§3.1.2.11.7).
     pub(super) wants_problem_information: bool,
     pub(super) session: SessionKey,
@@ -75,6 +80,8 @@ pub(super) struct Connection {
     pub(super) carry: Vec<u8>,
     pub(super) outbound: Option<Box<Outbound>>,
     pub(super) aliases: Option<Box<Aliases>>,
+    /// Acknowledgements that wait for the store.
+    pub(super) gate: Option<Box<Gate>>,
 }
 
 // Part of the design's budget of 490 bytes for an idle client.
@@ -88,6 +95,7 @@ impl Connection {
             version: Version::V311,
             dirty: false,
             paused: 0,
+            is_corked: false,
             wants_problem_information: true,
             session: SessionKey(u32::MAX),
             keep_alive_s: 0,
@@ -99,6 +107,7 @@ impl Connection {
             carry: Vec::new(),
             outbound: None,
             aliases: None,
+            gate: None,
         }
     }
 }
@@ -512,6 +521,11 @@ impl Shard {
         conn.stage = Stage::Closing;
         conn.carry = Vec::new();
         conn.aliases = None;
+        conn.gate = None;
+        if std::mem::take(&mut conn.is_corked) {
+            // It was not granted: nothing can be said.
+            conn.outbound = None;
+        }
         if let Some(outbound) = &mut conn.outbound {
             outbound.drop_unsent_data(&mut self.pool);
         }

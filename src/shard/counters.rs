@@ -26,11 +26,17 @@ pub enum DropCause {
     SessionEnded,
     /// It waited for a session that was away when memory was exhausted.
     Memory,
+    /// It waited longer than the operator allows.
+    Aged,
+    /// A queue or the store refused it, and its publisher was told.
+    Refused,
+    /// The store could not read it back.
+    Lost,
 }
 
 impl DropCause {
     /// All causes, in the order of their counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::SlowConsumer,
         Self::QueueFull,
         Self::Expired,
@@ -41,6 +47,9 @@ impl DropCause {
         Self::NoMember,
         Self::SessionEnded,
         Self::Memory,
+        Self::Aged,
+        Self::Refused,
+        Self::Lost,
     ];
 
     /// The cause as a metric label.
@@ -56,6 +65,9 @@ impl DropCause {
             Self::NoMember => "no_member",
             Self::SessionEnded => "session_ended",
             Self::Memory => "memory",
+            Self::Aged => "aged",
+            Self::Refused => "refused",
+            Self::Lost => "lost",
         }
     }
 }
@@ -93,6 +105,10 @@ pub struct Counters {
     pub mesh_publish_unmatched: u64,
     /// Sessions that ended by expiry.
     pub sessions_expired: u64,
+    /// Sessions without a connection that made room for others.
+    pub sessions_evicted: u64,
+    /// Acknowledgements that left before what they acknowledge was durable: none.
+    pub acked_not_durable: u64,
     /// Wills published.
     pub wills_published: u64,
     /// Messages dropped, by `DropCause`.

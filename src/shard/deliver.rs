@@ -5,20 +5,22 @@
 //! nothing of their own; identifiers and flags are patched. No allocation and no atomic operation per subscriber.
 
 use super::Shard;
-use super::connection::{Aliases, Connection, End};
+use super::connection::{Aliases, Connection};
 use super::counters::{Counters, DropCause};
 use super::input::ConnKey;
 use super::message::Message;
 use super::outbound::{PAYLOAD_BY_REFERENCE, Pool};
 use super::outbox::Outbox;
 use super::publication::Publication;
+use super::record::{OutgoingStep, Record, StoredMessage, StoredSession};
+use super::storing::Source;
 use crate::config::limits::Limits;
 use crate::protocol::publish::PublishHead;
 use crate::protocol::subscribe::SubscribeOptions;
-use crate::protocol::{PacketId, PacketType, QoS, ReasonCode, Version, ack};
+use crate::protocol::{PacketId, QoS, Version};
 use crate::session::inflight::Resend;
-use crate::session::queue::Queued;
-use crate::session::{Delivery, DeliveryOptions, SessionKey};
+use crate::session::queue::Front;
+use crate::session::{Delivery, DeliveryOptions, Progress, SessionKey};
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
@@ -193,7 +195,7 @@ impl Shard {
             if to.options.qos == QoS::AtMostOnce {
                 self.counters.drop_one(DropCause::Offline);
             } else {
-                self.enqueue(to, publication);
+                self.enqueue(to, publication, outbox);
             }
             return;
         };
@@ -210,22 +212,40 @@ impl Shard {
         };
         if to.options.qos == QoS::AtMostOnce {
             if !has_room {
-                self.counters.drop_one(DropCause::SlowConsumer);
+                self.note_drops(
+                    Some(to.session),
+                    publication.topic,
+                    DropCause::SlowConsumer,
+                    1,
+                );
                 return;
             }
         } else {
             let window = usize::from(conn.receive_maximum);
+            let stored = session.stored;
             let state = session.state();
+            // QoS 2 goes out when the message and its Packet Identifier are durable.
+            let must_wait = stored != 0 && to.options.qos == QoS::ExactlyOnce;
             let is_open = state.queue.is_empty()
                 && !state.inflight.has_unsent()
                 && state.inflight.has_room()
                 && state.inflight.sent_count() < window
-                && state.inflight.bytes() < self.limits.queue_bytes_max as usize;
+                && state.inflight.bytes() < self.limits.queue_bytes_max as usize
+                && !must_wait;
             if !has_room || !is_open {
-                self.enqueue(to, publication);
+                self.enqueue(to, publication, outbox);
                 return;
             }
-            outgoing.packet_id = Some(state.inflight.push(to.delivery(publication)));
+            if stored != 0 {
+                let terms = (to.options, to.group.is_some());
+                self.keeper
+                    .own_number(self.id, self.now.wall_ms, publication);
+                self.keeper
+                    .take(to.session, stored, terms, to.ids, publication);
+            }
+            let mut delivery = to.delivery(publication);
+            delivery.is_stored = stored != 0;
+            outgoing.packet_id = Some(state.inflight.push(delivery));
         }
         let mut writer = Writer {
             key,
@@ -237,48 +257,41 @@ impl Shard {
         };
         let sent = writer.publish(publication, &outgoing, images, outbox);
         if sent != Sent::Yes {
-            self.not_sent(to.session, outgoing.packet_id, &sent);
+            self.not_sent(
+                to.session,
+                outgoing.packet_id,
+                publication.topic,
+                &sent,
+                outbox,
+            );
         }
     }
 
     /// A packet that was given an identifier could not be sent: the client owes nothing for it.
-    fn not_sent(&mut self, session: SessionKey, packet_id: Option<PacketId>, sent: &Sent) {
+    fn not_sent(
+        &mut self,
+        session: SessionKey,
+        packet_id: Option<PacketId>,
+        topic: &str,
+        sent: &Sent,
+        outbox: &mut Outbox,
+    ) {
         let cause = match sent {
             Sent::Yes => return,
             Sent::TooLarge => DropCause::TooLarge,
             Sent::Expired => DropCause::Expired,
         };
-        self.counters.drop_one(cause);
-        if let Some(id) = packet_id {
-            self.sessions[session.0 as usize]
-                .state()
-                .inflight
-                .abandon(id);
-        }
-    }
-
-    fn enqueue(&mut self, to: &Recipient<'_>, publication: &mut Publication<'_>) {
-        let state = self.sessions[to.session.0 as usize].state.as_ref();
-        let limits = self.queue_limits(state.map_or(0, |state| state.queue.len()));
-        let session = &mut self.sessions[to.session.0 as usize];
-        match session
-            .state()
-            .queue
-            .push(to.delivery(publication), &limits)
-        {
-            Queued::Kept => {}
-            Queued::KeptDroppedOldest(count) => {
-                self.counters
-                    .drop_many(DropCause::QueueFull, u64::from(count));
-            }
-            Queued::DroppedNewest => self.counters.drop_one(DropCause::QueueFull),
-            Queued::Disconnect => {
-                self.counters.drop_one(DropCause::QueueFull);
-                if let Some(conn) = session.conn {
-                    // Ended after the present input: its Will may be a publication of its own.
-                    let end = End::new(ReasonCode::QuotaExceeded, "the session's queue is full");
-                    self.to_end.push((conn, end));
-                }
+        self.note_drops(Some(session), topic, cause, 1);
+        let Some(packet_id) = packet_id else {
+            return;
+        };
+        let found = &mut self.sessions[session.0 as usize];
+        let stored = found.stored;
+        if let Some((number, qos)) = found.state().inflight.abandon(packet_id) {
+            self.ended(session, number, outbox);
+            if number != 0 && qos == QoS::ExactlyOnce {
+                let session = StoredSession(stored);
+                self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
             }
         }
     }
@@ -322,7 +335,7 @@ impl Shard {
         {
             return 0;
         }
-        usize::from(conn.receive_maximum).saturating_sub(state.inflight.sent_count())
+        usize::from(conn.receive_maximum).saturating_sub(state.inflight.open_count())
     }
 
     fn resend_one(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
@@ -332,7 +345,6 @@ impl Shard {
             .as_ref()
             .map_or(0, |outbound| outbound.data_bytes());
         let window = usize::from(conn.receive_maximum);
-        let version = conn.version;
         let Some(state) = &mut self.sessions[key.0 as usize].state else {
             return false;
         };
@@ -341,30 +353,33 @@ impl Shard {
         {
             return false;
         }
-        let (packet_id, message, options, ids) = match state.inflight.resend_next() {
+        let (packet_id, message, options, ids, dup) = match state.inflight.resend_next() {
             None => return false,
+            Some(Resend::Fetch) => {
+                self.read_back(key, outbox);
+                return false;
+            }
             Some(Resend::Release(id)) => {
-                self.control(conn_key, outbox, |out| {
-                    ack::put_ack(out, version, PacketType::Pubrel, id, ReasonCode::Success);
-                });
+                self.put_pubrel(conn_key, id, outbox);
                 return true;
             }
-            Some(Resend::Publish(id, delivery)) => (
+            Some(Resend::Publish { id, delivery, dup }) => (
                 id,
                 Rc::clone(&delivery.message),
                 delivery.options,
                 delivery.subscription_ids.clone(),
+                dup,
             ),
         };
         let mut publication = Publication::from_local(&message);
         let outgoing = Outgoing {
             options,
-            dup: true,
+            dup,
             packet_id: Some(packet_id),
             subscription_ids: ids.as_ref().map_or(&[], |ids| &ids[..]),
         };
         let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
-        self.not_sent(key, Some(packet_id), &sent);
+        self.not_sent(key, Some(packet_id), message.topic(), &sent, outbox);
         true
     }
 
@@ -373,28 +388,65 @@ impl Shard {
             return false;
         }
         let now_ms = self.now.mono_ms;
-        let state = self.sessions[key.0 as usize].state();
-        let Some(delivery) = state.queue.pop() else {
+        self.drop_aged(key, outbox);
+        let Some(state) = &mut self.sessions[key.0 as usize].state else {
             return false;
         };
+        match state.queue.front() {
+            None => return false,
+            Some(Front::Stored(_)) => return self.read_back(key, outbox),
+            Some(Front::Here(delivery)) => {
+                let is_held = delivery.options.qos == QoS::ExactlyOnce && delivery.number() != 0;
+                if is_held && self.keeper.unstored.contains_key(&delivery.number()) {
+                    return false;
+                }
+            }
+        }
+        let mut delivery = state.queue.pop().expect("looked at");
+        self.queued_bytes -= delivery.message.bytes() as u64;
+        let number = delivery.number();
+        let has_held = !state.on_hold.is_empty();
         if delivery.message.expires_at_ms() <= now_ms {
-            self.counters.drop_one(DropCause::Expired);
+            self.let_go(key, delivery.into(), DropCause::Expired, outbox);
+            self.admit_held(key, outbox);
             return true;
         }
+        if number != 0 && delivery.options.qos == QoS::ExactlyOnce {
+            delivery.progress = Progress::Held;
+            let packet_id = state.inflight.line_up(delivery);
+            let step = OutgoingStep::Published(StoredMessage(number));
+            self.keep_step(key, packet_id, step, outbox);
+        } else if state.inflight.has_unsent() {
+            state.inflight.line_up(delivery);
+        } else {
+            self.send_dequeued(key, conn_key, delivery, outbox);
+        }
+        if has_held {
+            self.admit_held(key, outbox);
+        }
+        true
+    }
+
+    fn send_dequeued(
+        &mut self,
+        key: SessionKey,
+        conn_key: ConnKey,
+        delivery: Delivery,
+        outbox: &mut Outbox,
+    ) {
         let message = Rc::clone(&delivery.message);
         let (options, ids) = (delivery.options, delivery.subscription_ids.clone());
+        let state = self.sessions[key.0 as usize].state();
         let packet_id = Some(state.inflight.push(delivery));
         let mut publication = Publication::from_local(&message);
-        let subscription_ids = ids.as_ref().map_or(&[][..], |ids| &ids[..]);
         let outgoing = Outgoing {
             options,
             dup: false,
             packet_id,
-            subscription_ids,
+            subscription_ids: ids.as_ref().map_or(&[][..], |ids| &ids[..]),
         };
         let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
-        self.not_sent(key, packet_id, &sent);
-        true
+        self.not_sent(key, packet_id, message.topic(), &sent, outbox);
     }
 
     /// Sends some of the retained messages owed to the oldest unfinished replay; whether it got anywhere.
@@ -454,26 +506,55 @@ impl Shard {
                 ids,
                 group: None,
             };
-            let mut packet_id = None;
-            if options.qos != QoS::AtMostOnce {
-                let delivery = to.delivery(&mut publication);
-                packet_id = Some(
-                    self.sessions[key.0 as usize]
-                        .state()
-                        .inflight
-                        .push(delivery),
-                );
-            }
-            let outgoing = Outgoing {
-                options,
-                dup: false,
-                packet_id,
-                subscription_ids: ids,
-            };
-            let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
-            self.not_sent(key, packet_id, &sent);
+            self.replay_one(conn_key, &to, &mut publication, outbox);
         }
         true
+    }
+
+    /// Sends one retained message to a session. A stored session has it at QoS 2 as a message of its own, because its Packet
+    /// Identifier outlives the process; at QoS 1 in memory alone.
+    fn replay_one(
+        &mut self,
+        conn_key: ConnKey,
+        to: &Recipient<'_>,
+        publication: &mut Publication<'_>,
+        outbox: &mut Outbox,
+    ) {
+        let key = to.session;
+        let stored = self.sessions[key.0 as usize].stored;
+        let mut packet_id = None;
+        if to.options.qos == QoS::ExactlyOnce && stored != 0 {
+            self.begin_storing(publication);
+            self.keeper
+                .take(key, stored, (to.options, false), to.ids, publication);
+            let mut delivery = to.delivery(publication);
+            (delivery.is_stored, delivery.progress) = (true, Progress::Held);
+            let packet_id = self.sessions[key.0 as usize]
+                .state()
+                .inflight
+                .line_up(delivery);
+            let number = StoredMessage(publication.number);
+            self.finish_storing(publication, Source::default(), outbox);
+            self.keep_step(key, packet_id, OutgoingStep::Published(number), outbox);
+            return;
+        }
+        if to.options.qos != QoS::AtMostOnce {
+            let delivery = to.delivery(publication);
+            let inflight = &mut self.sessions[key.0 as usize].state().inflight;
+            if inflight.has_unsent() {
+                inflight.line_up(delivery);
+                return;
+            }
+            packet_id = Some(inflight.push(delivery));
+        }
+        let outgoing = Outgoing {
+            options: to.options,
+            dup: false,
+            packet_id,
+            subscription_ids: to.ids,
+        };
+        let sent = self.write(conn_key, publication, &outgoing, outbox);
+        self.not_sent(key, packet_id, publication.topic, &sent, outbox);
     }
 
     fn write(
@@ -504,13 +585,16 @@ pub(super) struct Recipient<'a> {
 }
 
 impl Recipient<'_> {
-    fn delivery(&self, publication: &mut Publication<'_>) -> Delivery {
+    /// Of a session that is not stored.
+    pub(super) fn delivery(&self, publication: &mut Publication<'_>) -> Delivery {
         let subscription_ids = (!self.ids.is_empty()).then(|| Box::new(self.ids.to_vec()));
         Delivery {
             message: publication.local(),
             subscription_ids,
             options: self.options,
             group: self.group,
+            progress: Progress::Fresh,
+            is_stored: false,
         }
     }
 }

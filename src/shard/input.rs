@@ -2,6 +2,8 @@
 
 use super::budget::MemoryLevel;
 use super::mesh_message::MeshMessage;
+use super::message::Message;
+use super::record::{FetchToken, Lsn, StoredMessage};
 use crate::config::limits::Limits;
 use std::sync::Arc;
 
@@ -134,6 +136,26 @@ pub enum Input<'a> {
     Memory(MemoryLevel),
     /// Time passed: at or after `Shard::next_deadline`.
     Tick,
+    /// The store has made records durable.
+    Committed {
+        /// All records up to this one are settled.
+        up_to: Lsn,
+        /// Those among them that were refused, ascending: each a `Record::Message` or `Record::Retained` for which there was
+        /// no room. The store keeps nothing of them.
+        refused: &'a [Lsn],
+    },
+    /// The store has read what a `Fetch` asked for.
+    Fetched {
+        /// Which one it answers.
+        token: FetchToken,
+        /// All messages asked for, in that order; `None` for one that cannot be read.
+        messages: Vec<(StoredMessage, Option<Message>)>,
+    },
+    /// Whether the store takes messages: it does until it says otherwise.
+    StoreState {
+        /// False from the first refusal until there is room again.
+        accepting: bool,
+    },
     /// The broker is stopping: MQTT 5 clients get DISCONNECT 0x8B, all connections are closed, later
     /// connections are refused.
     Shutdown,

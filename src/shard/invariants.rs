@@ -26,6 +26,23 @@ impl Shard {
             }
         }
         assert_eq!(self.by_client_id.len(), self.sessions.len());
+        let queues = self
+            .sessions
+            .iter()
+            .filter_map(|(_, session)| session.state.as_ref());
+        let queued_bytes: usize = queues.map(|state| state.queue.bytes()).sum();
+        assert_eq!(
+            self.queued_bytes, queued_bytes as u64,
+            "the account of all queues"
+        );
+        let waits = self.keeper.waits.iter();
+        assert!(waits.clone().is_sorted_by_key(|(record, _)| *record));
+        for (record, _) in waits {
+            assert!(*record > self.keeper.committed && *record <= self.keeper.emitted);
+        }
+        self.assert_scratch_is_empty();
+        assert!(self.keeper.answers.is_empty(), "an answer was not sent");
+        assert_eq!(self.counters.acked_not_durable, 0);
         for (key, session) in &self.sessions {
             let key = SessionKey(key as u32);
             assert_eq!(self.placement.owner(&session.client_id), self.id);
@@ -37,9 +54,18 @@ impl Shard {
             });
             let subscriptions_max = self.limits.subscriptions_per_session_max as usize;
             assert!(session.subscriptions.len() <= subscriptions_max);
+            assert!(
+                self.keeper.is_on() || session.stored == 0,
+                "stored without a store"
+            );
+            assert_eq!(
+                session.stored == 0,
+                session.expiry_s == 0 || !self.keeper.is_on()
+            );
             let Some(state) = &session.state else {
                 continue;
             };
+            assert!(session.stored != 0 || state.on_hold.is_empty() && !state.is_fetching);
             state.queue.check_invariants();
             state.inflight.check_invariants();
             assert!(state.queue.len() <= self.limits.queue_messages_max as usize);

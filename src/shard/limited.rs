@@ -177,6 +177,7 @@ impl Shard {
         &mut self,
         connect: &Connect<'_>,
         client_id: &str,
+        outbox: &mut Outbox,
     ) -> Option<(Limit, End)> {
         let hash = self.client_id_hash(client_id);
         if self.bans.is_banned(hash, self.now.mono_ms) {
@@ -185,7 +186,7 @@ impl Shard {
         }
         if self.find_session(client_id).is_none() {
             let sessions_max = (self.limits.sessions_max as usize).div_ceil(self.shard_count);
-            if self.sessions.len() >= sessions_max {
+            if self.sessions.len() >= sessions_max && !self.evict_session(outbox) {
                 let what = "limits.sessions-max: no more sessions on this broker";
                 return Some((Limit::Sessions, End::new(ReasonCode::QuotaExceeded, what)));
             }

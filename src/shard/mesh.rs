@@ -6,6 +6,7 @@ use super::input::{ConnKey, Pressure, ShardId};
 use super::mesh_message::{GroupAnnouncement, MeshMessage};
 use super::outbox::Outbox;
 use super::publication::Publication;
+use super::publish::Dispatched;
 use crate::session::Replay;
 use crate::topic::interest::InterestKey;
 use crate::topic::share::GroupId;
@@ -22,6 +23,8 @@ pub(super) struct PendingSuback {
     pub(super) packet: Vec<u8>,
     /// The retained messages that follow it.
     pub(super) replays: Vec<Replay>,
+    /// The record that must be durable, or 0.
+    pub(super) record: u64,
 }
 
 impl Shard {
@@ -29,33 +32,45 @@ impl Shard {
         assert!(from != self.id);
         assert!(from.index() < self.shard_count);
         match message {
-            MeshMessage::Publish(message) => {
-                self.mesh_publish(&mut Publication::from_message(&message), outbox);
+            MeshMessage::Publish { message, asked } => {
+                self.mesh_publish(&mut Publication::from_message(&message), asked, outbox);
             }
             MeshMessage::Batch(batch) => {
-                for message in batch.iter() {
-                    self.mesh_publish(&mut Publication::from_view(message), outbox);
+                for (message, asked) in batch.iter() {
+                    self.mesh_publish(&mut Publication::from_view(message), asked, outbox);
                 }
             }
             MeshMessage::SharedPublish {
                 group,
                 message,
                 hops,
+                asked,
             } => {
                 let mut publication = Publication::from_message(&message);
-                if !self.deliver_to_member(group, &mut publication, outbox) {
-                    self.dispatch_shared(group, &mut publication, None, hops + 1, outbox);
+                publication.asked(asked);
+                self.assert_scratch_is_empty();
+                let is_passed_on = !self.deliver_to_member(group, &mut publication, outbox)
+                    && self.dispatch_shared(group, &mut publication, None, hops + 1, outbox)
+                        == Dispatched::Away;
+                if !is_passed_on {
+                    self.answer(&mut publication, outbox);
                 }
             }
             MeshMessage::Interest {
                 key,
                 wanted,
+                stored,
                 sequence,
             } => {
-                if wanted {
-                    self.interest.set(from.0, key);
+                let table = if stored {
+                    &mut self.keeper.interest
                 } else {
-                    self.interest.clear(from.0, key);
+                    &mut self.interest
+                };
+                if wanted {
+                    table.set(from.0, key);
+                } else {
+                    table.clear(from.0, key);
                 }
                 acknowledge(from, sequence, outbox);
             }
@@ -76,14 +91,39 @@ impl Shard {
                 *acknowledged = up_to;
                 self.release_subacks(outbox);
             }
+            MeshMessage::Taken(answers) => {
+                for taken in answers {
+                    self.taken(from, taken, outbox);
+                }
+            }
+            MeshMessage::Stored(numbers) => {
+                for number in numbers {
+                    self.stored(number.0, outbox);
+                }
+            }
+            MeshMessage::Refused(numbers) => {
+                for number in numbers {
+                    self.refused(number.0, outbox);
+                }
+            }
+            MeshMessage::Recovered => self.others_recovered(1 << from.0, outbox),
         }
     }
 
-    fn mesh_publish(&mut self, publication: &mut Publication<'_>, outbox: &mut Outbox) {
+    fn mesh_publish(
+        &mut self,
+        publication: &mut Publication<'_>,
+        asked: bool,
+        outbox: &mut Outbox,
+    ) {
+        publication.asked(asked);
         if publication.stamp != 0 {
             self.retain(publication);
         }
         let matched = self.deliver_local(None, publication, outbox);
+        if publication.number != 0 {
+            self.answer(publication, outbox);
+        }
         if !matched && publication.stamp == 0 {
             self.counters.mesh_publish_unmatched += 1;
         }
@@ -113,11 +153,12 @@ impl Shard {
         }
     }
 
-    /// Tells all other shards that this one's interest in a key appeared or vanished.
+    /// Tells all other shards that this one's interest in a key, or that of its stored sessions, appeared or vanished.
     pub(super) fn announce_interest(
         &mut self,
         key: InterestKey,
         wanted: bool,
+        stored: bool,
         outbox: &mut Outbox,
     ) {
         self.announced += 1;
@@ -128,6 +169,7 @@ impl Shard {
                 MeshMessage::Interest {
                     key,
                     wanted,
+                    stored,
                     sequence,
                 },
             );
@@ -190,7 +232,7 @@ impl Shard {
         self.pressure.contains(&Pressure::Hard)
     }
 
-    fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+    pub(super) fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
         let this = self.id;
         (0..self.shard_count as u8)
             .map(ShardId)

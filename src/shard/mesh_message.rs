@@ -5,6 +5,7 @@
 //! mean that every later PUBLISH on the acknowledging shard sees it.
 
 use super::message::{Message, MessageBatch};
+use super::record::{Receiver, StoredMessage};
 use crate::topic::interest::InterestKey;
 use crate::topic::share::GroupId;
 use std::sync::Arc;
@@ -13,7 +14,12 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub enum MeshMessage {
     /// Deliver to every matching subscription of the receiver; with RETAIN, also update its retained index.
-    Publish(Message),
+    Publish {
+        /// The message.
+        message: Message,
+        /// The receiver is to answer with `Taken`.
+        asked: bool,
+    },
     /// The same for small messages that are not retained, several at once.
     Batch(MessageBatch),
     /// Deliver to one member of a shared group of the receiver.
@@ -24,6 +30,8 @@ pub enum MeshMessage {
         message: Message,
         /// How often it was passed on already because the chosen shard's last member had left.
         hops: u8,
+        /// Whoever does not pass it on is to answer with `Taken`, to the shard that gave the message its number.
+        asked: bool,
     },
     /// The sender's interest in a key appeared or vanished.
     Interest {
@@ -31,6 +39,8 @@ pub enum MeshMessage {
         key: InterestKey,
         /// Appeared or vanished.
         wanted: bool,
+        /// It is about stored sessions alone.
+        stored: bool,
         /// The sender's announcement number, acknowledged by `AnnouncementAck`.
         sequence: u64,
     },
@@ -41,6 +51,25 @@ pub enum MeshMessage {
         /// The receiver's announcement number.
         up_to: u64,
     },
+    /// Messages of the receiver were brought to the sender's sessions.
+    Taken(Vec<Taken>),
+    /// Messages of the sender are durable.
+    Stored(Vec<StoredMessage>),
+    /// Messages of the sender were refused: no session of the receiver has them any more, but those that have sent them.
+    Refused(Vec<StoredMessage>),
+    /// The sender has announced all that it recovered at its start.
+    Recovered,
+}
+
+/// What became of a message on one shard.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Which.
+    pub message: StoredMessage,
+    /// The stored sessions of the shard that have to get it.
+    pub receivers: Vec<Receiver>,
+    /// A session refuses it, so its publisher is to be told that it was not accepted.
+    pub refused: bool,
 }
 
 /// How many members of one shared group a shard has.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 const EXPIRES_AT: usize = 0;
 const STAMP: usize = 8;
-const PROPERTIES_LEN: usize = 16;
-const TOPIC_LEN: usize = 20;
-const FLAGS: usize = 22;
-const HEADER: usize = 24;
+const NUMBER: usize = 16;
+const PROPERTIES_LEN: usize = 24;
+const TOPIC_LEN: usize = 28;
+const FLAGS: usize = 30;
+const HEADER: usize = 32;
 
 const FLAG_QOS: u8 = 0b011;
 const FLAG_RETAIN: u8 = 0b100;
@@ -52,6 +53,8 @@ pub struct MessageParts<'a> {
     pub expires_at_ms: u64,
     /// Order among retained messages of one topic; 0 when it is not to be retained.
     pub stamp: u64,
+    /// The number under which it is stored for sessions, or 0: a `StoredMessage`'s.
+    pub number: u64,
 }
 
 impl MessageParts<'_> {
@@ -71,6 +74,7 @@ impl MessageParts<'_> {
         let mut header = [0; HEADER];
         header[EXPIRES_AT..EXPIRES_AT + 8].copy_from_slice(&self.expires_at_ms.to_le_bytes());
         header[STAMP..STAMP + 8].copy_from_slice(&self.stamp.to_le_bytes());
+        header[NUMBER..NUMBER + 8].copy_from_slice(&self.number.to_le_bytes());
         header[PROPERTIES_LEN..PROPERTIES_LEN + 4].copy_from_slice(&properties_len.to_le_bytes());
         header[TOPIC_LEN..TOPIC_LEN + 2].copy_from_slice(&topic_len.to_le_bytes());
         header[FLAGS] = self.qos as u8 | if self.retain { FLAG_RETAIN } else { 0 };
@@ -150,6 +154,11 @@ impl Message {
         self.view().stamp()
     }
 
+    /// The number under which it is stored for sessions, or 0.
+    pub fn number(&self) -> u64 {
+        self.view().number()
+    }
+
     /// Bytes of the one allocation, which is what a queue is charged for holding the message.
     pub fn bytes(&self) -> usize {
         self.0.len()
@@ -198,6 +207,11 @@ impl<'a> MessageView<'a> {
         self.u64_at(STAMP)
     }
 
+    /// The number under which it is stored for sessions, or 0.
+    pub fn number(self) -> u64 {
+        self.u64_at(NUMBER)
+    }
+
     fn topic_len(self) -> usize {
         usize::from(u16::from_le_bytes([
             self.0[TOPIC_LEN],
@@ -220,6 +234,8 @@ impl MessageBatch {
     pub const BYTES_MAX: usize = 16 << 10;
     /// A message larger than this goes by reference instead.
     pub const MESSAGE_BYTES_MAX: usize = 1 << 10;
+    /// In front of a message: the receiver is to answer.
+    const ASKED: u32 = 1 << 31;
 
     /// An empty batch: small at first, or, behind one that is full, for as much as it can hold.
     pub fn new(is_behind_full: bool) -> Self {
@@ -231,15 +247,16 @@ impl MessageBatch {
         Self(Vec::with_capacity(capacity))
     }
 
-    /// Appends a message; false when it does not fit.
-    pub fn push(&mut self, parts: &MessageParts<'_>) -> bool {
+    /// Appends a message, and whether the receiver is to answer; false when it does not fit.
+    pub fn push(&mut self, parts: &MessageParts<'_>, asked: bool) -> bool {
         let len = parts.encoded_len();
         assert!(len <= Self::MESSAGE_BYTES_MAX);
         if self.0.len() + 4 + len > Self::BYTES_MAX {
             return false;
         }
+        let flag = if asked { Self::ASKED } else { 0 };
         self.0.reserve(4 + len);
-        self.0.extend_from_slice(&(len as u32).to_le_bytes());
+        self.0.extend_from_slice(&(len as u32 | flag).to_le_bytes());
         self.0.extend_from_slice(&parts.header());
         for slice in parts.body() {
             self.0.extend_from_slice(slice);
@@ -247,14 +264,15 @@ impl MessageBatch {
         true
     }
 
-    /// The messages in the order in which they were appended.
-    pub fn iter(&self) -> impl Iterator<Item = MessageView<'_>> {
+    /// The messages in the order in which they were appended, and which of them want an answer.
+    pub fn iter(&self) -> impl Iterator<Item = (MessageView<'_>, bool)> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             let (prefix, behind) = rest.split_first_chunk::<4>()?;
-            let (message, next) = behind.split_at(u32::from_le_bytes(*prefix) as usize);
+            let prefix = u32::from_le_bytes(*prefix);
+            let (message, next) = behind.split_at((prefix & !Self::ASKED) as usize);
             rest = next;
-            Some(MessageView(message))
+            Some((MessageView(message), prefix & Self::ASKED != 0))
         })
     }
 
@@ -267,7 +285,7 @@ impl MessageBatch {
 impl fmt::Debug for MessageBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.iter().map(MessageView::topic))
+            .entries(self.iter().map(|(message, _)| message.topic()))
             .finish()
     }
 }
@@ -297,6 +315,7 @@ mod tests {
             retain: true,
             expires_at_ms: 77,
             stamp: 99,
+            number: 1 << 40,
         });
         assert_eq!(message.topic(), "a/b");
         assert_eq!(message.properties(), &[1, 1, 3, 0, 1, b'x']);
@@ -304,7 +323,8 @@ mod tests {
         assert_eq!(message.qos(), QoS::ExactlyOnce);
         assert!(message.retain());
         assert_eq!((message.expires_at_ms(), message.stamp()), (77, 99));
-        assert_eq!(message.bytes(), 24 + 3 + 6 + 7);
+        assert_eq!(message.number(), 1 << 40);
+        assert_eq!(message.bytes(), 32 + 3 + 6 + 7);
     }
 
     #[test]
@@ -312,20 +332,25 @@ mod tests {
         let mut batch = MessageBatch::new(false);
         let mut count = 0u32;
         let payload = |n: u32| vec![n as u8; (n % 700) as usize];
-        while batch.push(&MessageParts {
-            topic: "a/b",
-            properties: &[&[1, 1]],
-            payload: &payload(count),
-            qos: QoS::AtLeastOnce,
-            retain: count.is_multiple_of(2),
-            expires_at_ms: u64::from(count),
-            stamp: 0,
-        }) {
+        while batch.push(
+            &MessageParts {
+                topic: "a/b",
+                properties: &[&[1, 1]],
+                payload: &payload(count),
+                qos: QoS::AtLeastOnce,
+                retain: count.is_multiple_of(2),
+                expires_at_ms: u64::from(count),
+                stamp: 0,
+                number: 0,
+            },
+            count.is_multiple_of(3),
+        ) {
             count += 1;
         }
         assert!(batch.bytes() <= MessageBatch::BYTES_MAX);
         assert!(count > 16);
-        for (n, message) in (0..).zip(batch.iter()) {
+        for (n, (message, asked)) in (0u32..).zip(batch.iter()) {
+            assert_eq!(asked, n.is_multiple_of(3));
             assert_eq!(message.topic(), "a/b");
             assert_eq!(message.properties(), [1, 1]);
             assert_eq!(message.payload(), payload(n));
@@ -346,6 +371,7 @@ mod tests {
             retain: false,
             expires_at_ms: NEVER,
             stamp: 0,
+            number: 0,
         });
         assert_eq!((message.topic(), message.payload()), ("", &b""[..]));
         assert!(!message.retain());

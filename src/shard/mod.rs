@@ -12,16 +12,22 @@
 //! 3. All messages from one shard to another take one FIFO path, so the messages of one publisher keep their order.
 //! 4. No shard waits for another: what must wait (a SUBACK) is kept, and the turn goes on.
 //! 5. A message is either sent, queued within the limits, or counted as dropped under a cause.
-//! 6. No output depends on the iteration order of a hash map.
+//! 6. What a peer is told of a stored session, or of a message for one, it is told after the record of it is durable (ADR 7).
+//! 7. No output depends on the iteration order of a hash map.
 
 mod ack;
 pub mod ban;
 pub mod budget;
+mod commit;
 mod connect;
 mod connection;
 pub mod counters;
 mod deliver;
 mod disconnect;
+mod drops;
+mod fetch;
+mod gate;
+mod hold;
 pub mod input;
 mod invariants;
 pub mod limited;
@@ -35,8 +41,11 @@ mod publication;
 mod publish;
 pub mod rate;
 pub mod record;
+mod recovery;
 mod retain;
 mod session_end;
+mod session_record;
+mod storing;
 mod subscribe;
 mod tick;
 mod timer;
@@ -50,26 +59,26 @@ use crate::topic::retained::{Retained, StampClock};
 use crate::topic::share::Groups;
 use ban::Bans;
 use budget::Budget;
+use commit::Keeper;
 use connection::{Connection, End};
-use counters::{Counters, DropCause};
+use counters::Counters;
 use deliver::{Images, Match};
+use drops::Drops;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashTable};
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use mesh::PendingSuback;
 use message::Message;
 use outbound::Pool;
-use outbox::{Event, Outbox};
+use outbox::Outbox;
 use placement::Placement;
 use rate::Rates;
+use record::Durability;
 use retain::Upkeep;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use timer::{Timer, Wheel};
-
-/// The least time between two log records about dropped messages, in milliseconds.
-const TELL_DROPS_MS: u64 = 10_000;
 
 /// What a shard is made from.
 #[derive(Clone, Debug)]
@@ -88,6 +97,8 @@ pub struct ShardSetup {
     pub random_seed: u64,
     /// Whether to emit an event for each client that comes and goes.
     pub events: bool,
+    /// What the store promises; with `Durability::None` nothing is recorded, and nothing waits.
+    pub durability: Durability,
     /// The present, from which the timers count.
     pub now: Now,
 }
@@ -154,10 +165,12 @@ pub struct Shard {
     budget: Budget,
     /// Client Identifiers that connected too often, by their hash.
     bans: Bans,
-    /// What the log was told of drops, and when it may be told more.
-    drops_told: [u64; DropCause::ALL.len()],
-    drops_told_total: u64,
-    tell_drops_at_ms: u64,
+    keeper: Keeper,
+    /// Bytes in all queues, each message charged to every queue that holds it.
+    queued_bytes: u64,
+    /// Where the search for a session to evict goes on.
+    evict_at: usize,
+    drops: Drops,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
     images: Option<Box<Images>>,
@@ -175,6 +188,7 @@ impl Shard {
             hash_seed,
             random_seed,
             events,
+            durability,
             now,
         } = setup;
         assert!(shard_count <= ShardId::COUNT_MAX);
@@ -215,9 +229,10 @@ impl Shard {
             rates: Rates::default(),
             budget: Budget::default(),
             bans: Bans::default(),
-            drops_told: [0; DropCause::ALL.len()],
-            drops_told_total: 0,
-            tell_drops_at_ms: 0,
+            keeper: Keeper::new(durability, hash_seed),
+            queued_bytes: 0,
+            evict_at: 0,
+            drops: Drops::default(),
             matches: Vec::new(),
             images: None,
             fired: Vec::new(),
@@ -256,32 +271,18 @@ impl Shard {
             Input::Link { to, pressure } => self.link(to, pressure, outbox),
             Input::Memory(level) => self.memory(level, outbox),
             Input::Limits(limits) => self.limits = Arc::clone(limits),
+            Input::Committed { up_to, refused } => self.committed(up_to, refused, outbox),
+            Input::Fetched { token, messages } => self.fetched(token, messages, outbox),
+            Input::StoreState { accepting } => self.keeper.accepts = accepting,
             Input::Shutdown => self.shutdown(outbox),
         }
         while let Some((conn, end)) = self.to_end.pop() {
             self.end_connection(conn, end, outbox);
         }
-        if self.counters.dropped_total != self.drops_told_total
-            && self.now.mono_ms >= self.tell_drops_at_ms
-        {
-            self.tell_drops(outbox);
+        while !self.keeper.answers.is_empty() {
+            self.send_answers(outbox);
         }
-    }
-
-    /// Nobody's messages are dropped silently: the operator is told how many, and why.
-    fn tell_drops(&mut self, outbox: &mut Outbox) {
-        let told = std::mem::replace(&mut self.drops_told, self.counters.dropped);
-        self.drops_told_total = self.counters.dropped_total;
-        self.tell_drops_at_ms = self.now.mono_ms + TELL_DROPS_MS;
-        // A QoS 0 message for a client that is away is not owed to it.
-        let mut counts = Box::new(self.counters.dropped);
-        for (count, told) in counts.iter_mut().zip(told) {
-            *count -= told;
-        }
-        counts[DropCause::Offline as usize] = 0;
-        if counts.iter().any(|count| *count > 0) {
-            outbox.events.push(Event::Dropped { counts });
-        }
+        self.tell_drops(outbox);
     }
 
     /// Monotonic milliseconds at which `Input::Tick` is due, if anything is timed.
@@ -292,6 +293,7 @@ impl Shard {
     /// The bytes that wait for the connection's socket, in wire order; nothing for a dead key.
     pub fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
         self.conn(conn)
+            .filter(|conn| !conn.is_corked)
             .and_then(|conn| conn.outbound.as_deref())
             .into_iter()
             .flat_map(outbound::Outbound::slices)
@@ -310,6 +312,16 @@ impl Shard {
     /// Retained messages this shard knows: all of the broker's.
     pub fn retained_count(&self) -> usize {
         self.retained.count()
+    }
+
+    /// Answers to clients and messages to them that wait for the store or for other shards.
+    pub fn waiting_count(&self) -> usize {
+        self.keeper.waits.len() + self.keeper.storing.len()
+    }
+
+    /// Bytes of the messages in all queues, each charged to every queue that holds it.
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes
     }
 
     /// The next number of a sequence that clients cannot guess.

@@ -5,6 +5,7 @@ use super::input::{ConnKey, ShardId};
 use super::limited::Limit;
 use super::mesh_message::MeshMessage;
 use super::message::{MessageBatch, MessageParts};
+use super::record::{Fetch, Record};
 use crate::protocol::{ReasonCode, Version};
 
 /// A connection that leaves this shard for the owner of its client id.
@@ -43,6 +44,10 @@ pub struct Outbox {
     pub events: Vec<Event>,
     /// Connections whose clients failed to authenticate.
     pub auth_failures: Vec<ConnKey>,
+    /// What is to be kept: together or not at all. The shard counts them: the first ever is `Lsn(1)`.
+    pub records: Vec<Record>,
+    /// What is to be read back, each answered by one `Input::Fetched`.
+    pub fetch: Vec<Fetch>,
 }
 
 impl Default for Outbox {
@@ -57,6 +62,8 @@ impl Default for Outbox {
             resume: Vec::new(),
             events: Vec::new(),
             auth_failures: Vec::new(),
+            records: Vec::new(),
+            fetch: Vec::new(),
         }
     }
 }
@@ -70,7 +77,8 @@ impl Outbox {
 
     /// Adds a message of at most `MessageBatch::MESSAGE_BYTES_MAX` bytes to the batch that is the last message to
     /// that shard, or begins one.
-    pub fn send_small(&mut self, to: ShardId, parts: &MessageParts<'_>) {
+    /// `asked` says whether that shard is to answer with `MeshMessage::Taken`.
+    pub fn send_small(&mut self, to: ShardId, parts: &MessageParts<'_>, asked: bool) {
         // A place that the shell has emptied meanwhile holds nothing, or a message to some shard that was added since;
         // a batch to this shard can only be the one remembered.
         let open = self.open_batch[to.index()].and_then(|at| self.mesh.get_mut(at as usize));
@@ -78,13 +86,13 @@ impl Outbox {
         if let Some((open_to, MeshMessage::Batch(batch))) = open
             && *open_to == to
         {
-            if batch.push(parts) {
+            if batch.push(parts, asked) {
                 return;
             }
             is_behind_full = true;
         }
         let mut batch = MessageBatch::new(is_behind_full);
-        let fits = batch.push(parts);
+        let fits = batch.push(parts, asked);
         assert!(fits, "a small message fits an empty batch");
         self.open_batch[to.index()] = u32::try_from(self.mesh.len()).ok();
         self.mesh.push((to, MeshMessage::Batch(batch)));
@@ -100,6 +108,8 @@ impl Outbox {
             && self.resume.is_empty()
             && self.events.is_empty()
             && self.auth_failures.is_empty()
+            && self.records.is_empty()
+            && self.fetch.is_empty()
     }
 }
 
@@ -191,5 +201,20 @@ pub enum Event {
     Dropped {
         /// How many, by `DropCause` in the order of `DropCause::ALL`.
         counts: Box<[u64; DropCause::ALL.len()]>,
+        /// The first of them by client, topic and cause.
+        named: Vec<Dropped>,
     },
+}
+
+/// Messages for one client that were dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Whose they were.
+    pub client_id: Box<str>,
+    /// Their Topic Name; empty if they were in the store alone.
+    pub topic: Box<str>,
+    /// Why.
+    pub cause: DropCause,
+    /// How many.
+    pub count: u64,
 }

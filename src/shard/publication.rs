@@ -4,6 +4,19 @@ use super::message::{Message, MessageBatch, MessageParts, MessageView, NEVER};
 use crate::protocol::QoS;
 use std::rc::Rc;
 
+/// Whose the number of a publication is, under which it may be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Numbering {
+    /// It has none.
+    None,
+    /// This shard's: it gathers who takes the message.
+    Own,
+    /// Another shard's, which waits for an answer.
+    Asked,
+    /// Somebody's who does not ask: it cannot be used.
+    Foreign,
+}
+
 /// One PUBLISH being routed.
 ///
 /// A QoS 0 message between two clients of one shard is never copied out of the read buffer but into the
@@ -19,6 +32,9 @@ pub(super) struct Publication<'a> {
     pub(super) expires_at_ms: u64,
     /// 0 unless the message is to be retained.
     pub(super) stamp: u64,
+    /// See `numbering`; 0 if it has none.
+    pub(super) number: u64,
+    pub(super) numbering: Numbering,
     shared: Option<Message>,
     local: Option<Rc<Message>>,
 }
@@ -35,6 +51,8 @@ impl<'a> Publication<'a> {
             retain: parts.retain,
             expires_at_ms: parts.expires_at_ms,
             stamp: parts.stamp,
+            number: parts.number,
+            numbering: Numbering::None,
             shared: None,
             local: None,
         }
@@ -50,6 +68,12 @@ impl<'a> Publication<'a> {
             retain: message.retain(),
             expires_at_ms: message.expires_at_ms(),
             stamp: message.stamp(),
+            number: message.number(),
+            numbering: if message.number() == 0 {
+                Numbering::None
+            } else {
+                Numbering::Foreign
+            },
             shared: None,
             local: None,
         }
@@ -71,6 +95,23 @@ impl<'a> Publication<'a> {
         }
     }
 
+    /// It came from another shard, which wants an answer or does not.
+    pub(super) fn asked(&mut self, asked: bool) {
+        if asked {
+            assert!(self.number != 0);
+            self.numbering = Numbering::Asked;
+        }
+    }
+
+    /// Gives it a number of this shard.
+    pub(super) fn renumber(&mut self, number: u64) {
+        self.number = number;
+        self.numbering = Numbering::Own;
+        // Others may have it under its old number.
+        self.shared = None;
+        self.local = None;
+    }
+
     /// Calls `f` with the parts.
     pub(super) fn with_parts<R>(&self, f: impl FnOnce(&MessageParts<'_>) -> R) -> R {
         f(&MessageParts {
@@ -81,6 +122,7 @@ impl<'a> Publication<'a> {
             retain: self.retain,
             expires_at_ms: self.expires_at_ms,
             stamp: self.stamp,
+            number: self.number,
         })
     }
 

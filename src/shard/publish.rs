@@ -9,10 +9,11 @@ use super::limited::Limit;
 use super::mesh_message::MeshMessage;
 use super::message::{MessageParts, NEVER};
 use super::outbox::Outbox;
-use super::publication::Publication;
+use super::publication::{Numbering, Publication};
+use super::storing::{Source, SourcePublish};
 use crate::protocol::publish::Publish;
 use crate::protocol::subscribe::SubscribeOptions;
-use crate::protocol::{PacketId, PacketType, QoS, ReasonCode, Version, ack};
+use crate::protocol::{PacketId, PacketType, QoS, ReasonCode};
 use crate::session::{DeliveryOptions, SessionKey};
 use crate::topic::interest::CoreMask;
 use crate::topic::share::GroupId;
@@ -20,6 +21,15 @@ use std::num::NonZeroU16;
 
 /// How often a message for a shared group is passed on when members leave while it travels.
 const SHARED_HOPS_MAX: u8 = 2;
+
+/// What became of a message for a shared group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dispatched {
+    /// A member here has it, or there was none at all.
+    Here,
+    /// It is on its way to another shard.
+    Away,
+}
 
 impl Shard {
     pub(super) fn publish(
@@ -51,9 +61,7 @@ impl Shard {
             let id = publish.packet_id.expect("decode demands one for QoS 2");
             if !self.open_received(key, session, id)? {
                 // MQTT 5 §4.3.3: a repetition is acknowledged again, not passed on again.
-                self.control(key, outbox, |out| {
-                    ack::put_ack(out, version, PacketType::Pubrec, id, ReasonCode::Success);
-                });
+                self.publish_again(key, session, id, outbox);
                 return Ok(());
             }
         }
@@ -92,37 +100,47 @@ impl Shard {
             retain: publish.retain,
             expires_at_ms,
             stamp,
+            number: 0,
         });
+        self.begin_storing(&mut publication);
         let matched = self.route(Some(session), &mut publication, Some(key), outbox);
-        if let Some(id) = publish.packet_id {
-            self.acknowledge_publish(key, version, publish.qos, id, matched, outbox);
-        }
+        let publish = publish.packet_id.map(|packet_id| SourcePublish {
+            conn: key,
+            session,
+            qos: publish.qos,
+            packet_id,
+            // MQTT 5 §3.4.2.1: 0x10 tells the publisher that nobody subscribes.
+            reason: if matched {
+                ReasonCode::Success
+            } else {
+                ReasonCode::NoMatchingSubscribers
+            },
+        });
+        let source = Source {
+            publish,
+            is_retained: publication.stamp != 0,
+            ..Source::default()
+        };
+        self.finish_storing(&mut publication, source, outbox);
         Ok(())
     }
 
-    fn acknowledge_publish(
+    /// A QoS 2 PUBLISH came again: its PUBREC is sent again, and not before the first one may.
+    fn publish_again(
         &mut self,
         key: ConnKey,
-        version: Version,
-        qos: QoS,
+        session: SessionKey,
         id: PacketId,
-        matched: bool,
         outbox: &mut Outbox,
     ) {
-        // MQTT 5 §3.4.2.1: 0x10 tells the publisher that nobody subscribes.
-        let reason = if matched {
-            ReasonCode::Success
-        } else {
-            ReasonCode::NoMatchingSubscribers
-        };
-        let packet_type = if qos == QoS::AtLeastOnce {
-            PacketType::Puback
-        } else {
-            PacketType::Pubrec
-        };
-        self.control(key, outbox, |out| {
-            ack::put_ack(out, version, packet_type, id, reason)
-        });
+        let received = &self.sessions[session.0 as usize].state().received;
+        match received.pending(id) {
+            Some(number) => {
+                let ticket = self.line_up_ack(key, PacketType::Pubrec, id, outbox);
+                self.acknowledge_again(key, ticket, number);
+            }
+            None => self.acknowledge(key, PacketType::Pubrec, id, ReasonCode::Success, outbox),
+        }
     }
 
     /// Opens an inbound QoS 2 identifier; false when it is open already.
@@ -201,7 +219,11 @@ impl Shard {
         if self.shard_count > 1 {
             let interested = self.interest.mask_for(publication.topic);
             matched |= interested != 0;
-            let mut mask = interested;
+            let mut stored = 0;
+            if publication.numbering == Numbering::Own {
+                stored = self.keeper.interest.mask_for(publication.topic);
+            }
+            let mut mask = interested | stored;
             if publication.stamp != 0 {
                 // Every core holds the retained index.
                 mask = self.all_others();
@@ -209,7 +231,8 @@ impl Shard {
             while mask != 0 {
                 let to = ShardId(mask.trailing_zeros() as u8);
                 mask &= mask - 1;
-                self.send_publish(to, None, publication, publisher_conn, outbox);
+                let asked = stored & (1 << to.0) != 0;
+                self.send_publish(to, None, asked, publication, publisher_conn, outbox);
             }
         }
         if !self.groups.is_empty() {
@@ -241,7 +264,7 @@ impl Shard {
         publisher_conn: Option<ConnKey>,
         hops: u8,
         outbox: &mut Outbox,
-    ) {
+    ) -> Dispatched {
         let this = self.id.0;
         let mut exclude: CoreMask = 0;
         if hops > SHARED_HOPS_MAX {
@@ -254,15 +277,18 @@ impl Shard {
                     continue;
                 };
                 let target = Some((remote, hops));
-                self.send_publish(ShardId(core), target, publication, publisher_conn, outbox);
-                return;
+                let asked = matches!(publication.numbering, Numbering::Own | Numbering::Asked);
+                let to = ShardId(core);
+                self.send_publish(to, target, asked, publication, publisher_conn, outbox);
+                return Dispatched::Away;
             }
             if self.deliver_to_member(group, publication, outbox) {
-                return;
+                return Dispatched::Here;
             }
             exclude |= 1 << core;
         }
         self.counters.drop_one(DropCause::NoMember);
+        Dispatched::Here
     }
 
     /// Gives a message to a member on this shard; false when it has none.
@@ -313,6 +339,7 @@ impl Shard {
         &mut self,
         to: ShardId,
         shared: Option<(GroupId, u8)>,
+        asked: bool,
         publication: &mut Publication<'_>,
         publisher_conn: Option<ConnKey>,
         outbox: &mut Outbox,
@@ -333,11 +360,17 @@ impl Shard {
             }
         }
         self.counters.mesh_publish_sent += 1;
+        if asked && publication.numbering == Numbering::Own {
+            self.keeper.asked += 1;
+        }
         match shared {
             None if publication.stamp == 0 && publication.is_small() => {
-                publication.with_parts(|parts| outbox.send_small(to, parts));
+                publication.with_parts(|parts| outbox.send_small(to, parts, asked));
             }
-            None => outbox.send(to, MeshMessage::Publish(publication.shared())),
+            None => {
+                let message = publication.shared();
+                outbox.send(to, MeshMessage::Publish { message, asked });
+            }
             Some((group, hops)) => {
                 let message = publication.shared();
                 outbox.send(
@@ -346,6 +379,7 @@ impl Shard {
                         group,
                         message,
                         hops,
+                        asked,
                     },
                 );
             }

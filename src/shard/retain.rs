@@ -67,10 +67,15 @@ impl Shard {
         } else {
             self.retained.set(stamp, publication.shared());
             if publication.expires_at_ms != NEVER {
-                self.upkeep.may_expire = true;
-                self.set_upkeep_timer(UPKEEP_MS);
+                self.expiring_retained();
             }
         }
+    }
+
+    /// A message that expires is retained.
+    pub(super) fn expiring_retained(&mut self) {
+        self.upkeep.may_expire = true;
+        self.set_upkeep_timer(UPKEEP_MS);
     }
 
     /// Forgets old tombstones and one slice of the expired messages. Topics that begin with `$` keep an expired

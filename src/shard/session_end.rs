@@ -6,13 +6,19 @@ use super::counters::DropCause;
 use super::message::{Message, MessageParts, NEVER};
 use super::outbox::{Event, Outbox};
 use super::publication::Publication;
+use super::storing::{Source, Then};
 use super::timer::{Timer, TimerKind, Wheel};
 use crate::protocol::QoS;
 use crate::session::will::Will;
-use crate::session::{Delivery, SessionKey, SubscriptionRef};
+use crate::session::{
+    Delivery, Session, SessionKey, StoredDelivery, SubscriptionRef, SubscriptionRefs,
+};
+use crate::topic::share::GroupId;
 
 /// A Session Expiry Interval that never ends (§3.1.2.11.2).
 const NEVER_EXPIRES: u32 = u32::MAX;
+/// Sessions looked at to find one that may be evicted.
+const EVICT_VISITS: usize = 1_024;
 
 impl Shard {
     /// The connection of a session is gone. The Will goes out now, later, or not at all; the session ends now or later.
@@ -22,7 +28,7 @@ impl Shard {
         let Some(conn) = session.conn.take() else {
             return;
         };
-        session.disconnected_at_ms = now_ms;
+        session.disconnected_at_ms = now_ms as i64;
         if self.events {
             outbox.events.push(Event::ClientDisconnected {
                 conn,
@@ -40,7 +46,9 @@ impl Shard {
         let will_is_due = session.will.as_ref().is_some_and(|will| will.delay_s == 0);
         self.set_online(key, false, outbox);
         if will_is_due {
-            self.publish_will(key, outbox);
+            self.publish_will(key, None, outbox);
+        } else {
+            self.keep_session(key, outbox);
         }
         self.redispatch_when_offline(key, outbox);
         self.set_session_timer(key);
@@ -48,15 +56,7 @@ impl Shard {
 
     /// Marks the session's memberships of shared groups, which then prefer other members or count it again.
     pub(super) fn set_online(&mut self, key: SessionKey, online: bool, outbox: &mut Outbox) {
-        let groups: Vec<_> = self.sessions[key.0 as usize]
-            .subscriptions
-            .iter()
-            .filter_map(|subscription| match subscription {
-                SubscriptionRef::Group(group) => Some(group),
-                SubscriptionRef::Filter(_) => None,
-            })
-            .collect();
-        for group in groups {
+        for group in groups_of(&self.sessions[key.0 as usize].subscriptions) {
             if self.groups.set_online(group, key.0, online) {
                 self.announce_group(group, outbox);
             }
@@ -64,32 +64,43 @@ impl Shard {
     }
 
     /// Ends a session: its subscriptions go, its Will goes out if it still has one, and what it had from shared groups goes
-    /// to other members.
-    pub(super) fn end_session(&mut self, key: SessionKey, outbox: &mut Outbox) {
+    /// to other members. In the store it ends when all of that is settled; returns what to wait for until then.
+    pub(super) fn end_session(&mut self, key: SessionKey, outbox: &mut Outbox) -> Option<usize> {
         let session = &mut self.sessions[key.0 as usize];
         assert!(session.conn.is_none());
+        let stored = session.stored;
         let subscriptions = std::mem::take(&mut session.subscriptions);
         let state = session.state.take();
+        let ending = (stored != 0).then(|| self.begin_ending(stored));
         for subscription in subscriptions.iter() {
             let ended = self.end_subscription(key, subscription, outbox);
             assert!(ended);
         }
         // MQTT 5 [MQTT-3.1.2-8]: at the latest when the session ends.
-        self.publish_will(key, outbox);
+        self.publish_will(key, ending, outbox);
         if let Some(mut state) = state {
+            self.queued_bytes -= state.queue.bytes() as u64;
             let mut left = Vec::new();
             for delivery in state.inflight.take_unacknowledged() {
                 // MQTT 5 [MQTT-4.8.2-5]: a QoS 2 message that was under way goes to nobody else.
                 if delivery.options.qos == QoS::AtLeastOnce {
                     left.push(delivery);
                 } else {
-                    self.counters.drop_one(DropCause::SessionEnded);
+                    self.ends_with_session(stored, delivery.number(), outbox);
                 }
             }
             left.extend(std::iter::from_fn(|| state.queue.pop()));
             for delivery in left {
-                self.redispatch(&delivery, outbox);
+                self.redispatch(&delivery, stored, ending, outbox);
             }
+            let groups = groups_of(&subscriptions);
+            let shared = |delivery: &StoredDelivery| delivery.flags.is_shared();
+            let in_store = state.queue.take_stored_if(shared);
+            for delivery in state.queue.take_stored_if(|_| true) {
+                self.ends_with_session(stored, delivery.number, outbox);
+            }
+            self.begin_redispatch(stored, groups, in_store, ending, outbox);
+            self.refuse_held(stored, state.on_hold, outbox);
         }
         let session = self.sessions.remove(key.0 as usize);
         let hash = self.client_id_hash(&session.client_id);
@@ -97,23 +108,56 @@ impl Shard {
         entry
             .expect("every session is found by its Client Identifier")
             .remove();
+        ending.filter(|ending| !self.release_ending(*ending, outbox))
     }
 
-    /// Gives a message that came through a shared group to another member; any other message ends with its session.
-    fn redispatch(&mut self, delivery: &Delivery, outbox: &mut Outbox) {
-        match delivery.group {
-            Some(group) => {
-                let mut publication = Publication::from_local(&delivery.message);
-                self.dispatch_shared(group, &mut publication, None, 0, outbox);
-            }
-            None => self.counters.drop_one(DropCause::SessionEnded),
+    /// A message ends with its session. The store takes the session's part out of what it has; what it does not have yet is to
+    /// come without.
+    fn ends_with_session(&mut self, stored: u64, number: u64, outbox: &mut Outbox) {
+        self.counters.drop_one(DropCause::SessionEnded);
+        if self.keeper.unstored.contains_key(&number) {
+            self.ended_for(stored, number, outbox);
         }
+    }
+
+    /// Gives a message that came through a shared group to another member, as a new message of this shard: the part of the session that
+    /// had it ends with the record of that. Any other message ends with its session.
+    pub(super) fn redispatch(
+        &mut self,
+        delivery: &Delivery,
+        stored: u64,
+        ending: Option<usize>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(group) = delivery.group else {
+            self.ends_with_session(stored, delivery.number(), outbox);
+            return;
+        };
+        let mut publication = Publication::from_local(&delivery.message);
+        self.begin_storing(&mut publication);
+        self.dispatch_shared(group, &mut publication, None, 0, outbox);
+        if let Some(ending) = ending {
+            self.share_ending(ending);
+        }
+        let number = delivery.number();
+        let then = Then {
+            ended: (number != 0).then_some((number, stored)),
+            will_of: None,
+            ending,
+        };
+        let source = Source {
+            then,
+            ..Source::default()
+        };
+        self.finish_storing(&mut publication, source, outbox);
     }
 
     /// A member that keeps its session has left: what it had from a shared group and not acknowledged goes to a
     /// member that is here, if any. QoS 2 messages under way wait for it ([MQTT-4.8.2-4]).
     fn redispatch_when_offline(&mut self, key: SessionKey, outbox: &mut Outbox) {
-        let Some(state) = &mut self.sessions[key.0 as usize].state else {
+        let session = &mut self.sessions[key.0 as usize];
+        let stored = session.stored;
+        let Some(state) = &mut session.state else {
             return;
         };
         let groups = &self.groups;
@@ -122,21 +166,56 @@ impl Shard {
         let mut taken = state
             .inflight
             .take_if(|delivery| delivery.options.qos == QoS::AtLeastOnce && goes(delivery));
+        let before = state.queue.bytes();
         taken.extend(state.queue.take_if(goes));
-        for delivery in taken {
-            self.redispatch(&delivery, outbox);
+        // Of what is in the store alone nobody knows through which group it came.
+        let mut in_store = Vec::new();
+        let all = groups_of(&session.subscriptions);
+        if all.iter().any(|group| groups.has_online(*group)) {
+            in_store = state
+                .queue
+                .take_stored_if(|delivery| delivery.flags.is_shared());
         }
+        self.queued_bytes -= (before - state.queue.bytes()) as u64;
+        for delivery in taken {
+            self.redispatch(&delivery, stored, None, outbox);
+        }
+        self.begin_redispatch(stored, all, in_store, None, outbox);
+        self.admit_held(key, outbox);
     }
 
     /// Publishes the session's Will, if it still has one; it has none afterwards.
-    pub(super) fn publish_will(&mut self, key: SessionKey, outbox: &mut Outbox) {
-        let Some(will) = self.sessions[key.0 as usize].will.take() else {
+    pub(super) fn publish_will(
+        &mut self,
+        key: SessionKey,
+        ending: Option<usize>,
+        outbox: &mut Outbox,
+    ) {
+        let session = &mut self.sessions[key.0 as usize];
+        let stored = session.stored;
+        let Some(will) = session.will.take() else {
             return;
         };
         self.counters.wills_published += 1;
         let message = self.will_message(&will);
         let mut publication = Publication::from_message(&message);
+        self.begin_storing(&mut publication);
         self.route(Some(key), &mut publication, None, outbox);
+        if let Some(ending) = ending {
+            self.share_ending(ending);
+        }
+        // That the session has no Will any more is recorded with the message, lest it be published twice or never.
+        let then = Then {
+            ended: None,
+            will_of: (ending.is_none() && stored != 0).then_some((key, stored)),
+            ending,
+        };
+        let source = Source {
+            publish: None,
+            is_retained: publication.stamp != 0,
+            then,
+        };
+        self.finish_storing(&mut publication, source, outbox);
     }
 
     fn will_message(&mut self, will: &Will) -> Message {
@@ -157,18 +236,60 @@ impl Shard {
             retain: message.retain(),
             expires_at_ms,
             stamp,
+            number: 0,
         })
     }
 
+    /// Ends a session without a connection and without messages to make room for another: the one that would expire first, of some
+    /// that are looked at. False when there is none.
+    pub(super) fn evict_session(&mut self, outbox: &mut Outbox) -> bool {
+        let is_idle = |session: &Session| {
+            session.conn.is_none()
+                && session.will.is_none()
+                && session.state.as_ref().is_none_or(|state| state.is_empty())
+        };
+        // On from where the last search ended, and around.
+        let (before, after): (Vec<_>, Vec<_>) = {
+            let all = self.sessions.iter();
+            let from = self.evict_at;
+            let mut seen = 0;
+            let mut idle = Vec::new();
+            for (key, session) in all.clone().skip_while(|(key, _)| *key < from).chain(all) {
+                if seen == EVICT_VISITS {
+                    break;
+                }
+                seen += 1;
+                self.evict_at = key + 1;
+                if is_idle(session) {
+                    idle.push(SessionKey(key as u32));
+                }
+            }
+            idle.into_iter().partition(|key| (key.0 as usize) < from)
+        };
+        let soonest = after.into_iter().chain(before).min_by_key(|key| {
+            let (_, end) = self.session_deadlines(*key);
+            end.unwrap_or(u64::MAX)
+        });
+        let Some(key) = soonest else {
+            return false;
+        };
+        self.counters.sessions_evicted += 1;
+        self.end_session(key, outbox);
+        true
+    }
+
     /// When the Will of a session without a connection is due, and when the session ends; monotonic milliseconds.
-    fn session_deadlines(&self, key: SessionKey) -> (Option<u64>, Option<u64>) {
+    pub(super) fn session_deadlines(&self, key: SessionKey) -> (Option<u64>, Option<u64>) {
         let session = &self.sessions[key.0 as usize];
-        let at = |seconds: u32| session.disconnected_at_ms + u64::from(seconds) * 1_000;
+        let at = |seconds: u32| {
+            let at_ms = session.disconnected_at_ms + i64::from(seconds) * 1_000;
+            at_ms.max(0) as u64
+        };
         let end = (session.expiry_s != NEVER_EXPIRES).then(|| at(session.expiry_s));
         (session.will.as_ref().map(|will| at(will.delay_s)), end)
     }
 
-    fn set_session_timer(&mut self, key: SessionKey) {
+    pub(super) fn set_session_timer(&mut self, key: SessionKey) {
         let (will, end) = self.session_deadlines(key);
         let Some(deadline_ms) = [will, end].into_iter().flatten().min() else {
             return;
@@ -208,8 +329,19 @@ impl Shard {
             return;
         }
         if will.is_some_and(|will| will <= now_ms) {
-            self.publish_will(key, outbox);
+            self.publish_will(key, None, outbox);
         }
         self.set_session_timer(key);
     }
+}
+
+/// The shared groups that a session is a member of.
+pub(super) fn groups_of(subscriptions: &SubscriptionRefs) -> Vec<GroupId> {
+    subscriptions
+        .iter()
+        .filter_map(|subscription| match subscription {
+            SubscriptionRef::Group(group) => Some(group),
+            SubscriptionRef::Filter(_) => None,
+        })
+        .collect()
 }

@@ -3,10 +3,12 @@
 //! SUBACK is a promise: a PUBLISH sent anywhere after it was received is delivered. So when a filter is new to
 //! the other cores, SUBACK waits until each of them has acknowledged the announcement.
 
+use super::commit::Wait;
 use super::connection::{End, Handled, Stage};
 use super::input::ConnKey;
 use super::mesh::PendingSuback;
 use super::outbox::Outbox;
+use super::record::{Record, StoredSession};
 use super::{Shard, Subscription};
 use crate::protocol::suback::put_suback;
 use crate::protocol::subscribe::{RetainHandling, Subscribe, SubscribeOptions};
@@ -31,6 +33,7 @@ impl Shard {
         let mut codes = Vec::new();
         let mut replays = Vec::new();
         let mut sequence = 0;
+        let recorded = self.keeper.emitted;
         for (text, options) in subscribe.filters() {
             let id = subscribe.subscription_id;
             let code = match self.subscribe_one(key, session, text, options, id, outbox) {
@@ -67,6 +70,11 @@ impl Shard {
             conn: key,
             packet,
             replays,
+            record: if self.keeper.emitted > recorded {
+                self.keeper.emitted
+            } else {
+                0
+            },
         };
         if sequence <= self.acknowledged_by_all() {
             self.release_suback(suback, outbox);
@@ -100,6 +108,16 @@ impl Shard {
             id: id.map_or(0, NonZeroU32::get),
             options: options.bits(),
         };
+        let stored = self.sessions[session_key.0 as usize].stored;
+        if stored != 0 {
+            let record = Record::Subscribed {
+                session: StoredSession(stored),
+                filter: text.into(),
+                options: options.bits(),
+                id,
+            };
+            self.keep(record, outbox);
+        }
         if is_shared {
             let joined = self.groups.join(&filter, entry, true);
             if joined.replaced.is_none() {
@@ -124,7 +142,11 @@ impl Shard {
                 .subscriptions
                 .add(SubscriptionRef::Filter(subscribed.filter_id));
         }
-        let sequence = self.announce_filter(filter.filter(), subscribed.first, outbox);
+        let mut sequence = self.announce_filter(filter.filter(), subscribed.first, outbox);
+        if stored != 0 {
+            let stored = self.add_stored_interest(filter.filter(), is_new, outbox);
+            sequence = sequence.max(stored);
+        }
         // MQTT 5 §3.8.3.1: Retain Handling.
         let wants_retained = match options.retain_handling {
             RetainHandling::SendAtSubscribe => true,
@@ -141,20 +163,34 @@ impl Shard {
     }
 
     /// Makes sure that the other shards know of a filter; returns the number of the announcement.
-    fn announce_filter(&mut self, filter: &str, is_new: bool, outbox: &mut Outbox) -> u64 {
+    pub(super) fn announce_filter(
+        &mut self,
+        filter: &str,
+        is_new: bool,
+        outbox: &mut Outbox,
+    ) -> u64 {
         if self.shard_count == 1 {
             return 0;
         }
         let interest = interest_key(self.hash_seed, filter);
         if is_new && self.local_interest.add(interest) {
-            self.announce_interest(interest, true, outbox);
+            self.announce_interest(interest, true, false, outbox);
             self.local_interest.set_announced(interest, self.announced);
         }
         self.local_interest.announced_at(interest)
     }
 
-    /// Sends a SUBACK whose promise holds, and starts to replay what is retained.
+    /// Sends a SUBACK whose promise holds, when its subscriptions are durable.
     pub(super) fn release_suback(&mut self, suback: PendingSuback, outbox: &mut Outbox) {
+        if suback.record > self.keeper.committed {
+            self.keeper.wait(suback.record, Wait::Suback(suback));
+        } else {
+            self.send_suback(suback, outbox);
+        }
+    }
+
+    /// Sends a SUBACK, and starts to replay what is retained.
+    pub(super) fn send_suback(&mut self, suback: PendingSuback, outbox: &mut Outbox) {
         let key = suback.conn;
         let Some(conn) = self.conn(key).filter(|conn| conn.stage == Stage::Open) else {
             return;

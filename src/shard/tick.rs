@@ -6,6 +6,10 @@ use super::timer::TimerKind;
 
 impl Shard {
     pub(super) fn tick(&mut self, outbox: &mut Outbox) {
+        if self.keeper.is_recovering {
+            // Wills and messages would not find those who want them.
+            return;
+        }
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(self.now.mono_ms, &mut fired);
         for timer in fired.drain(..) {
@@ -14,7 +18,8 @@ impl Shard {
                 TimerKind::Session => self.session_timer(timer, outbox),
                 TimerKind::Retained => self.retained_timer(),
                 TimerKind::Rate => self.rate_timer(timer, outbox),
-                TimerKind::Memory => self.memory_timer(),
+                TimerKind::Memory => self.memory_timer(outbox),
+                TimerKind::Hold => self.hold_timer(outbox),
             }
         }
         self.fired = fired;

@@ -30,6 +30,8 @@ pub(super) enum TimerKind {
     Rate,
     /// Memory is exhausted, and there may be more to give up.
     Memory,
+    /// Messages that wait for room in a queue.
+    Hold,
 }
 
 /// A timer. The tick at which it was due tells its owner whether it is the latest one set.

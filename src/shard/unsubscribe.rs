@@ -1,9 +1,11 @@
 //! UNSUBSCRIBE (MQTT 5 §3.10), and the way every subscription ends.
 
 use super::Shard;
+use super::commit::Wait;
 use super::connection::Handled;
 use super::input::ConnKey;
 use super::outbox::Outbox;
+use super::record::{Record, StoredSession};
 use crate::protocol::ReasonCode;
 use crate::protocol::unsuback::put_unsuback;
 use crate::protocol::unsubscribe::Unsubscribe;
@@ -25,19 +27,40 @@ impl Shard {
         let unsubscribe = Unsubscribe::decode(version, body)?;
         self.check_answer_fits(key, unsubscribe.filters().count())?;
         let mut codes = Vec::new();
+        let recorded = self.keeper.emitted;
         for text in unsubscribe.filters() {
             codes.push(match TopicFilter::parse(text) {
                 Err(_) => ReasonCode::TopicFilterInvalid as u8,
                 Ok(filter) => match self.unsubscribe_one(session, &filter, outbox) {
-                    true => ReasonCode::Success as u8,
+                    true => {
+                        self.keep_unsubscribed(session, text, outbox);
+                        ReasonCode::Success as u8
+                    }
                     false => ReasonCode::NoSubscriptionExisted as u8,
                 },
             });
         }
-        self.control(key, outbox, |out| {
-            put_unsuback(out, version, unsubscribe.packet_id, &codes);
-        });
+        let mut packet = Vec::new();
+        put_unsuback(&mut packet, version, unsubscribe.packet_id, &codes);
+        let record = self.keeper.emitted;
+        if record > recorded {
+            let conn = key;
+            self.keeper.wait(record, Wait::Packet { conn, packet });
+        } else {
+            self.control(key, outbox, |out| out.extend_from_slice(&packet));
+        }
         Ok(())
+    }
+
+    fn keep_unsubscribed(&mut self, session: SessionKey, filter: &str, outbox: &mut Outbox) {
+        let stored = self.sessions[session.0 as usize].stored;
+        if stored != 0 {
+            let record = Record::Unsubscribed {
+                session: StoredSession(stored),
+                filter: filter.into(),
+            };
+            self.keep(record, outbox);
+        }
     }
 
     fn unsubscribe_one(
@@ -107,10 +130,13 @@ impl Shard {
                 let Some(unsubscribed) = self.index.unsubscribe_id(id, session_key.0) else {
                     return false;
                 };
+                if self.sessions[session_key.0 as usize].stored != 0 {
+                    self.remove_stored_interest(&text, outbox);
+                }
                 if unsubscribed.last && self.shard_count > 1 {
                     let interest = interest_key(self.hash_seed, &text);
                     if self.local_interest.remove(interest) {
-                        self.announce_interest(interest, false, outbox);
+                        self.announce_interest(interest, false, false, outbox);
                     }
                 }
                 true

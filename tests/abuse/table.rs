@@ -28,6 +28,11 @@ macro_rules! cases {
             }
         )*
 
+        /// Every row with its name.
+        pub(crate) fn all() -> Vec<(&'static str, Case)> {
+            vec![$((stringify!($name), Case { on: On::$on, bytes: $bytes, answers: $answers })),*]
+        }
+
         /// No row is lost.
         #[test]
         fn table_is_complete() {

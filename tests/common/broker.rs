@@ -50,14 +50,20 @@ impl Broker {
         Self::try_start(cores, extra_args).unwrap_or_else(|why| panic!("{why}"))
     }
 
+    /// One that listens at `addr` and is somebody else's.
+    #[allow(dead_code, reason = "not every test that shares this file uses it")]
+    pub(crate) fn at(addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            cores: 0,
+            spawned: None,
+        }
+    }
+
     /// As [`Broker::start`], but says why the broker does not listen, with the end of its log.
     pub(crate) fn try_start(cores: usize, extra_args: &[&str]) -> Result<Self, String> {
         if let Some(addr) = external() {
-            return Ok(Self {
-                addr,
-                cores: 0,
-                spawned: None,
-            });
+            return Ok(Self::at(addr));
         }
         sweep_once();
         open_files_max();
@@ -70,6 +76,7 @@ impl Broker {
             .args(extra_args)
             .current_dir(&dir)
             .env_remove("STATE_DIRECTORY")
+            .env("XDG_STATE_HOME", dir.join("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(File::create(&log).expect("the new directory is writable"));
@@ -79,6 +86,9 @@ impl Broker {
         {
             command.env_remove(name);
         }
+        // A flag of the test's own wins over it.
+        let durability = env::var("RINGMQ_TEST_DURABILITY").unwrap_or_else(|_| "none".into());
+        command.env("RINGMQ_DURABILITY", durability);
         let mut child = spawn_to_die_with_us(command).expect("the broker's binary can be started");
         let stdout = child.stdout.take().expect("stdout was asked to be a pipe");
         let (said, says) = mpsc::channel();
@@ -160,6 +170,13 @@ impl Broker {
             1 => "1 shard".to_owned(),
             n => format!("{n} shards"),
         }
+    }
+
+    /// The broker's log so far; empty when it is not ours.
+    pub(crate) fn log(&self) -> String {
+        let spawned = self.spawned.as_ref();
+        let log = spawned.map(|spawned| fs::read(spawned.dir.join("log")).unwrap_or_default());
+        String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
     }
 
     /// The end of the broker's log, for a test that failed.

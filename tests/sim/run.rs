@@ -7,7 +7,6 @@ use crate::model::Payload;
 use crate::random::Random;
 use crate::swarm::{Feature, Swarm};
 use crate::world::{Arrived, Effects, GRAIN_MS, Marks, SocketId, Stage, World};
-use ringmq::config::limits::QueueFullPolicy;
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{
     PacketType, Publish, QoS, Subscribe, SubscribeOptions, UserProperties, Version,
@@ -883,11 +882,7 @@ impl Run {
     /// Where the run stands, for a report of a failure.
     pub fn describe(&self) -> String {
         let features: Vec<&str> = self.swarm.features().map(|(_, name)| name).collect();
-        let policy = match self.swarm.limits.queue_full {
-            QueueFullPolicy::DropOldest => "drop-oldest",
-            QueueFullPolicy::DropNewest => "drop-newest",
-            QueueFullPolicy::Disconnect => "disconnect",
-        };
+        let policy = self.swarm.limits.queue_full.name();
         format!(
             "turn {}, phase of healing {}, {} clients, policy {policy}, features: {}",
             self.turn,

@@ -15,6 +15,7 @@ use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
 use ringmq::shard::outbox::{Event, Outbox};
 use ringmq::shard::placement::Placement;
+use ringmq::shard::record::Durability;
 use ringmq::shard::{Shard, ShardSetup};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -147,6 +148,7 @@ impl World {
                     hash_seed: seed ^ 77,
                     random_seed: seed.wrapping_add(id as u64),
                     events: true,
+                    durability: Durability::None,
                     now,
                 })
             })

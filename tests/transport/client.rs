@@ -190,7 +190,7 @@ impl Client {
 
     pub(crate) fn send_bytes(&mut self, bytes: &[u8]) {
         let Some(transport) = &mut self.transport else {
-            return self.write(&bytes.to_vec());
+            return self.write(bytes);
         };
         let (mut rest, mut wire) = (bytes, Vec::new());
         while !rest.is_empty() {

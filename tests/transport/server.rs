@@ -188,6 +188,7 @@ impl Server {
             log_clients: true,
             ring: RingConfig::default(),
             link: None,
+            store: None,
         });
         Self {
             cores: Some(cores.expect("the broker starts")),

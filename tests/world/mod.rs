@@ -15,6 +15,7 @@ use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
 use ringmq::shard::outbox::Outbox;
 use ringmq::shard::placement::Placement;
+use ringmq::shard::record::Durability;
 use ringmq::shard::{Shard, ShardSetup};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -101,6 +102,7 @@ impl World {
                     hash_seed: 77,
                     random_seed: id as u64,
                     events: true,
+                    durability: Durability::None,
                     now,
                 })
             })

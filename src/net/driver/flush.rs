@@ -18,6 +18,7 @@ impl<S: StateMachine> Driver<S> {
     pub(super) fn flush(&mut self) {
         self.fed_bytes = 0;
         for _ in 0..ROUNDS {
+            self.flush_store();
             self.flush_mesh();
             self.write_dirty();
             self.finish_closes();
@@ -36,6 +37,17 @@ impl<S: StateMachine> Driver<S> {
         let sender = sender.expect("a shard sends to other shards of its process only");
         sender.send(message);
         self.links_sent |= 1 << to.index();
+    }
+
+    fn flush_store(&mut self) {
+        let Some(store) = &mut self.store else {
+            assert!(self.outbox.records.is_empty() && self.outbox.fetch.is_empty());
+            return;
+        };
+        store.submit(std::mem::take(&mut self.outbox.records));
+        for fetch in self.outbox.fetch.drain(..) {
+            store.fetch(fetch);
+        }
     }
 
     fn flush_mesh(&mut self) {

@@ -9,7 +9,7 @@
 //!    the feeding, and links are flushed before sockets are written: so what a client sends after it has seen an
 //!    acknowledgement from another core meets everything that core had sent here before (unless the link was full);
 //! 4. feeds the ring's completions to the shard in their order;
-//! 5. flushes: one batch per link, one write per connection that has something, closes;
+//! 5. flushes: one group of records to the store, one batch per link, one write per connection that has something, closes;
 //! 6. arms the receives that have ended and are still wanted.
 //!
 //! Step 5 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
@@ -28,6 +28,12 @@
 //! with their buffers, until the pressure falls. That is bounded by the number of buffers, because a receive
 //! without a buffer ends.
 //!
+//! The same holds while the store is behind: what it has to write is bounded.
+//!
+//! # Starting
+//!
+//! Nobody is let in before every core has what the store had, and knows what the others are interested in: a message that a
+//! recovered session of another core wants must not pass it by. So each core listens when all have said that they are ready.
 //! # Through transports
 //!
 //! A connection with TLS, WebSocket or a PROXY header goes through its [`Transport`](super::transport::Transport)
@@ -79,7 +85,9 @@ use crate::shard::Shard;
 use crate::shard::budget::MemoryLevel;
 use crate::shard::input::{ConnKey, Input, Now, Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
+use crate::shard::message::Message;
 use crate::shard::outbox::{Event, Outbox};
+use crate::store::port::{News, StoreLink};
 use close::Linger;
 use std::collections::VecDeque;
 use std::io;
@@ -109,6 +117,8 @@ pub trait StateMachine {
     fn next_deadline(&self) -> Option<u64>;
     /// See `Shard::outbound`.
     fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]>;
+    /// See `Shard::is_ready`.
+    fn is_ready(&self) -> bool;
 }
 
 impl StateMachine for Shard {
@@ -122,6 +132,10 @@ impl StateMachine for Shard {
 
     fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
         Self::outbound(self, conn)
+    }
+
+    fn is_ready(&self) -> bool {
+        Self::is_ready(self)
     }
 }
 
@@ -142,6 +156,10 @@ pub struct DriverSetup {
     pub live: Arc<Live>,
     /// Where the shard's events go, if they are wanted.
     pub log: Option<LogSink>,
+    /// Its end of the store, if there is one.
+    pub store: Option<StoreLink>,
+    /// What the shard wants done from its recovery.
+    pub outbox: Outbox,
     /// Where it counts.
     pub counters: Arc<NetCounters>,
 }
@@ -151,6 +169,8 @@ pub struct DriverSetup {
 pub struct Shutdown {
     requested: AtomicBool,
     timeout_ms: AtomicU64,
+    /// Cores that have recovered and know the others' interest.
+    ready: AtomicUsize,
     /// Cores that have no sockets and owe the others nothing.
     drained: AtomicUsize,
     wakes: Vec<Arc<Wake>>,
@@ -162,6 +182,7 @@ impl Shutdown {
         Self {
             requested: AtomicBool::new(false),
             timeout_ms: AtomicU64::new(0),
+            ready: AtomicUsize::new(0),
             drained: AtomicUsize::new(0),
             wakes,
         }
@@ -178,6 +199,15 @@ impl Shutdown {
     /// Whether the cores were asked to end.
     pub fn is_requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
+    }
+
+    fn report_ready(&self) {
+        self.ready.fetch_add(1, Ordering::AcqRel);
+        self.wakes.iter().for_each(|wake| wake.wake());
+    }
+
+    fn all_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) >= self.wakes.len()
     }
 
     fn report_drained(&self) {
@@ -226,6 +256,7 @@ pub struct Driver<S> {
     accept_clock_ns: u64,
     handshake_clock_ns: u64,
     log: Option<LogSink>,
+    store: Option<StoreLink>,
     counters: Arc<NetCounters>,
     outbox: Outbox,
     /// Received under hard pressure and not fed yet, in order.
@@ -260,7 +291,19 @@ pub struct Driver<S> {
     timer_at_ms: Option<u64>,
     /// When to end, finished or not; set once the shutdown has begun.
     stop_at_ms: Option<u64>,
+    start: Start,
     reported_drained: bool,
+}
+
+/// How far a core is with its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    /// The others do not know its interest yet.
+    Recovering,
+    /// It has said that it is ready.
+    Ready,
+    /// All are ready: it listens.
+    Listening,
 }
 
 struct Listening {
@@ -269,7 +312,7 @@ struct Listening {
 }
 
 impl<S: StateMachine> Driver<S> {
-    /// A driver on the calling thread, which listens from now on.
+    /// A driver on the calling thread, which listens as soon as all cores are ready.
     ///
     /// Errors: what the kernel refused.
     pub fn new(setup: DriverSetup, mut ring: Ring, shard: S, now: Now) -> Result<Self, RingError> {
@@ -282,14 +325,13 @@ impl<S: StateMachine> Driver<S> {
             shutdown,
             live,
             log,
+            store,
+            outbox,
             counters,
         } = setup;
         let core_count = u32::try_from(links.receivers.len() + 1).expect("at most 64 cores");
         ring.register_eventfd(wake.eventfd())?;
         ring.mute();
-        for listener in &listeners {
-            listener.listen().map_err(step("listen"))?;
-        }
         let listeners = listeners
             .into_iter()
             .map(|listener| Listening {
@@ -316,8 +358,9 @@ impl<S: StateMachine> Driver<S> {
             handshake_clock_ns: 0,
             live,
             log,
+            store,
             counters,
-            outbox: Outbox::default(),
+            outbox,
             deferred: VecDeque::new(),
             to_arm: Vec::new(),
             writable: Vec::new(),
@@ -331,9 +374,10 @@ impl<S: StateMachine> Driver<S> {
             links_waiting: 0,
             links_hard: 0,
             fed_bytes: 0,
-            accept_at_ms: Some(now.mono_ms),
+            accept_at_ms: None,
             timer_at_ms: None,
             stop_at_ms: None,
+            start: Start::Recovering,
             reported_drained: false,
         })
     }
@@ -345,6 +389,7 @@ impl<S: StateMachine> Driver<S> {
         self.now = now;
         self.look_at_live();
         let mut busy = self.look_at_shutdown();
+        busy |= self.look_at_start()?;
         busy |= self.look_at_clock();
         for _ in 0..SUBMITS_PER_TURN {
             self.ring.submit()?;
@@ -353,6 +398,7 @@ impl<S: StateMachine> Driver<S> {
             }
         }
         busy |= self.drain_links();
+        busy |= self.drain_store();
         self.feed_deferred();
         busy |= self.continue_handshakes();
         while let Some(completion) = self.ring.next_completion() {
@@ -389,6 +435,8 @@ impl<S: StateMachine> Driver<S> {
             .receivers
             .iter()
             .any(|(_, receiver)| !receiver.is_empty());
+        stay |= self.store.as_ref().is_some_and(StoreLink::has_news);
+        stay |= self.start == Start::Ready && self.shutdown.all_ready();
         stay |= self.shutdown.is_requested() && self.stop_at_ms.is_none();
         stay |= self.live.version() != self.live_version || self.live.memory() != self.memory;
         stay |= self.reported_drained && self.shutdown.all_drained();
@@ -481,6 +529,33 @@ impl<S: StateMachine> Driver<S> {
         self.limits = parts.limits;
     }
 
+    /// Whether clients are let in: all cores were ready.
+    pub fn is_listening(&self) -> bool {
+        self.start == Start::Listening
+    }
+
+    /// Listens when all cores are ready.
+    fn look_at_start(&mut self) -> io::Result<bool> {
+        match self.start {
+            Start::Listening => return Ok(false),
+            Start::Recovering if self.shard.is_ready() && self.outbox.is_empty() => {
+                self.start = Start::Ready;
+                self.shutdown.report_ready();
+            }
+            Start::Recovering => return Ok(false),
+            Start::Ready => {}
+        }
+        if !self.shutdown.all_ready() || self.stop_at_ms.is_some() {
+            return Ok(false);
+        }
+        self.start = Start::Listening;
+        for listening in &self.listeners {
+            listening.listener.listen()?;
+        }
+        self.accept_at_ms = Some(self.now.mono_ms);
+        Ok(true)
+    }
+
     /// Begins the shutdown when it was asked for.
     fn look_at_shutdown(&mut self) -> bool {
         if self.stop_at_ms.is_some() || !self.shutdown.is_requested() {
@@ -569,7 +644,7 @@ impl<S: StateMachine> Driver<S> {
                 match message {
                     LinkMessage::Shard(message) => {
                         self.fed_bytes += match &message {
-                            MeshMessage::Publish(message)
+                            MeshMessage::Publish { message, .. }
                             | MeshMessage::SharedPublish { message, .. } => message.bytes(),
                             MeshMessage::Batch(batch) => batch.bytes(),
                             _ => 0,
@@ -583,6 +658,38 @@ impl<S: StateMachine> Driver<S> {
             self.links.receivers[at].1.release();
         }
         busy
+    }
+
+    /// Tells the shard what the store says.
+    fn drain_store(&mut self) -> bool {
+        let Some(store) = &mut self.store else {
+            return false;
+        };
+        if !store.has_news() {
+            return false;
+        }
+        let News {
+            settled,
+            refused,
+            fetched,
+            accepting,
+        } = store.poll();
+        if let Some(accepting) = accepting {
+            self.tell(Input::StoreState { accepting });
+        }
+        if let Some(up_to) = settled {
+            let refused = &refused;
+            self.tell(Input::Committed { up_to, refused });
+        }
+        for (token, messages) in fetched {
+            self.fed_bytes += messages
+                .iter()
+                .map(|(_, message)| message.as_ref().map_or(0, Message::bytes))
+                .sum::<usize>();
+            self.tell(Input::Fetched { token, messages });
+            self.flush_if_much_was_fed();
+        }
+        true
     }
 
     fn complete(&mut self, completion: Completion) {
@@ -648,8 +755,9 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
+    /// Whether what was received must wait: for another core, or for the disk.
     fn hard_pressure(&self) -> bool {
-        self.links_hard != 0
+        self.links_hard != 0 || self.store.as_ref().is_some_and(StoreLink::is_full)
     }
 
     fn note_pressure(&mut self, to: ShardId, pressure: Pressure) {

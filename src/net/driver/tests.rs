@@ -116,6 +116,10 @@ impl Fake {
 }
 
 impl StateMachine for Fake {
+    fn is_ready(&self) -> bool {
+        true
+    }
+
     fn handle(&mut self, now: Now, input: Input<'_>, outbox: &mut Outbox) {
         match input {
             Input::Accepted { conn } => {
@@ -175,6 +179,7 @@ impl StateMachine for Fake {
                     outbox.resume.push(conn);
                 }
             }
+            Input::Committed { .. } | Input::Fetched { .. } | Input::StoreState { .. } => {}
             Input::Shutdown => {
                 self.seen.push(Seen::Shutdown);
                 outbox.close.extend(self.conns.keys());
@@ -250,16 +255,20 @@ impl Cores {
                 shutdown: Arc::clone(&shutdown),
                 live: Arc::clone(&live),
                 log: None,
+                store: None,
+                outbox: Outbox::default(),
                 counters: Arc::default(),
             };
             Driver::new(setup, Ring::new(ring).unwrap(), Fake::default(), now).unwrap()
         });
-        Self {
+        let mut cores = Self {
             drivers: drivers.collect(),
             shutdown,
             address,
             now,
-        }
+        };
+        cores.until(|cores| cores.drivers.iter().all(Driver::is_listening));
+        cores
     }
 
     pub(super) fn turn(&mut self) -> Vec<Turn> {

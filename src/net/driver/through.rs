@@ -169,7 +169,13 @@ impl<S: StateMachine> Driver<S> {
             }
             let mut taken = 0;
             let wrote = if transport.unsent().is_empty() {
-                taken = transport.seal(self.shard.outbound(conn), &mut self.layers);
+                match transport.seal(self.shard.outbound(conn), &mut self.layers) {
+                    Ok(count) => taken = count,
+                    Err(Fault { what }) => {
+                        self.counters.transports_failed.add(1);
+                        return self.shut(conn, CloseCause::Transport(what));
+                    }
+                }
                 if taken == 0 && socket.phase == Phase::Closing {
                     let code = if self.stop_at_ms.is_some() {
                         CloseCode::GOING_AWAY

@@ -22,7 +22,7 @@ fn files() -> &'static DevFiles {
     static FILES: OnceLock<DevFiles> = OnceLock::new();
     FILES.get_or_init(|| {
         dev(&DevCertificates {
-            dir: std::env::temp_dir().join(format!("ringmq-through-{}", std::process::id())),
+            dir: std::env::temp_dir().join(format!("ringmq-test-{}-through", std::process::id())),
             hosts: vec!["localhost".into()],
             client: "joe".into(),
             days: 30,

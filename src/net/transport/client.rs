@@ -155,7 +155,7 @@ impl ClientTransport {
         }
         let words = |fault: Fault| fault.what.to_owned();
         let Some(asked) = &mut self.asked else {
-            return self.layers.unframe(plain, scratch).map_err(words);
+            return self.layers.unframe(plain, true, scratch).map_err(words);
         };
         if !asked.is_sent {
             asked.is_sent = true;
@@ -177,7 +177,9 @@ impl ClientTransport {
             return Ok(Heard::Open);
         };
         self.layers.websocket = Some(WebSocket::client(masks));
-        self.layers.unframe(&answer[len..], scratch).map_err(words)
+        self.layers
+            .unframe(&answer[len..], true, scratch)
+            .map_err(words)
     }
 
     /// Makes `scratch.wire` from bytes of MQTT, and returns how many of them it took.

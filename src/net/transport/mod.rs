@@ -361,7 +361,11 @@ impl Transport {
     fn receive_plain(&mut self, plain: &[u8], scratch: &mut Scratch) -> Result<Heard, Fault> {
         match self.stage {
             Stage::Request => self.receive_request(plain, scratch),
-            Stage::Open => self.layers.unframe(plain, scratch),
+            Stage::Open => {
+                // Who does not read its answers gets no more of them.
+                let answers_pings = self.unsent.is_empty();
+                self.layers.unframe(plain, answers_pings, scratch)
+            }
             // Nothing is said before the handshake is done.
             _ => Ok(Heard::Open),
         }
@@ -380,7 +384,7 @@ impl Transport {
                 self.layers.websocket = Some(WebSocket::server());
                 self.stage = Stage::Open;
                 let held = std::mem::take(&mut self.held);
-                self.layers.unframe(&held[granted.len..], scratch)
+                self.layers.unframe(&held[granted.len..], true, scratch)
             }
             Err(refusal) => {
                 self.layers
@@ -414,17 +418,18 @@ impl Transport {
 
     /// Makes the bytes for the socket from some of the outbound ones, in `scratch.wire`, and returns how many of
     /// the outbound ones that were.
+    ///
+    /// Errors: the keys are used up (TLS 1.2 cannot renew them); the connection is to be closed.
     pub fn seal<'a>(
         &mut self,
         outbound: impl Iterator<Item = &'a [u8]>,
         scratch: &mut Scratch,
-    ) -> usize {
+    ) -> Result<usize, Fault> {
         scratch.clear();
         if self.stage != Stage::Open {
-            return 0;
+            return Ok(0);
         }
-        // Keys that are used up end the connection when it is read next.
-        self.layers.seal(outbound, scratch).unwrap_or(0)
+        self.layers.seal(outbound, scratch)
     }
 
     /// Says good-bye, once: what is to be sent for it is appended to `scratch.wire`. Nothing is sent after it.
@@ -521,7 +526,7 @@ impl WebSocket {
         }
     }
 
-    fn put<'a>(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &'a [u8]) {
+    fn put(&mut self, out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
         let mask = self.masks.as_mut().map(Masks::next);
         put_frame(out, opcode, mask, [payload]);
     }
@@ -564,8 +569,13 @@ impl Layers {
         })
     }
 
-    /// Takes bytes out of their frames, if there are frames.
-    fn unframe(&mut self, plain: &[u8], scratch: &mut Scratch) -> Result<Heard, Fault> {
+    /// Takes bytes out of their frames, if there are frames, and answers Pings if it is to.
+    fn unframe(
+        &mut self,
+        plain: &[u8],
+        answers_pings: bool,
+        scratch: &mut Scratch,
+    ) -> Result<Heard, Fault> {
         let Some(websocket) = &mut self.websocket else {
             scratch.clear.extend_from_slice(plain);
             return Ok(Heard::Open);
@@ -578,6 +588,9 @@ impl Layers {
         let masks = &mut websocket.masks;
         // Only the last Ping needs an answer (RFC 6455 §5.5.3), so a peer cannot make us hold many.
         let heard = websocket.reader.read(plain, &mut scratch.clear, |ping| {
+            if !answers_pings {
+                return;
+            }
             answers.clear();
             put_frame(
                 &mut answers,
@@ -698,6 +711,7 @@ fn describe(error: &rustls::Error) -> &'static str {
         Error::PeerMisbehaved(_) => "a breach of TLS",
         Error::DecryptError => "TLS: a record that cannot be decrypted",
         Error::PeerSentOversizedRecord => "TLS: a record that is too long",
+        Error::EncryptError => "TLS: the keys are used up",
         Error::InvalidCertificate(certificate) => match certificate {
             Certificate::Expired | Certificate::ExpiredContext { .. } => {
                 "the certificate has expired"

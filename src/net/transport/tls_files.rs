@@ -7,7 +7,7 @@
 use crate::config::listener::{CertificateSpec, ClientCertificate, TlsSpec, TlsVersion};
 use crate::net::transport::x509;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{
@@ -73,6 +73,10 @@ pub struct ServerTls {
     seen: Mutex<Vec<Option<Stamp>>>,
 }
 
+/// What [`ServerTls::prepare`] has read.
+#[derive(Debug)]
+pub struct Prepared(Current);
+
 #[derive(Clone, Debug)]
 struct Current {
     config: Arc<ServerConfig>,
@@ -116,11 +120,21 @@ impl ServerTls {
     ///
     /// Errors: as [`ServerTls::load`]; then all stays as it was.
     pub fn reload(&self) -> Result<(), TlsFileError> {
+        self.prepare().map(|prepared| self.commit(prepared))
+    }
+
+    /// Reads the files and changes nothing yet, so that several listeners can change together.
+    ///
+    /// Errors: as [`ServerTls::load`].
+    pub fn prepare(&self) -> Result<Prepared, TlsFileError> {
         // Before they are read: a change while they are is a change.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps(&self.spec);
-        let next = load(&self.spec, self.alpn)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
-        Ok(())
+        load(&self.spec, self.alpn).map(Prepared)
+    }
+
+    /// Puts what was read in force for new connections.
+    pub fn commit(&self, prepared: Prepared) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = prepared.0;
     }
 
     /// Whether a file has changed since the files were last read.
@@ -184,7 +198,7 @@ fn load(spec: &TlsSpec, alpn: &[&[u8]]) -> Result<Current, TlsFileError> {
         let first_ca = spec
             .client_ca
             .first()
-            .map_or(Path::new(""), PathBuf::as_path);
+            .map_or_else(|| Path::new(""), PathBuf::as_path);
         let roots = Arc::new(roots(&spec.client_ca)?);
         let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
         if !spec.crl.is_empty() {
@@ -325,7 +339,7 @@ impl ResolvesServerCert for ByServerName {
         };
         by_name
             .or_else(|| usable().next())
-            .or(self.0.first())
+            .or_else(|| self.0.first())
             .cloned()
     }
 }
@@ -347,6 +361,9 @@ pub struct ClientTlsSpec {
     pub alpn: Vec<String>,
     /// The only version to speak.
     pub version: Option<TlsVersion>,
+    /// Whether the connections made with it continue each other's sessions. Those of a load generator must not: they
+    /// stand for devices that know nothing of each other.
+    pub resumes: bool,
 }
 
 /// Reads the files of a client.
@@ -361,7 +378,7 @@ pub fn client_config(spec: &ClientTlsSpec) -> Result<Arc<ClientConfig>, TlsFileE
     } else {
         let roots = client_roots(spec)?;
         let first = spec.ca_files.iter().chain(&spec.ca_dirs).next();
-        let first = first.map_or(Path::new(SYSTEM_CA_FILES[0]), PathBuf::as_path);
+        let first = first.map_or_else(|| Path::new(SYSTEM_CA_FILES[0]), PathBuf::as_path);
         let verifier =
             WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
         Some(
@@ -391,6 +408,9 @@ pub fn client_config(spec: &ClientTlsSpec) -> Result<Arc<ClientConfig>, TlsFileE
         }
         None => builder.with_no_client_auth(),
     };
+    if !spec.resumes {
+        config.resumption = Resumption::disabled();
+    }
     config.alpn_protocols = spec
         .alpn
         .iter()

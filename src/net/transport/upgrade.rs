@@ -205,13 +205,15 @@ struct Head<'a> {
 
 /// The head at the start of `bytes`; none while it has not arrived whole.
 fn head(bytes: &[u8]) -> Result<Option<Head<'_>>, Refusal> {
+    // What cannot become a head is refused at its first byte: another protocol, mostly.
+    if bytes
+        .first()
+        .is_some_and(|first| !first.is_ascii_uppercase())
+    {
+        return refuse(400, "no HTTP request");
+    }
     let searched = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
     let Some(end) = memchr::memmem::find(searched, b"\r\n\r\n") else {
-        // What cannot become a head any more is refused now: another protocol, mostly.
-        let first = searched.first().copied().unwrap_or(b'G');
-        if !first.is_ascii_uppercase() {
-            return refuse(400, "no HTTP request");
-        }
         if bytes.len() >= HEAD_BYTES_MAX {
             return refuse(431, "the head of the request is too long");
         }
@@ -444,6 +446,7 @@ mod tests {
         }
         for (from, to, expected) in [
             ("GET", "POST", 405),
+            ("GET", "get", 400),
             ("HTTP/1.1", "HTTP/1.0", 505),
             ("HTTP/1.1", "FTP", 400),
             ("/mqtt?a=b", "mqtt", 400),

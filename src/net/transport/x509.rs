@@ -110,7 +110,7 @@ impl<'a> Parts<'a> {
         let validity = fields.expect(SEQUENCE)?;
         let subject = fields.expect(SEQUENCE)?;
         let mut extensions: &[u8] = &[];
-        while let Some((tag, value)) = fields.next() {
+        for (tag, value) in fields {
             if tag == EXTENSIONS {
                 extensions = Reader(value).expect(SEQUENCE)?;
             }

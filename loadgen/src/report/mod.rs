@@ -1,11 +1,19 @@
-//! The summary of a run, for people and as JSON.
+//! The summary of a run, and what is made of it: text, files, a page, a comparison.
+
+pub mod charts;
+pub mod compare;
+pub mod files;
+pub mod html;
+pub mod provenance;
+pub mod svg;
+mod text;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
-use std::fmt::Write;
+use serde::{Deserialize, Serialize};
 
 /// Percentiles of a set of times, in microseconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the names are the percentiles")]
 pub struct Percentiles {
     /// How many times were recorded.
@@ -36,18 +44,11 @@ impl Percentiles {
             max: us(histogram.max()),
         })
     }
-
-    /// One line for people.
-    pub fn line(&self) -> String {
-        format!(
-            "p50 {:.1}  p90 {:.1}  p99 {:.1}  p99.9 {:.1}  p99.99 {:.1}  max {:.1} us  ({} samples)",
-            self.p50, self.p90, self.p99, self.p99_9, self.p99_99, self.max, self.count
-        )
-    }
 }
 
 /// What the broker used.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Broker {
     /// CPU time in the measured interval (`conn`: while connecting), in ns.
     pub cpu_ns: u64,
@@ -76,7 +77,8 @@ pub struct Broker {
 }
 
 /// How the generator itself did.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Generator {
     /// Cores busy on average in the measured interval, waiting awake not counted.
     pub cores_busy: f64,
@@ -90,7 +92,8 @@ pub struct Generator {
 }
 
 /// One step of a load that is a row of steps.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Step {
     /// What was done.
     pub name: String,
@@ -109,7 +112,8 @@ pub struct Step {
 }
 
 /// All that is known of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Summary {
     /// The verb.
     pub verb: String,
@@ -204,134 +208,15 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// The summary for people.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        let mut line = |text: String| {
-            let _ = writeln!(out, "{text}");
-        };
-        line(format!(
-            "{} at {}: MQTT {}, {} connections in {}",
-            self.verb,
-            self.broker_address,
-            ["", "", "", "3.1", "3.1.1", "5.0"][usize::from(self.mqtt_version.min(5))],
-            self.connections,
-            match (self.rate, self.window) {
-                (Some(rate), _) => format!("an open loop of {rate} msg/s"),
-                (None, Some(window)) => format!("a closed loop, window {window}"),
-                (None, None) if self.steps.is_empty() => "idleness".into(),
-                (None, None) => "steps".into(),
-            },
-        ));
-        if self.expected > 0 || self.publishers > 0 || self.verb == "sub" {
-            let measured = if self.steps.is_empty() {
-                format!(", {:.2} s measured", self.measured_s)
-            } else {
-                String::new()
-            };
-            line(format!(
-                "QoS {}, {} B, {} publishers{measured}",
-                self.qos, self.payload_bytes, self.publishers
-            ));
-            if self.steps.is_empty() {
-                line(format!(
-                    "published  {:.0} msg/s   delivered  {:.0} msg/s",
-                    self.published_per_s, self.delivered_per_s
-                ));
-            }
-        }
-        for step in &self.steps {
-            line(step.line());
-        }
-        if let Some(latency) = &self.latency_us {
-            line(format!("{}  {}", self.latency_kind, latency.line()));
-        }
-        if let Some(connect) = &self.connect_us {
-            line(format!(
-                "connects  {:.0}/s   to CONNACK  {}",
-                self.connects_per_s,
-                connect.line()
-            ));
-        }
-        if self.publishers > 0 {
-            line(format!(
-                "of {} deliveries: {} lost, {} duplicated, {} reordered, {} corrupt; {} unacknowledged, {} refused",
-                self.expected,
-                self.lost,
-                self.duplicates,
-                self.reordered,
-                self.corrupt,
-                self.unacknowledged,
-                self.refused
-            ));
-        }
-        if let Some(acknowledged) = &self.acknowledged_us {
-            line(format!(
-                "to the last acknowledgement  {}",
-                acknowledged.line()
-            ));
-        }
-        if let Some(lost) = self.lost_by_slow {
-            line(format!("subscribers that did not read lost {lost}"));
-        }
-        if self.window_stalls > 0 {
-            line(format!(
-                "{} windows stalled for 2 s and were given up",
-                self.window_stalls
-            ));
-        }
-        if self.held_back > 0 {
-            line(format!(
-                "{} messages were late because the broker took no more",
-                self.held_back
-            ));
-        }
-        if self.unsent > 0 {
-            line(format!(
-                "{} messages were due and could not be sent",
-                self.unsent
-            ));
-        }
-        if let Some(broker) = &self.broker {
-            line(broker.line());
-        }
-        line(format!(
-            "generator  {:.0} % of {} core(s); others {:.2} cores",
-            100.0 * self.generator.cores_busy / self.generator.cores.max(1) as f64,
-            self.generator.cores,
-            self.generator.foreign_cores_busy
-        ));
-        if let Some(lag) = &self.generator.send_lag_us {
-            line(format!("send lag  {}", lag.line()));
-        }
-        for why in &self.invalid_because {
-            line(format!("INVALID: {why}"));
-        }
-        for violation in &self.violations {
-            line(format!("FAILED: {violation}"));
-        }
-        out
-    }
-
     /// Tells what of the figures is the generator's own doing.
     pub fn judge(&mut self) {
         let generator = &self.generator;
-        let busy = generator.cores_busy / generator.cores.max(1) as f64;
-        if busy > 0.9 {
-            self.invalid_because.push(format!(
-                "the generator was {:.0} % busy: it limits the broker; give it more --cores",
-                100.0 * busy
-            ));
-        }
-        if let (Some(lag), Some(latency)) = (&generator.send_lag_us, &self.latency_us)
-            && lag.p99 > 0.2 * latency.p99
-            && lag.p99 > 20.0
-        {
-            self.invalid_because.push(format!(
-                "the generator itself was late: the send lag's p99 is {:.0} us, the latency's {:.0} us",
-                lag.p99, latency.p99
-            ));
-        }
+        let p99 = |all: &Option<Percentiles>| all.as_ref().map(|all| all.p99);
+        self.invalid_because.extend(invalidity(
+            generator.cores_busy / generator.cores.max(1) as f64,
+            p99(&generator.send_lag_us),
+            p99(&self.latency_us),
+        ));
         self.valid = self.invalid_because.is_empty();
     }
 
@@ -360,46 +245,25 @@ impl Summary {
     }
 }
 
-impl Step {
-    fn line(&self) -> String {
-        let mut line = format!(
-            "{}  {} in {:.3} s, {:.0}/s",
-            self.name, self.count, self.seconds, self.per_s
-        );
-        if let Some(ns) = self.cpu_ns_each {
-            let _ = write!(line, ", {ns:.0} ns of broker CPU each");
-        }
-        if let Some(bytes) = self.rss_bytes_each {
-            let _ = write!(line, ", {bytes:.0} B of broker memory each");
-        }
-        line
+/// What makes figures the generator's own: `busy` is the part of its cores' time that they work, the others are the
+/// 99th percentiles of send lag and latency in µs.
+pub fn invalidity(busy: f64, send_lag_us: Option<f64>, latency_us: Option<f64>) -> Vec<String> {
+    let mut because = Vec::new();
+    if busy > 0.9 {
+        because.push(format!(
+            "the generator was {:.0} % busy: it limits the broker; give it more --cores",
+            100.0 * busy
+        ));
     }
-}
-
-impl Broker {
-    fn line(&self) -> String {
-        let mut line = format!("broker  {:.2} cores", self.cores_busy);
-        if let Some(ns) = self.cpu_ns_per_message {
-            let _ = write!(line, ", {ns:.0} ns of CPU per delivered message");
-        }
-        if let Some(ns) = self.cpu_ns_per_connect {
-            let _ = write!(line, ", {:.1} us of CPU per connection", ns / 1e3);
-        }
-        if let Some(switches) = self.switches_per_1000 {
-            let _ = write!(line, ", {switches:.1} context switches per 1,000");
-        }
-        let _ = write!(
-            line,
-            " ({:.0} % user); RSS {:.1} -> {:.1} MB",
-            self.user_percent,
-            self.rss_before_bytes as f64 / 1e6,
-            self.rss_after_bytes as f64 / 1e6
-        );
-        if let Some(bytes) = self.rss_bytes_per_connection {
-            let _ = write!(line, ", {bytes:.0} B per connection");
-        }
-        line
+    if let (Some(lag), Some(latency)) = (send_lag_us, latency_us)
+        && lag > 0.2 * latency
+        && lag > 20.0
+    {
+        because.push(format!(
+            "the generator itself was late: the send lag's p99 is {lag:.0} us, the latency's {latency:.0} us"
+        ));
     }
+    because
 }
 
 fn us(ns: u64) -> f64 {

@@ -1,0 +1,286 @@
+//! Messages whose payloads are in the store alone are read back when a session can send them, in slices, or when
+//! another member of their shared group is to have them.
+
+use super::Shard;
+use super::counters::DropCause;
+use super::message::Message;
+use super::outbox::Outbox;
+use super::record::{Fetch, FetchToken, Record, StoredMessage, StoredSession};
+use crate::session::inflight::Arrived;
+use crate::session::queue::{Front, LetGo};
+use crate::session::{SessionKey, StoredDelivery};
+use crate::topic::share::GroupId;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// About how many bytes are read back for one session at once.
+const FETCH_BYTES: usize = 256 << 10;
+
+/// Whom a read is for.
+#[derive(Debug)]
+pub(super) enum FetchFor {
+    Session { session: SessionKey, stored: u64 },
+    Redispatch(usize),
+}
+
+/// Messages of shared groups, in the store alone, that one member leaves to others.
+#[derive(Debug)]
+pub(super) struct Redispatch {
+    stored: u64,
+    groups: Vec<GroupId>,
+    left: VecDeque<StoredDelivery>,
+    /// Of `left`, those that are being read.
+    fetching: usize,
+    /// The member ends when all are settled.
+    ending: Option<usize>,
+}
+
+impl Shard {
+    /// Sees that the message a session is to send next is in memory. Returns whether one is now.
+    pub(super) fn read_back(&mut self, key: SessionKey, outbox: &mut Outbox) -> bool {
+        let count_max = self.limits.queue_resident_max as usize;
+        let Some(state) = &mut self.sessions[key.0 as usize].state else {
+            return false;
+        };
+        if state.is_fetching {
+            return false;
+        }
+        let mut numbers = state.inflight.to_fetch(count_max);
+        if numbers.is_empty() {
+            if let Some(Front::Stored(next)) = state.queue.front()
+                && let Some(unstored) = self.keeper.unstored.get(&next.number)
+            {
+                let (number, is_shared) = (next.number, next.flags.is_shared());
+                let message = Rc::clone(&unstored.message);
+                let group = is_shared
+                    .then(|| self.group_of(key, message.topic()))
+                    .flatten();
+                self.arrived(key, number, Some(message), group, outbox);
+                return true;
+            }
+            numbers = state.queue.to_fetch(count_max, FETCH_BYTES);
+            // They are not in the store yet, and stand behind others that are.
+            let known = numbers
+                .iter()
+                .position(|number| self.keeper.unstored.contains_key(number));
+            numbers.truncate(known.unwrap_or(numbers.len()));
+        }
+        if numbers.is_empty() {
+            return false;
+        }
+        state.is_fetching = true;
+        let stored = self.sessions[key.0 as usize].stored;
+        let session = key;
+        self.fetch(numbers, FetchFor::Session { session, stored }, outbox);
+        false
+    }
+
+    fn fetch(&mut self, numbers: Vec<u64>, whom: FetchFor, outbox: &mut Outbox) {
+        self.keeper.last_fetch += 1;
+        let token = FetchToken(self.keeper.last_fetch);
+        self.keeper.fetches.insert(token.0, whom);
+        outbox.fetch.push(Fetch {
+            token,
+            messages: numbers.into_iter().map(StoredMessage).collect(),
+        });
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        token: FetchToken,
+        messages: Vec<(StoredMessage, Option<Message>)>,
+        outbox: &mut Outbox,
+    ) {
+        let whom = self.keeper.fetches.remove(&token.0);
+        match whom.expect("an answer to a question") {
+            FetchFor::Session { session, stored } => {
+                self.fetched_for(session, stored, messages, outbox);
+            }
+            FetchFor::Redispatch(job) => self.redispatch_fetched(job, messages, outbox),
+        }
+    }
+
+    fn fetched_for(
+        &mut self,
+        key: SessionKey,
+        stored: u64,
+        messages: Vec<(StoredMessage, Option<Message>)>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(session) = self.sessions.get_mut(key.0 as usize) else {
+            return;
+        };
+        if session.stored != stored {
+            return;
+        }
+        let is_away = session.conn.is_none();
+        if let Some(state) = &mut session.state {
+            state.is_fetching = false;
+        }
+        // Whoever is away again does not need them in memory.
+        if is_away {
+            return;
+        }
+        for (StoredMessage(number), message) in messages {
+            let message = message.map(Rc::new);
+            let group = message
+                .as_ref()
+                .and_then(|message| self.group_of(key, message.topic()));
+            self.arrived(key, number, message, group, outbox);
+        }
+        self.pump(key, outbox);
+    }
+
+    /// A message of a session was read back, or cannot be.
+    fn arrived(
+        &mut self,
+        key: SessionKey,
+        number: u64,
+        message: Option<Rc<Message>>,
+        group: Option<GroupId>,
+        outbox: &mut Outbox,
+    ) {
+        let session = &mut self.sessions[key.0 as usize];
+        let stored = session.stored;
+        let Some(state) = &mut session.state else {
+            return;
+        };
+        match state.inflight.arrived(number, message.as_ref()) {
+            Arrived::Taken => {}
+            Arrived::GivenUp(packet_id) => {
+                let session = StoredSession(stored);
+                self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
+                let message = None;
+                self.let_go(key, LetGo { number, message }, DropCause::Lost, outbox);
+            }
+            Arrived::Unknown => {
+                let before = state.queue.bytes();
+                let gone = state.queue.arrived(number, message, group);
+                let after = state.queue.bytes();
+                self.queued_bytes = self.queued_bytes + after as u64 - before as u64;
+                if let Some(gone) = gone {
+                    self.let_go(key, gone, DropCause::Lost, outbox);
+                }
+            }
+        }
+    }
+
+    /// A group through which a session may have got a message on this topic.
+    fn group_of(&self, key: SessionKey, topic: &str) -> Option<GroupId> {
+        let mut found = None;
+        self.groups.for_each_match(topic, |group| {
+            if found.is_none() && self.groups.member(group, key.0).is_some() {
+                found = Some(group);
+            }
+        });
+        found
+    }
+
+    /// Gives messages that a member has in the store alone to other members of its groups.
+    pub(super) fn begin_redispatch(
+        &mut self,
+        stored: u64,
+        groups: Vec<GroupId>,
+        left: Vec<StoredDelivery>,
+        ending: Option<usize>,
+        outbox: &mut Outbox,
+    ) {
+        if left.is_empty() {
+            return;
+        }
+        if let Some(ending) = ending {
+            self.share_ending(ending);
+        }
+        let job = self.keeper.redispatches.insert(Redispatch {
+            stored,
+            groups,
+            left: left.into(),
+            fetching: 0,
+            ending,
+        });
+        self.go_on_redispatching(job, outbox);
+    }
+
+    /// Goes on with what was recovered, now that all shards know each other's groups.
+    pub(super) fn redispatch_recovered(&mut self, outbox: &mut Outbox) {
+        let jobs: Vec<usize> = self
+            .keeper
+            .redispatches
+            .iter()
+            .map(|(job, _)| job)
+            .collect();
+        for job in jobs {
+            self.go_on_redispatching(job, outbox);
+        }
+    }
+
+    fn go_on_redispatching(&mut self, job: usize, outbox: &mut Outbox) {
+        if self.keeper.is_recovering {
+            return;
+        }
+        loop {
+            let it = &mut self.keeper.redispatches[job];
+            if it.fetching > 0 {
+                return;
+            }
+            let Some(next) = it.left.front() else {
+                let it = self.keeper.redispatches.remove(job);
+                if let Some(ending) = it.ending {
+                    self.release_ending(ending, outbox);
+                }
+                return;
+            };
+            if let Some(unstored) = self.keeper.unstored.get(&next.number) {
+                let message = Rc::clone(&unstored.message);
+                self.redispatch_one(job, Some(message), outbox);
+                continue;
+            }
+            let unstored = &self.keeper.unstored;
+            let count_max = self.limits.queue_resident_max as usize;
+            let numbers: Vec<u64> = it
+                .left
+                .iter()
+                .take(count_max)
+                .map(|delivery| delivery.number)
+                .take_while(|number| !unstored.contains_key(number))
+                .collect();
+            it.fetching = numbers.len();
+            self.fetch(numbers, FetchFor::Redispatch(job), outbox);
+        }
+    }
+
+    fn redispatch_fetched(
+        &mut self,
+        job: usize,
+        messages: Vec<(StoredMessage, Option<Message>)>,
+        outbox: &mut Outbox,
+    ) {
+        assert_eq!(self.keeper.redispatches[job].fetching, messages.len());
+        self.keeper.redispatches[job].fetching = 0;
+        for (number, message) in messages {
+            assert_eq!(self.keeper.redispatches[job].left[0].number, number.0);
+            self.redispatch_one(job, message.map(Rc::new), outbox);
+        }
+        self.go_on_redispatching(job, outbox);
+    }
+
+    fn redispatch_one(&mut self, job: usize, message: Option<Rc<Message>>, outbox: &mut Outbox) {
+        let it = &mut self.keeper.redispatches[job];
+        let (stored, ending) = (it.stored, it.ending);
+        let delivery = it.left.pop_front().expect("there is a next");
+        let Some(message) = message else {
+            self.note_drops(None, "", DropCause::Lost, 1);
+            self.ended_for(stored, delivery.number, outbox);
+            return;
+        };
+        let mut group = None;
+        let groups = &it.groups;
+        self.groups.for_each_match(message.topic(), |found| {
+            if group.is_none() && groups.contains(&found) {
+                group = Some(found);
+            }
+        });
+        let delivery = delivery.with(message, group);
+        self.redispatch(&delivery, stored, ending, outbox);
+    }
+}

@@ -1,0 +1,154 @@
+//! Acknowledgements that wait for the store leave in the order of their packets (MQTT 5 [MQTT-4.6.0-2]), and CONNACK
+//! holds back everything behind it.
+
+use super::Shard;
+use super::connection::{End, PAUSED_BY_STORE, Stage};
+use super::input::ConnKey;
+use super::outbox::Outbox;
+use crate::protocol::{PacketId, PacketType, ReasonCode, ack};
+use std::collections::VecDeque;
+
+/// The place of an acknowledgement in the line of its connection.
+pub(super) type Ticket = u32;
+
+/// An acknowledgement of one connection.
+#[derive(Debug)]
+struct Waiting {
+    packet_type: PacketType,
+    packet_id: PacketId,
+    /// Once it is known.
+    reason: Option<ReasonCode>,
+}
+
+/// The acknowledgements of one connection that wait, or stand behind one that does.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    /// The ticket of `waiting[0]`.
+    first: Ticket,
+    waiting: VecDeque<Waiting>,
+}
+
+/// Acknowledgements that may wait before the client is not read any more.
+const WAITING_MAX: usize = 1_024;
+
+impl Shard {
+    /// Whether the connection lives and has a session.
+    pub(super) fn is_open(&self, key: ConnKey) -> bool {
+        self.conn(key).is_some_and(|conn| conn.stage == Stage::Open)
+    }
+
+    /// Acknowledges a packet, behind those that wait.
+    pub(super) fn acknowledge(
+        &mut self,
+        key: ConnKey,
+        packet_type: PacketType,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        outbox: &mut Outbox,
+    ) {
+        if self.open(key).gate.is_none() {
+            self.put_acknowledgement(key, packet_type, packet_id, reason, outbox);
+            return;
+        }
+        let ticket = self.line_up_ack(key, packet_type, packet_id, outbox);
+        self.open_gate(key, ticket, reason, outbox);
+    }
+
+    /// Keeps a place for an acknowledgement that has to wait.
+    pub(super) fn line_up_ack(
+        &mut self,
+        key: ConnKey,
+        packet_type: PacketType,
+        packet_id: PacketId,
+        outbox: &mut Outbox,
+    ) -> Ticket {
+        let gate = self.open(key).gate.get_or_insert_default();
+        let ticket = gate.first.wrapping_add(gate.waiting.len() as Ticket);
+        gate.waiting.push_back(Waiting {
+            packet_type,
+            packet_id,
+            reason: None,
+        });
+        if gate.waiting.len() >= WAITING_MAX {
+            self.pause(key, PAUSED_BY_STORE, outbox);
+        }
+        ticket
+    }
+
+    /// An acknowledgement need not wait any longer. Nothing happens when its connection is gone.
+    pub(super) fn open_gate(
+        &mut self,
+        key: ConnKey,
+        ticket: Ticket,
+        reason: ReasonCode,
+        outbox: &mut Outbox,
+    ) {
+        if !self.is_open(key) {
+            return;
+        }
+        let gate = self.open(key).gate.as_mut();
+        let gate = gate.expect("who has a ticket stands in line");
+        let at = ticket.wrapping_sub(gate.first) as usize;
+        gate.waiting[at].reason = Some(reason);
+        self.let_pass(key, outbox);
+    }
+
+    fn let_pass(&mut self, key: ConnKey, outbox: &mut Outbox) {
+        while let Some(gate) = &mut self.open(key).gate {
+            let Some(next) = gate.waiting.front() else {
+                self.open(key).gate = None;
+                break;
+            };
+            let Some(reason) = next.reason else { break };
+            let (packet_type, packet_id) = (next.packet_type, next.packet_id);
+            gate.waiting.pop_front();
+            gate.first = gate.first.wrapping_add(1);
+            self.put_acknowledgement(key, packet_type, packet_id, reason, outbox);
+        }
+        let waiting = self
+            .open(key)
+            .gate
+            .as_ref()
+            .map_or(0, |gate| gate.waiting.len());
+        if waiting < WAITING_MAX / 2 {
+            self.resume(key, PAUSED_BY_STORE, outbox);
+        }
+    }
+
+    fn put_acknowledgement(
+        &mut self,
+        key: ConnKey,
+        packet_type: PacketType,
+        packet_id: PacketId,
+        reason: ReasonCode,
+        outbox: &mut Outbox,
+    ) {
+        let version = self.open(key).version;
+        let refuses = packet_type != PacketType::Pubcomp && reason as u8 >= 0x80;
+        if refuses && !version.is_v5() {
+            // 3.x has no code for a refusal, so the connection is the only place to say it.
+            let end = End::new(reason, "a message cannot be stored");
+            self.to_end.push((key, end));
+            return;
+        }
+        self.control(key, outbox, |out| {
+            ack::put_ack(out, version, packet_type, packet_id, reason);
+        });
+    }
+
+    /// Holds back everything that is written to a connection, which has nothing outbound yet.
+    pub(super) fn cork(&mut self, key: ConnKey) {
+        let conn = self.open(key);
+        assert!(!conn.dirty);
+        conn.is_corked = true;
+        // So that nobody tells the shell before `uncork` does.
+        conn.dirty = true;
+    }
+
+    /// Lets what was held back go. Nothing happens when the connection is gone.
+    pub(super) fn uncork(&mut self, key: ConnKey, outbox: &mut Outbox) {
+        if self.is_open(key) && std::mem::take(&mut self.open(key).is_corked) {
+            outbox.dirty.push(key);
+        }
+    }
+}

@@ -1,0 +1,559 @@
+//! A message on its way into the store (ADR 7): its number, who took it on which shard, the one record of it, and who is told when it
+//! is durable or refused.
+
+use super::Shard;
+use super::commit::{Keeper, Told, Wait};
+use super::counters::DropCause;
+use super::gate::Ticket;
+use super::hold::Withheld;
+use super::input::{ConnKey, ShardId};
+use super::mesh_message::Taken;
+use super::message::Message;
+use super::outbox::Outbox;
+use super::publication::{Numbering, Publication};
+use super::record::{
+    Lsn, Receiver, ReceiverFlags, Record, StoredMessage, StoredSession, next_number, number_shard,
+};
+use crate::protocol::{PacketId, PacketType, QoS, ReasonCode};
+use crate::session::{DeliveryOptions, SessionKey};
+use crate::topic::interest::CoreMask;
+use std::rc::Rc;
+
+/// A message that the store is to have, until its publisher is told.
+#[derive(Debug)]
+pub(super) struct Storing {
+    /// Until its record is written.
+    message: Option<Message>,
+    receivers: Vec<Receiver>,
+    /// Answers that have not come: of other shards, and of queues here that hold it back.
+    awaiting: u32,
+    /// A receiver refuses it.
+    refused: bool,
+    /// The other shards with receivers.
+    takers: CoreMask,
+    /// The number of its record, and of that of the retained message; 0 if there is none yet.
+    message_record: u64,
+    retained_record: u64,
+    source: Source,
+    acks: Acks,
+}
+
+/// Whom to acknowledge it.
+#[derive(Debug, Default)]
+struct Acks {
+    first: Option<(ConnKey, Ticket)>,
+    /// Of repetitions of its PUBLISH.
+    more: Vec<(ConnKey, Ticket)>,
+}
+
+/// Where a message comes from, and what follows when it is settled.
+#[derive(Debug, Default)]
+pub(super) struct Source {
+    /// The PUBLISH to acknowledge; without one the message cannot be refused.
+    pub(super) publish: Option<SourcePublish>,
+    /// This shard stamped it as a retained message, which is to be kept too.
+    pub(super) is_retained: bool,
+    pub(super) then: Then,
+}
+
+/// The PUBLISH packet that a message came with.
+#[derive(Debug)]
+pub(super) struct SourcePublish {
+    pub(super) conn: ConnKey,
+    pub(super) session: SessionKey,
+    pub(super) qos: QoS,
+    pub(super) packet_id: PacketId,
+    /// What the acknowledgement says if all goes well.
+    pub(super) reason: ReasonCode,
+}
+
+/// Records that go with that of a message.
+#[derive(Debug, Default)]
+pub(super) struct Then {
+    /// It had been another session's, whose part in it under the old number ends.
+    pub(super) ended: Option<(u64, u64)>,
+    /// It was the Will of this session.
+    pub(super) will_of: Option<(SessionKey, u64)>,
+    /// It was left by a session that ends when all of that is settled.
+    pub(super) ending: Option<usize>,
+}
+
+/// A session that ended and whose last messages are on their way.
+#[derive(Debug)]
+pub(super) struct Ending {
+    stored: u64,
+    remaining: u32,
+    /// Who is granted the Client Identifier after it.
+    pub(super) connack: Option<ConnKey>,
+}
+
+/// A message that sessions of this shard took and that is not durable yet.
+#[derive(Debug)]
+pub(super) struct Unstored {
+    pub(super) message: Rc<Message>,
+    sessions: Vec<SessionKey>,
+}
+
+impl Keeper {
+    /// Gives a publication a number under which this shard's stored sessions may take it.
+    pub(super) fn own_number(
+        &mut self,
+        shard: ShardId,
+        wall_ms: u64,
+        publication: &mut Publication<'_>,
+    ) {
+        if matches!(publication.numbering, Numbering::None | Numbering::Foreign) {
+            self.last_message = next_number(self.last_message, shard, wall_ms);
+            publication.renumber(self.last_message);
+        }
+    }
+
+    /// A stored session takes a publication that has a number of its own or one that was asked about.
+    pub(super) fn take(
+        &mut self,
+        session: SessionKey,
+        stored: u64,
+        (options, is_shared): (DeliveryOptions, bool),
+        ids: &[u32],
+        publication: &mut Publication<'_>,
+    ) {
+        assert!(matches!(
+            publication.numbering,
+            Numbering::Own | Numbering::Asked
+        ));
+        let subscription_ids = (!ids.is_empty()).then(|| Box::new(ids.to_vec()));
+        self.taking.push(Receiver {
+            session: StoredSession(stored),
+            flags: ReceiverFlags::new(options, is_shared),
+            subscription_ids,
+        });
+        let message = publication.local();
+        self.note_unstored(publication.number, message, session);
+    }
+
+    pub(super) fn note_unstored(&mut self, number: u64, message: Rc<Message>, session: SessionKey) {
+        let unstored = self.unstored.entry(number).or_insert_with(|| Unstored {
+            message,
+            sessions: Vec::new(),
+        });
+        unstored.sessions.push(session);
+    }
+}
+
+impl Shard {
+    /// Before a publication of this shard is routed. Cost without a store: this branch.
+    pub(super) fn begin_storing(&mut self, publication: &mut Publication<'_>) {
+        if self.keeper.is_on() && publication.qos != QoS::AtMostOnce {
+            publication.numbering = Numbering::None;
+            self.keeper
+                .own_number(self.id, self.now.wall_ms, publication);
+        }
+        self.assert_scratch_is_empty();
+    }
+
+    pub(super) fn assert_scratch_is_empty(&self) {
+        assert!(self.keeper.taking.is_empty() && self.keeper.holding.is_empty());
+        assert!(self.keeper.asked == 0 && !self.keeper.refusing);
+    }
+
+    /// After it was routed: acknowledges it now or when it is stored, and sees that it is.
+    pub(super) fn finish_storing(
+        &mut self,
+        publication: &mut Publication<'_>,
+        source: Source,
+        outbox: &mut Outbox,
+    ) {
+        if publication.numbering != Numbering::Own {
+            if source.is_retained && self.keeper.is_on() {
+                let record = self.retained_record(publication.shared());
+                self.keep(record, outbox);
+            }
+            self.acknowledge_source(&source, outbox);
+            self.follow(source.then, outbox);
+            return;
+        }
+        let number = publication.number;
+        let receivers = std::mem::take(&mut self.keeper.taking);
+        let holding = std::mem::take(&mut self.keeper.holding);
+        let refused = std::mem::take(&mut self.keeper.refusing);
+        let awaiting = std::mem::take(&mut self.keeper.asked) + holding.len() as u32;
+        let received_from = source
+            .publish
+            .as_ref()
+            .filter(|publish| publish.qos == QoS::ExactlyOnce)
+            .is_some_and(|publish| self.sessions[publish.session.0 as usize].stored != 0);
+        if receivers.is_empty()
+            && awaiting == 0
+            && !refused
+            && !source.is_retained
+            && !received_from
+        {
+            self.acknowledge_source(&source, outbox);
+            self.follow(source.then, outbox);
+            return;
+        }
+        let mut acks = Acks::default();
+        if let Some(publish) = &source.publish {
+            if publish.qos == QoS::ExactlyOnce {
+                let session = &mut self.sessions[publish.session.0 as usize];
+                let received = &mut session.state().received;
+                received.insert_pending(publish.packet_id, number);
+            }
+            let packet_type = acknowledgement_of(publish.qos);
+            let ticket = self.line_up_ack(publish.conn, packet_type, publish.packet_id, outbox);
+            acks.first = Some((publish.conn, ticket));
+        }
+        self.keeper.storing.insert(
+            number,
+            Storing {
+                message: Some(publication.shared()),
+                receivers,
+                awaiting,
+                refused,
+                takers: 0,
+                message_record: 0,
+                retained_record: 0,
+                source,
+                acks,
+            },
+        );
+        if awaiting == 0 {
+            self.gathered(number, outbox);
+        }
+    }
+
+    /// After a publication of another shard was brought to its receivers here: answers if that shard asked, and stores it here if not.
+    pub(super) fn answer(&mut self, publication: &mut Publication<'_>, outbox: &mut Outbox) {
+        match publication.numbering {
+            Numbering::None | Numbering::Foreign => self.assert_scratch_is_empty(),
+            Numbering::Own => self.finish_storing(publication, Source::default(), outbox),
+            Numbering::Asked => {
+                let taken = Taken {
+                    message: StoredMessage(publication.number),
+                    receivers: std::mem::take(&mut self.keeper.taking),
+                    refused: std::mem::take(&mut self.keeper.refusing),
+                };
+                let holding = std::mem::take(&mut self.keeper.holding);
+                let to = number_shard(publication.number);
+                if holding.is_empty() {
+                    self.keeper.answers.push((to, taken));
+                } else {
+                    self.keeper.withheld.push(Withheld { to, taken, holding });
+                }
+            }
+        }
+    }
+
+    /// Another shard has brought a message of this one to its receivers.
+    pub(super) fn taken(&mut self, from: ShardId, taken: Taken, outbox: &mut Outbox) {
+        let number = taken.message.0;
+        let storing = self.keeper.storing.get_mut(&number);
+        let storing = storing.expect("a message waits for all its answers");
+        if from != self.id && !taken.receivers.is_empty() {
+            storing.takers |= 1 << from.0;
+        }
+        storing.receivers.extend(taken.receivers);
+        storing.refused |= taken.refused;
+        self.answered(number, outbox);
+    }
+
+    /// One of the answers that a message waits for has come.
+    pub(super) fn answered(&mut self, number: u64, outbox: &mut Outbox) {
+        let storing = self.keeper.storing.get_mut(&number);
+        let storing = storing.expect("a message waits for all its answers");
+        assert!(storing.awaiting > 0);
+        storing.awaiting -= 1;
+        if storing.awaiting == 0 {
+            self.gathered(number, outbox);
+        }
+    }
+
+    /// A queue that held back a message of this shard has decided.
+    pub(super) fn held_back(
+        &mut self,
+        number: u64,
+        receiver: Option<Receiver>,
+        outbox: &mut Outbox,
+    ) {
+        let storing = self.keeper.storing.get_mut(&number);
+        let storing = storing.expect("a message waits for all its answers");
+        storing.refused |= receiver.is_none();
+        storing.receivers.extend(receiver);
+        self.answered(number, outbox);
+    }
+
+    /// All answers are there: the records are written.
+    fn gathered(&mut self, number: u64, outbox: &mut Outbox) {
+        let keeper = &mut self.keeper;
+        let storing = keeper.storing.get_mut(&number).expect("it is being stored");
+        assert!(storing.awaiting == 0 && storing.message_record == 0);
+        let message = storing.message.take().expect("its record is not written");
+        let then = std::mem::take(&mut storing.source.then);
+        let is_retained = storing.source.is_retained;
+        let is_refusable = storing.source.publish.is_some();
+        let wants_room = is_retained || !storing.receivers.is_empty();
+        if is_refusable && (storing.refused || wants_room && !keeper.accepts) {
+            storing.refused = true;
+            let accepts = keeper.accepts;
+            if is_retained && accepts {
+                // It is in force on every shard already.
+                let record = self.retained_record(message);
+                self.keep(record, outbox);
+            }
+            self.follow(then, outbox);
+            self.settle_now(number, outbox);
+            return;
+        }
+        let received_from = storing.source.publish.as_ref().and_then(|publish| {
+            let session = self.sessions.get(publish.session.0 as usize)?;
+            let received = &session.state.as_ref()?.received;
+            let is_pending = received.pending(publish.packet_id) == Some(number);
+            (is_pending && session.stored != 0)
+                .then_some((StoredSession(session.stored), publish.packet_id))
+        });
+        let receivers = std::mem::take(&mut storing.receivers);
+        if !receivers.is_empty() || received_from.is_some() {
+            let record = Record::Message {
+                id: StoredMessage(number),
+                message: message.clone(),
+                wall_minus_mono_ms: self.wall_minus_mono_ms(),
+                receivers,
+                refusable: is_refusable,
+                received_from,
+            };
+            let record = self.keep(record, outbox);
+            self.storing(number).message_record = record;
+        }
+        if is_retained {
+            let record = self.retained_record(message);
+            let record = self.keep(record, outbox);
+            self.storing(number).retained_record = record;
+        }
+        self.follow(then, outbox);
+        let storing = self.storing(number);
+        let last = storing.message_record.max(storing.retained_record);
+        if last == 0 {
+            self.settle_now(number, outbox);
+        } else {
+            self.keeper.wait(last, Wait::Message(number));
+        }
+    }
+
+    fn storing(&mut self, number: u64) -> &mut Storing {
+        let storing = self.keeper.storing.get_mut(&number);
+        storing.expect("it is being stored")
+    }
+
+    fn settle_now(&mut self, number: u64, outbox: &mut Outbox) {
+        let mut told = Told::default();
+        self.message_is_settled(number, &[], &mut told, outbox);
+        told.send(outbox);
+    }
+
+    /// The records of a message are durable, or it was refused: everybody is told.
+    pub(super) fn message_is_settled(
+        &mut self,
+        number: u64,
+        refused: &[Lsn],
+        told: &mut Told,
+        outbox: &mut Outbox,
+    ) {
+        let storing = self.keeper.storing.remove(&number);
+        let mut storing = storing.expect("it is being stored");
+        let is_among = |record: u64| refused.binary_search(&Lsn(record)).is_ok();
+        let is_refused = storing.refused || is_among(storing.message_record);
+        told.add(storing.takers, number, is_refused);
+        if is_refused {
+            self.refused(number, outbox);
+        } else {
+            self.stored(number, outbox);
+        }
+        let Some(publish) = &mut storing.source.publish else {
+            return;
+        };
+        if is_refused || is_among(storing.retained_record) {
+            publish.reason = ReasonCode::QuotaExceeded;
+        }
+        let reason = publish.reason;
+        let last = storing.message_record.max(storing.retained_record);
+        if (reason as u8) < 0x80 && last > self.keeper.committed {
+            self.counters.acked_not_durable += 1;
+        }
+        if publish.qos == QoS::ExactlyOnce
+            && let Some(session) = self.sessions.get_mut(publish.session.0 as usize)
+        {
+            let received = &mut session.state().received;
+            // A PUBREC that refuses frees the identifier (MQTT 5 §4.3.3).
+            if received.settle(publish.packet_id, number) && is_refused {
+                received.remove(publish.packet_id);
+            }
+        }
+        let first = storing.acks.first.into_iter();
+        for (conn, ticket) in first.chain(storing.acks.more) {
+            self.open_gate(conn, ticket, reason, outbox);
+        }
+    }
+
+    /// A PUBLISH was repeated whose message is not durable yet: its acknowledgement waits too.
+    pub(super) fn acknowledge_again(&mut self, conn: ConnKey, ticket: Ticket, number: u64) {
+        self.storing(number).acks.more.push((conn, ticket));
+    }
+
+    /// The client has released an identifier whose message is not durable yet, before it was told that it may: there is
+    /// nothing to remember of it.
+    pub(super) fn is_recorded(&mut self, number: u64) -> bool {
+        self.storing(number).message_record != 0
+    }
+
+    /// A message that sessions of this shard took is durable.
+    pub(super) fn stored(&mut self, number: u64, outbox: &mut Outbox) {
+        if let Some(unstored) = self.keeper.unstored.remove(&number) {
+            for session in unstored.sessions {
+                self.pump(session, outbox);
+            }
+        }
+    }
+
+    /// A message that sessions of this shard took was refused. Those that have sent it go on in memory; for the others it never
+    /// was.
+    pub(super) fn refused(&mut self, number: u64, outbox: &mut Outbox) {
+        let Some(unstored) = self.keeper.unstored.remove(&number) else {
+            return;
+        };
+        for key in unstored.sessions {
+            let Some(session) = self.sessions.get_mut(key.0 as usize) else {
+                continue;
+            };
+            let stored = session.stored;
+            let Some(state) = &mut session.state else {
+                continue;
+            };
+            let before = state.queue.bytes();
+            let given_up = state.inflight.refused(number);
+            let dropped = state.queue.refused(number) + given_up.len();
+            self.queued_bytes -= (before - state.queue.bytes()) as u64;
+            for packet_id in given_up {
+                let session = StoredSession(stored);
+                self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
+            }
+            if dropped > 0 {
+                let message = Rc::clone(&unstored.message);
+                self.note_drops(
+                    Some(key),
+                    message.topic(),
+                    DropCause::Refused,
+                    dropped as u64,
+                );
+            }
+            self.pump(key, outbox);
+        }
+    }
+
+    /// A session is done with a message that has a number: acknowledged, expired or dropped.
+    pub(super) fn ended(&mut self, session: SessionKey, number: u64, outbox: &mut Outbox) {
+        if number == 0 {
+            return;
+        }
+        let stored = self.sessions[session.0 as usize].stored;
+        self.ended_for(stored, number, outbox);
+    }
+
+    pub(super) fn ended_for(&mut self, stored: u64, number: u64, outbox: &mut Outbox) {
+        assert!(stored != 0);
+        let session = StoredSession(stored);
+        // What is not written yet need not be taken back.
+        if number_shard(number) == self.id
+            && let Some(storing) = self.keeper.storing.get_mut(&number)
+            && storing.message_record == 0
+            && let Some(at) = storing
+                .receivers
+                .iter()
+                .position(|receiver| receiver.session == session)
+        {
+            storing.receivers.swap_remove(at);
+            return;
+        }
+        let id = StoredMessage(number);
+        self.keep(Record::Ended { id, session }, outbox);
+    }
+
+    /// Acknowledges a PUBLISH for which nothing has to be stored.
+    fn acknowledge_source(&mut self, source: &Source, outbox: &mut Outbox) {
+        if let Some(publish) = &source.publish {
+            let packet_type = acknowledgement_of(publish.qos);
+            self.acknowledge(
+                publish.conn,
+                packet_type,
+                publish.packet_id,
+                publish.reason,
+                outbox,
+            );
+        }
+    }
+
+    /// Emits the records that go with that of a message.
+    fn follow(&mut self, then: Then, outbox: &mut Outbox) {
+        if let Some((number, stored)) = then.ended {
+            self.ended_for(stored, number, outbox);
+        }
+        if let Some((session, stored)) = then.will_of
+            && let Some(found) = self.sessions.get(session.0 as usize)
+            && found.stored == stored
+        {
+            self.keep_session(session, outbox);
+        }
+        if let Some(ending) = then.ending {
+            self.release_ending(ending, outbox);
+        }
+    }
+
+    /// Begins to end a session; `release_ending` is due once more than `share_ending` was called.
+    pub(super) fn begin_ending(&mut self, stored: u64) -> usize {
+        self.keeper.endings.insert(Ending {
+            stored,
+            remaining: 1,
+            connack: None,
+        })
+    }
+
+    /// One more thing has to be settled before a session ends.
+    pub(super) fn share_ending(&mut self, ending: usize) {
+        self.keeper.endings[ending].remaining += 1;
+    }
+
+    /// One thing is settled; with the last of them the session has ended. Returns whether it has.
+    pub(super) fn release_ending(&mut self, ending: usize, outbox: &mut Outbox) -> bool {
+        self.keeper.endings[ending].remaining -= 1;
+        if self.keeper.endings[ending].remaining > 0 {
+            return false;
+        }
+        let Ending {
+            stored, connack, ..
+        } = self.keeper.endings.remove(ending);
+        let record = self.keep(Record::SessionEnded(StoredSession(stored)), outbox);
+        if let Some(conn) = connack {
+            self.keeper.wait(record, Wait::Connack(conn));
+        }
+        true
+    }
+
+    fn retained_record(&self, message: Message) -> Record {
+        Record::Retained {
+            message,
+            wall_minus_mono_ms: self.wall_minus_mono_ms(),
+        }
+    }
+
+    fn wall_minus_mono_ms(&self) -> u64 {
+        self.now.wall_ms.saturating_sub(self.now.mono_ms)
+    }
+}
+
+/// What acknowledges a PUBLISH first.
+pub(super) fn acknowledgement_of(qos: QoS) -> PacketType {
+    if qos == QoS::AtLeastOnce {
+        PacketType::Puback
+    } else {
+        PacketType::Pubrec
+    }
+}

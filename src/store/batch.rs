@@ -1,0 +1,204 @@
+//! What is committed together: the records of several turns of several shards, folded into their net effect.
+//!
+//! Folding is what makes a batch cheap. A message and all of its ends that meet here cancel out and nothing
+//! is written; of several changes to one thing the last remains; and each table is written in the order of its keys. It also
+//! keeps what waits for a full disk from growing with time instead of with what there is.
+
+use crate::protocol::PacketId;
+use crate::shard::message::Message;
+use crate::shard::record::{
+    Lsn, OutgoingStep, Receiver, Record, SessionRecord, StoredMessage, StoredSession,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+
+/// `SubscribeOptions::bits` and the Subscription Identifier.
+pub(super) type Subscription = (u8, Option<NonZeroU32>);
+
+/// A message as it came.
+#[derive(Debug)]
+pub(super) struct NewMessage {
+    pub(super) id: StoredMessage,
+    pub(super) message: Message,
+    pub(super) wall_minus_mono_ms: u64,
+    pub(super) receivers: Vec<Receiver>,
+    pub(super) received_from: Option<(StoredSession, PacketId)>,
+    /// The shard and its record, if there is a publisher to be told.
+    refusable: Option<(usize, Lsn)>,
+}
+
+/// What a batch gave up.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// The records, by shard and ascending.
+    pub(super) records: Vec<Vec<Lsn>>,
+    /// The messages.
+    pub(super) messages: Vec<StoredMessage>,
+}
+
+/// The net effect of some records.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) sessions: BTreeMap<StoredSession, SessionRecord>,
+    pub(super) sessions_ended: BTreeSet<StoredSession>,
+    /// `None` is: unsubscribed.
+    pub(super) subscriptions: BTreeMap<(StoredSession, Box<str>), Option<Subscription>>,
+    pub(super) messages: Vec<NewMessage>,
+    /// Who is done with a message, whether that is in this batch or not.
+    pub(super) ended: BTreeMap<StoredMessage, Vec<StoredSession>>,
+    /// `None` is: complete.
+    pub(super) outgoing: BTreeMap<(StoredSession, PacketId), Option<OutgoingStep>>,
+    /// Identifiers that are free again; written before the messages that may use them again.
+    pub(super) incoming_ended: BTreeSet<(StoredSession, PacketId)>,
+    /// With the difference of the clocks, by topic.
+    pub(super) retained: BTreeMap<Box<str>, (Message, u64)>,
+    /// Records taken in.
+    pub(super) records: u64,
+    /// Per shard: the first record that cannot be refused.
+    pub(super) steadfast: Vec<Option<Lsn>>,
+    /// The records in `retained`, and those that they have replaced.
+    retained_records: Vec<(usize, Lsn)>,
+    /// Where in `messages` an identifier came into use.
+    incoming: BTreeMap<(StoredSession, PacketId), usize>,
+}
+
+impl Batch {
+    /// For the records of so many shards.
+    pub(super) fn new(shard_count: usize) -> Self {
+        Self {
+            steadfast: vec![None; shard_count],
+            ..Self::default()
+        }
+    }
+
+    /// Takes in the next record of a shard.
+    pub(super) fn add(&mut self, shard: usize, lsn: Lsn, record: Record) {
+        self.records += 1;
+        let is_refusable = matches!(
+            record,
+            Record::Message {
+                refusable: true,
+                ..
+            } | Record::Retained { .. }
+        );
+        if !is_refusable {
+            self.steadfast[shard].get_or_insert(lsn);
+        }
+        match record {
+            Record::Session(session) => {
+                self.sessions.insert(session.session, session);
+            }
+            Record::SessionEnded(session) => {
+                self.sessions_ended.insert(session);
+            }
+            Record::Subscribed {
+                session,
+                filter,
+                options,
+                id,
+            } => {
+                self.subscriptions
+                    .insert((session, filter), Some((options, id)));
+            }
+            Record::Unsubscribed { session, filter } => {
+                self.subscriptions.insert((session, filter), None);
+            }
+            Record::Message {
+                id,
+                message,
+                wall_minus_mono_ms,
+                receivers,
+                refusable,
+                received_from,
+            } => {
+                if let Some(from) = received_from {
+                    self.incoming.insert(from, self.messages.len());
+                }
+                self.messages.push(NewMessage {
+                    id,
+                    message,
+                    wall_minus_mono_ms,
+                    receivers,
+                    received_from,
+                    refusable: refusable.then_some((shard, lsn)),
+                });
+            }
+            Record::Ended { id, session } => self.ended.entry(id).or_default().push(session),
+            Record::Outgoing {
+                session,
+                packet_id,
+                step,
+            } => {
+                self.outgoing.insert((session, packet_id), Some(step));
+            }
+            Record::OutgoingEnded { session, packet_id } => {
+                self.outgoing.insert((session, packet_id), None);
+            }
+            Record::ReceivedEnded { session, packet_id } => {
+                if let Some(at) = self.incoming.remove(&(session, packet_id)) {
+                    self.messages[at].received_from = None;
+                }
+                self.incoming_ended.insert((session, packet_id));
+            }
+            Record::Retained {
+                message,
+                wall_minus_mono_ms,
+            } => {
+                self.retained_records.push((shard, lsn));
+                let newer = self
+                    .retained
+                    .get(message.topic())
+                    .is_none_or(|(old, _)| old.stamp() < message.stamp());
+                if newer {
+                    self.retained
+                        .insert(message.topic().into(), (message, wall_minus_mono_ms));
+                }
+            }
+        }
+    }
+
+    /// Gives up what can be refused; the rest stays.
+    pub(super) fn refuse(&mut self) -> Refused {
+        let mut refused = Refused {
+            records: vec![Vec::new(); self.steadfast.len()],
+            messages: Vec::new(),
+        };
+        for (shard, lsn) in self.retained_records.drain(..) {
+            refused.records[shard].push(lsn);
+        }
+        self.retained.clear();
+        self.messages.retain(|message| {
+            let Some((shard, lsn)) = message.refusable else {
+                return true;
+            };
+            refused.records[shard].push(lsn);
+            refused.messages.push(message.id);
+            false
+        });
+        for records in &mut refused.records {
+            records.sort_unstable();
+        }
+        // What was ahead of a message has nothing to wait for any more.
+        for id in &refused.messages {
+            self.ended.remove(id);
+        }
+        self.incoming.clear();
+        for (at, message) in self.messages.iter().enumerate() {
+            self.incoming
+                .extend(message.received_from.map(|from| (from, at)));
+        }
+        refused
+    }
+
+    /// Whether there is nothing to write.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+            && self.sessions_ended.is_empty()
+            && self.subscriptions.is_empty()
+            && self.messages.is_empty()
+            && self.ended.is_empty()
+            && self.outgoing.is_empty()
+            && self.incoming_ended.is_empty()
+            && self.retained.is_empty()
+    }
+}

@@ -1,0 +1,272 @@
+//! Between a core and the threads of the store.
+//!
+//! A core leaves the records of a turn as one group and goes on; it never waits for the store. What it is told comes back
+//! by two ways: the number up to which its records are durable, which is one atomic, and replies, which are rare. The
+//! lock is held for moving a vector, by a core and one other thread.
+//!
+//! ```text
+//! core                          writer                          core
+//! submit: groups, unpark  ──▶   commit                    ┌──▶  poll: durable first, then replies,
+//!                               replies, then durable, wake     so what was refused is known with it
+//! ```
+
+use crate::mesh::wake::Wake;
+use crate::shard::message::Message;
+use crate::shard::record::{Fetch, FetchToken, Lsn, Record, StoredMessage};
+use std::collections::VecDeque;
+use std::mem::take;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+
+/// Bytes that may wait to be written for one core; beyond that it reads no sockets until they have become fewer.
+pub const WAITING_BYTES_MAX: usize = 16 << 20;
+/// What a record is charged beside its message.
+const RECORD_BYTES: usize = 128;
+
+/// The records of one turn: committed together.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// The number of the first.
+    pub(super) first: Lsn,
+    pub(super) records: Vec<Record>,
+    pub(super) bytes: usize,
+}
+
+/// What the store tells a core beside what is durable.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// Records that are not kept, ascending; each stands before a number that is, or will be, durable.
+    Refused(Vec<Lsn>),
+    /// Messages that were asked for; `None` for one that is not there.
+    Fetched(FetchToken, Vec<(StoredMessage, Option<Message>)>),
+    /// The store can be written again, or cannot.
+    Available(bool),
+}
+
+/// One core's place in the store.
+#[derive(Debug)]
+pub(super) struct Port {
+    groups: Mutex<Vec<Group>>,
+    waiting_bytes: AtomicUsize,
+    durable: AtomicU64,
+    replies: Mutex<Vec<Reply>>,
+    has_replies: AtomicBool,
+    wake: Arc<Wake>,
+}
+
+/// What wakes the threads of the store, and the reader's work.
+#[derive(Debug, Default)]
+pub(super) struct Threads {
+    pub(super) writer: OnceLock<Thread>,
+    pub(super) reader: OnceLock<Thread>,
+    /// The shard, and what it asked for.
+    pub(super) fetches: Mutex<VecDeque<(usize, Fetch)>>,
+}
+
+/// A core's end: it stays on its thread.
+#[derive(Debug)]
+pub struct StoreLink {
+    shard: usize,
+    port: Arc<Port>,
+    threads: Arc<Threads>,
+    submitted: u64,
+    durable_seen: u64,
+    /// Refused, and not settled yet.
+    refused: Vec<Lsn>,
+}
+
+/// What [`StoreLink::poll`] found.
+#[derive(Debug, Default)]
+pub struct News {
+    /// The number up to which records are settled, if it has grown.
+    pub settled: Option<Lsn>,
+    /// Those among them that were refused, ascending.
+    pub refused: Vec<Lsn>,
+    /// Answers to fetches, with what they asked for.
+    pub fetched: Vec<(FetchToken, Vec<(StoredMessage, Option<Message>)>)>,
+    /// Whether the store takes messages, if that has changed.
+    pub accepting: Option<bool>,
+}
+
+impl Port {
+    pub(super) fn new(wake: Arc<Wake>) -> Self {
+        Self {
+            groups: Mutex::default(),
+            waiting_bytes: AtomicUsize::new(0),
+            durable: AtomicU64::new(0),
+            replies: Mutex::default(),
+            has_replies: AtomicBool::new(false),
+            wake,
+        }
+    }
+
+    /// Takes all groups that wait, in their order.
+    pub(super) fn take_groups(&self) -> Vec<Group> {
+        take(&mut *lock(&self.groups))
+    }
+
+    /// Says that bytes were written or given up, and makes it known up to which number nothing waits.
+    pub(super) fn finish(&self, durable: Lsn, bytes: usize) {
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        // Release: the replies that were made before are seen with it.
+        self.durable.store(durable.0, Ordering::Release);
+        self.wake.wake();
+    }
+
+    pub(super) fn reply(&self, reply: Reply) {
+        lock(&self.replies).push(reply);
+        self.has_replies.store(true, Ordering::Release);
+        self.wake.wake();
+    }
+
+    pub(super) fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl StoreLink {
+    pub(super) fn new(shard: usize, port: Arc<Port>, threads: Arc<Threads>) -> Self {
+        Self {
+            shard,
+            port,
+            threads,
+            submitted: 0,
+            durable_seen: 0,
+            refused: Vec::new(),
+        }
+    }
+
+    /// Leaves the records of a turn, to be committed together.
+    pub fn submit(&mut self, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        let bytes = records.iter().map(record_bytes).sum();
+        let first = Lsn(self.submitted + 1);
+        self.submitted += records.len() as u64;
+        self.port.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        lock(&self.port.groups).push(Group {
+            first,
+            records,
+            bytes,
+        });
+        if let Some(writer) = self.threads.writer.get() {
+            writer.unpark();
+        }
+    }
+
+    /// Asks for messages; the answer is a [`Reply::Fetched`].
+    pub fn fetch(&self, fetch: Fetch) {
+        lock(&self.threads.fetches).push_back((self.shard, fetch));
+        if let Some(reader) = self.threads.reader.get() {
+            reader.unpark();
+        }
+    }
+
+    /// Whether so much waits to be written that nothing more should be taken in.
+    pub fn is_full(&self) -> bool {
+        self.port.waiting_bytes() > WAITING_BYTES_MAX
+    }
+
+    /// Whether [`StoreLink::poll`] has something to tell.
+    pub fn has_news(&self) -> bool {
+        self.port.durable.load(Ordering::Relaxed) != self.durable_seen
+            || self.port.has_replies.load(Ordering::Relaxed)
+    }
+
+    /// What is new since the last call.
+    pub fn poll(&mut self) -> News {
+        let mut news = News::default();
+        if !self.has_news() {
+            return news;
+        }
+        // Before the replies: those that belong to it are there then.
+        let durable = self.port.durable.load(Ordering::Acquire);
+        if self.port.has_replies.swap(false, Ordering::Acquire) {
+            for reply in take(&mut *lock(&self.port.replies)) {
+                match reply {
+                    Reply::Refused(mut lsns) => self.refused.append(&mut lsns),
+                    Reply::Fetched(token, messages) => news.fetched.push((token, messages)),
+                    Reply::Available(accepting) => news.accepting = Some(accepting),
+                }
+            }
+        }
+        if durable != self.durable_seen {
+            self.durable_seen = durable;
+            news.settled = Some(Lsn(durable));
+            let settled = self.refused.partition_point(|lsn| lsn.0 <= durable);
+            news.refused = self.refused.drain(..settled).collect();
+        }
+        news
+    }
+
+    /// Records that are neither durable nor refused yet.
+    pub fn pending(&self) -> u64 {
+        self.submitted - self.durable_seen
+    }
+}
+
+fn record_bytes(record: &Record) -> usize {
+    RECORD_BYTES
+        + match record {
+            Record::Message {
+                message, receivers, ..
+            } => message.bytes() + 16 * receivers.len(),
+            Record::Retained { message, .. } => message.bytes(),
+            Record::Session(session) => {
+                session.will.as_ref().map_or(0, |will| will.message.bytes())
+            }
+            _ => 0,
+        }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A queue is whole whatever a thread that panicked did with what it took from it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::record::StoredSession;
+
+    fn link() -> (Arc<Port>, StoreLink) {
+        let port = Arc::new(Port::new(Arc::new(Wake::new().unwrap())));
+        let link = StoreLink::new(0, Arc::clone(&port), Arc::default());
+        (port, link)
+    }
+
+    #[test]
+    fn groups_are_numbered_and_come_whole() {
+        let (port, mut link) = link();
+        let record = || Record::SessionEnded(StoredSession(1));
+        link.submit(vec![record(), record()]);
+        link.submit(vec![]);
+        link.submit(vec![record()]);
+        let groups = port.take_groups();
+        let firsts: Vec<_> = groups.iter().map(|group| group.first.0).collect();
+        assert_eq!(firsts, [1, 3]);
+        assert_eq!(link.pending(), 3);
+        assert_eq!(port.waiting_bytes(), 3 * RECORD_BYTES);
+        assert!(!link.is_full() && !link.has_news());
+        port.reply(Reply::Refused(vec![Lsn(2), Lsn(3)]));
+        let news = link.poll();
+        assert!(news.settled.is_none() && news.refused.is_empty());
+        port.finish(Lsn(2), 2 * RECORD_BYTES);
+        assert!(link.has_news());
+        let news = link.poll();
+        assert_eq!((news.settled, news.refused), (Some(Lsn(2)), vec![Lsn(2)]));
+        port.reply(Reply::Available(false));
+        port.finish(Lsn(3), RECORD_BYTES);
+        let news = link.poll();
+        assert_eq!((news.settled, news.refused), (Some(Lsn(3)), vec![Lsn(3)]));
+        assert_eq!(news.accepting, Some(false));
+        assert_eq!((link.pending(), port.waiting_bytes()), (0, 0));
+        assert!(!link.has_news() && link.poll().settled.is_none());
+    }
+}

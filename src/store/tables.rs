@@ -1,0 +1,417 @@
+//! Writing a batch: one transaction, prepared statements, each table in the order of its keys.
+
+use super::batch::{Batch, NewMessage};
+use super::codec::{acks_text, expiry_to_wall, optional, receivers_text, sql};
+use crate::shard::record::{OutgoingStep, Receiver, SessionRecord, StoredMessage, StoredSession};
+use rusqlite::{Connection, Result, Statement, params};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::mem::take;
+
+/// How long something is remembered that a record on its way may still need: an end before its message, the stamp of a
+/// cleared topic. Records are on their way for milliseconds.
+const REMEMBERED_MS: u64 = 60_000;
+
+/// What the writer knows by heart about the rows. Bounds: 24 bytes for each message with more than one receiver, 16
+/// for each row of `done`, and what happened in the last minutes.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Messages that several receivers wait for, and how many still do.
+    pub(super) shared: BTreeMap<StoredMessage, u32>,
+    /// The rows of `done`: sequence number, greatest message number.
+    pub(super) done: VecDeque<(u64, StoredMessage)>,
+    /// Pairs in the rows of `done`.
+    pub(super) done_parts: u64,
+    /// Ends whose message has not come yet, and since when.
+    early: HashMap<StoredMessage, (Vec<StoredSession>, u64)>,
+    /// Cleared topics: the stamp, and since when.
+    cleared: HashMap<Box<str>, (u64, u64)>,
+    /// Sessions that ended since the last sweep: messages may still name them.
+    pub(super) gone: BTreeSet<StoredSession>,
+    forget_at_ms: u64,
+}
+
+/// What a transaction will have changed in [`Kept`] once it is committed.
+#[derive(Debug, Default)]
+struct Delta {
+    shared: Vec<(StoredMessage, u32)>,
+    early: Vec<(StoredMessage, Vec<StoredSession>)>,
+    done: Option<(u64, StoredMessage)>,
+    acks: Vec<(StoredMessage, Vec<StoredSession>)>,
+    done_until: Option<u64>,
+    cleared: Vec<(Box<str>, u64)>,
+}
+
+/// Rows written and removed by a commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rows {
+    /// Messages written.
+    pub(super) messages: u64,
+    /// Messages that were done before they were written.
+    pub(super) annihilated: u64,
+}
+
+/// The tables, open for writing.
+pub(super) struct Tables<'c> {
+    pub(super) conn: &'c Connection,
+    pub(super) kept: Kept,
+    begin: Statement<'c>,
+    commit: Statement<'c>,
+    rollback: Statement<'c>,
+    session: Statement<'c>,
+    session_ended: [Statement<'c>; 4],
+    subscribed: Statement<'c>,
+    unsubscribed: Statement<'c>,
+    message: Statement<'c>,
+    message_ended: Statement<'c>,
+    done: Statement<'c>,
+    done_until: Statement<'c>,
+    outgoing: Statement<'c>,
+    outgoing_ended: Statement<'c>,
+    incoming: Statement<'c>,
+    incoming_ended: Statement<'c>,
+    retained: Statement<'c>,
+    retained_cleared: Statement<'c>,
+}
+
+impl<'c> Tables<'c> {
+    /// Prepares the statements; `kept` is what loading has found.
+    pub(super) fn new(conn: &'c Connection, kept: Kept) -> Result<Self> {
+        let prepare = |text: &str| conn.prepare(text);
+        Ok(Self {
+            conn,
+            kept,
+            begin: prepare("BEGIN IMMEDIATE")?,
+            commit: prepare("COMMIT")?,
+            rollback: prepare("ROLLBACK")?,
+            session: prepare("REPLACE INTO session VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)")?,
+            session_ended: [
+                prepare("DELETE FROM session WHERE id = ?1")?,
+                prepare("DELETE FROM subscription WHERE session = ?1")?,
+                prepare("DELETE FROM outgoing WHERE session = ?1")?,
+                prepare("DELETE FROM incoming WHERE session = ?1")?,
+            ],
+            subscribed: prepare("REPLACE INTO subscription VALUES (?1,?2,?3,?4)")?,
+            unsubscribed: prepare("DELETE FROM subscription WHERE session = ?1 AND filter = ?2")?,
+            message: prepare("INSERT INTO msg VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)")?,
+            message_ended: prepare("DELETE FROM msg WHERE id = ?1")?,
+            done: prepare("INSERT INTO done VALUES (?1,?2,?3)")?,
+            done_until: prepare("DELETE FROM done WHERE seq <= ?1")?,
+            outgoing: prepare("REPLACE INTO outgoing VALUES (?1,?2,?3)")?,
+            outgoing_ended: prepare("DELETE FROM outgoing WHERE session = ?1 AND packet_id = ?2")?,
+            incoming: prepare("INSERT OR IGNORE INTO incoming VALUES (?1,?2)")?,
+            incoming_ended: prepare("DELETE FROM incoming WHERE session = ?1 AND packet_id = ?2")?,
+            // Records of different shards come in any order: the greater stamp wins.
+            retained: prepare(
+                "INSERT INTO retained VALUES (?1,?2,?3,?4,?5,?6,?7) ON CONFLICT(topic) DO UPDATE SET
+                 stamp = excluded.stamp, number = excluded.number, expires_at = excluded.expires_at, qos = excluded.qos,
+                 properties = excluded.properties, payload = excluded.payload WHERE excluded.stamp > stamp",
+            )?,
+            retained_cleared: prepare("DELETE FROM retained WHERE topic = ?1 AND stamp < ?2")?,
+        })
+    }
+
+    /// Writes the batch in one transaction. If it fails nothing has changed. An empty batch writes something too: it
+    /// tries the disk.
+    pub(super) fn write(&mut self, batch: &Batch, now_ms: u64) -> Result<Rows> {
+        let (delta, rows) = self.transaction(|tables| {
+            if batch.is_empty() {
+                tables
+                    .conn
+                    .pragma_update(None, "user_version", super::schema::VERSION as u32)?;
+            }
+            tables.apply(batch, now_ms)
+        })?;
+        self.kept.merge(batch, delta, now_ms);
+        Ok(rows)
+    }
+
+    /// Does `work` in a transaction.
+    pub(super) fn transaction<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        self.begin.execute([])?;
+        let result = work(self).and_then(|value| self.commit.execute([]).map(|_| value));
+        if result.is_err() && !self.conn.is_autocommit() {
+            // What made the transaction fail is the news.
+            let _ = self.rollback.execute([]);
+        }
+        result
+    }
+
+    fn apply(&mut self, batch: &Batch, now_ms: u64) -> Result<(Delta, Rows)> {
+        for session in batch.sessions.values() {
+            if !batch.sessions_ended.contains(&session.session) {
+                self.write_session(session)?;
+            }
+        }
+        let lives = |session: &StoredSession| !batch.sessions_ended.contains(session);
+        for ((session, filter), subscription) in &batch.subscriptions {
+            match subscription {
+                Some((options, id)) if lives(session) => self.subscribed.execute(params![
+                    sql(session.0),
+                    filter,
+                    options,
+                    id.map(|id| id.get())
+                ])?,
+                Some(_) => 0,
+                None => self.unsubscribed.execute(params![sql(session.0), filter])?,
+            };
+        }
+        for (session, packet_id) in &batch.incoming_ended {
+            self.incoming_ended
+                .execute(params![sql(session.0), packet_id.get()])?;
+        }
+        let mut delta = Delta::default();
+        let rows = self.write_messages(batch, &mut delta, now_ms)?;
+        self.end_messages(batch, &mut delta)?;
+        for ((session, packet_id), step) in &batch.outgoing {
+            let message = match step {
+                Some(_) if !lives(session) => continue,
+                Some(OutgoingStep::Published(message)) => Some(sql(message.0)),
+                Some(OutgoingStep::Released) => None,
+                None => {
+                    self.outgoing_ended
+                        .execute(params![sql(session.0), packet_id.get()])?;
+                    continue;
+                }
+            };
+            self.outgoing
+                .execute(params![sql(session.0), packet_id.get(), message])?;
+        }
+        self.write_retained(batch, &mut delta)?;
+        for session in &batch.sessions_ended {
+            for statement in &mut self.session_ended {
+                statement.execute([sql(session.0)])?;
+            }
+        }
+        Ok((delta, rows))
+    }
+
+    fn write_session(&mut self, record: &SessionRecord) -> Result<()> {
+        let will = record.will.as_ref();
+        let message = will.map(|will| &will.message);
+        self.session.execute(params![
+            sql(record.session.0),
+            record.client_id,
+            record.expiry_s,
+            record.disconnected_at_ms.map(sql),
+            record.queue_full,
+            will.map(|will| will.delay_s),
+            will.and_then(|will| will.message_expiry_s),
+            message.map(|message| message.qos() as u8),
+            message.map(|message| message.retain()),
+            message.map(|message| message.topic()),
+            message.and_then(|message| optional(message.properties())),
+            message.map(|message| message.payload()),
+        ])?;
+        Ok(())
+    }
+
+    fn write_messages(&mut self, batch: &Batch, delta: &mut Delta, now_ms: u64) -> Result<Rows> {
+        let mut rows = Rows::default();
+        // Shards interleave, so the numbers of a batch are nearly in order.
+        let mut messages: Vec<&NewMessage> = batch.messages.iter().collect();
+        messages.sort_unstable_by_key(|new| new.id);
+        for new in messages {
+            if let Some((session, packet_id)) = new.received_from
+                && !batch.sessions_ended.contains(&session)
+            {
+                self.incoming
+                    .execute(params![sql(session.0), packet_id.get()])?;
+            }
+            let receivers = self.receivers_left(new, batch);
+            if receivers.is_empty() {
+                rows.annihilated += u64::from(!new.receivers.is_empty());
+                continue;
+            }
+            let message = &new.message;
+            self.message.execute(params![
+                sql(new.id.0),
+                receivers_text(&receivers),
+                sql(now_ms),
+                expiry_to_wall(message.expires_at_ms(), new.wall_minus_mono_ms),
+                message.qos() as u8,
+                message.retain(),
+                (message.stamp() != 0).then(|| sql(message.stamp())),
+                message.topic(),
+                optional(message.properties()),
+                message.payload(),
+            ])?;
+            rows.messages += 1;
+            if receivers.len() > 1 {
+                let left = u32::try_from(receivers.len()).expect("sessions are fewer than 2^32");
+                delta.shared.push((new.id, left));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Who still waits for a new message.
+    fn receivers_left<'m>(&self, new: &'m NewMessage, batch: &Batch) -> Cow<'m, [Receiver]> {
+        let now = batch.ended.get(&new.id);
+        let early = self.kept.early.get(&new.id).map(|(sessions, _)| sessions);
+        if now.is_none()
+            && early.is_none()
+            && batch.sessions_ended.is_empty()
+            && self.kept.gone.is_empty()
+        {
+            return Cow::Borrowed(&new.receivers);
+        }
+        // A session may have several places, and each end takes one.
+        let mut done = BTreeMap::<_, u32>::new();
+        for session in now.into_iter().chain(early).flatten() {
+            *done.entry(*session).or_default() += 1;
+        }
+        let left = new.receivers.iter().filter(|receiver| {
+            let session = &receiver.session;
+            match done.get_mut(session) {
+                Some(ends) if *ends > 0 => {
+                    *ends -= 1;
+                    false
+                }
+                _ => !batch.sessions_ended.contains(session) && !self.kept.gone.contains(session),
+            }
+        });
+        Cow::Owned(left.cloned().collect())
+    }
+
+    /// Removes the messages that nobody waits for any more, and notes who is done with the others.
+    fn end_messages(&mut self, batch: &Batch, delta: &mut Delta) -> Result<()> {
+        let new: BTreeSet<StoredMessage> = batch.messages.iter().map(|new| new.id).collect();
+        for (id, sessions) in &batch.ended {
+            if new.contains(id) {
+                continue;
+            }
+            if let Some(&left) = self.kept.shared.get(id) {
+                let left = left.saturating_sub(u32::try_from(sessions.len()).unwrap_or(u32::MAX));
+                delta.shared.push((*id, left));
+                if left > 0 {
+                    delta.acks.push((*id, sessions.clone()));
+                    continue;
+                }
+            }
+            let removed = self.message_ended.execute([sql(id.0)])?;
+            if removed == 0 {
+                delta.early.push((*id, sessions.clone()));
+            }
+        }
+        if let Some(newest) = delta.acks.iter().map(|(id, _)| *id).max() {
+            let seq = self.kept.done.back().map_or(1, |(seq, _)| seq + 1);
+            self.done
+                .execute(params![sql(seq), sql(newest.0), acks_text(&delta.acks)])?;
+            delta.done = Some((seq, newest));
+        }
+        self.prune_done(delta)
+    }
+
+    /// Removes the rows of `done` whose messages are all gone.
+    fn prune_done(&mut self, delta: &mut Delta) -> Result<()> {
+        if self.kept.done.is_empty() {
+            return Ok(());
+        }
+        let ended: BTreeSet<_> = delta
+            .shared
+            .iter()
+            .filter(|(_, left)| *left == 0)
+            .map(|(id, _)| id)
+            .collect();
+        // What is new in this transaction is in no row yet.
+        let oldest = self.kept.shared.keys().find(|id| !ended.contains(id));
+        let is_over = |newest: &StoredMessage| oldest.is_none_or(|oldest| newest < oldest);
+        let over = self
+            .kept
+            .done
+            .iter()
+            .take_while(|(_, newest)| is_over(newest));
+        delta.done_until = over.last().map(|(seq, _)| *seq);
+        if let Some(seq) = delta.done_until {
+            self.done_until.execute([sql(seq)])?;
+        }
+        Ok(())
+    }
+
+    fn write_retained(&mut self, batch: &Batch, delta: &mut Delta) -> Result<()> {
+        for (topic, (message, wall_minus_mono_ms)) in &batch.retained {
+            let cleared = self.kept.cleared.get(topic).map(|(stamp, _)| *stamp);
+            if cleared.is_some_and(|stamp| stamp >= message.stamp()) {
+                continue;
+            }
+            let stamp = sql(message.stamp());
+            if message.payload().is_empty() {
+                self.retained_cleared.execute(params![topic, stamp])?;
+                delta.cleared.push((topic.clone(), message.stamp()));
+                continue;
+            }
+            self.retained.execute(params![
+                topic,
+                stamp,
+                sql(message.number()),
+                expiry_to_wall(message.expires_at_ms(), *wall_minus_mono_ms),
+                message.qos() as u8,
+                optional(message.properties()),
+                message.payload(),
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+impl Kept {
+    /// A message was refused: nothing waits for it.
+    pub(super) fn forget(&mut self, message: StoredMessage) {
+        self.early.remove(&message);
+    }
+
+    /// Takes over what a transaction has changed.
+    fn merge(&mut self, batch: &Batch, delta: Delta, now_ms: u64) {
+        for (id, left) in delta.shared {
+            if left == 0 {
+                self.shared.remove(&id);
+            } else {
+                self.shared.insert(id, left);
+            }
+        }
+        if let Some(row) = delta.done {
+            self.done.push_back(row);
+            self.done_parts += delta
+                .acks
+                .iter()
+                .map(|(_, sessions)| sessions.len() as u64)
+                .sum::<u64>();
+        }
+        if let Some(until) = delta.done_until {
+            while self.done.front().is_some_and(|(seq, _)| *seq <= until) {
+                self.done.pop_front();
+            }
+            if self.done.is_empty() {
+                self.done_parts = 0;
+            }
+        }
+        if !self.early.is_empty() {
+            for new in &batch.messages {
+                self.early.remove(&new.id);
+            }
+        }
+        for (id, mut sessions) in delta.early {
+            let (known, since_ms) = self.early.entry(id).or_default();
+            known.append(&mut sessions);
+            *since_ms = now_ms;
+        }
+        for (topic, stamp) in delta.cleared {
+            self.cleared.insert(topic, (stamp, now_ms));
+        }
+        self.gone.extend(&batch.sessions_ended);
+        if now_ms >= self.forget_at_ms {
+            self.forget_at_ms = now_ms.saturating_add(REMEMBERED_MS / 10);
+            let recent = |since_ms: u64| now_ms.saturating_sub(since_ms) < REMEMBERED_MS;
+            self.early.retain(|_, (_, since_ms)| recent(*since_ms));
+            self.cleared.retain(|_, (_, since_ms)| recent(*since_ms));
+            if self.early.is_empty() {
+                // A burst made it large.
+                drop(take(&mut self.early));
+            }
+        }
+    }
+}

@@ -1,0 +1,557 @@
+//! The thread that writes: it takes what waits, commits it, and says so.
+//!
+//! There is no delay to gather more: while one transaction is on its way to the disk the next batch gathers by itself, so
+//! a batch is as large as the disk is slow. A group is never split.
+//!
+//! # When the disk refuses
+//!
+//! The transaction is rolled back and the messages in it are refused to their shards, which refuse them to the
+//! publishers. What sessions and clients did stays in the batch, in its net effect, and is tried again every [`RETRY`]
+//! with whatever has come since, until it is in. As long as that lasts messages are refused as they come, without a try.
+//! A full disk is what happens most, so some space is kept in [`RESERVE_FILE`] and given free for the state of
+//! sessions; messages are taken again when that space can be had back.
+//!
+//! # Checkpoints
+//!
+//! The write-ahead log is brought into the database when it is larger than [`WAL_BYTES`], or when nothing was written for
+//! [`IDLE`]. The reader is kept out meanwhile, for the log can only begin anew when nobody reads it.
+
+use super::StoreLog;
+use super::batch::Batch;
+use super::fault::Fault;
+use super::port::{Group, Port, Reply, lock};
+use super::stats::{Bytes, StoreStats};
+use super::sweep::Sweep;
+use super::tables::{Kept, Tables};
+use crate::config::LogLevel;
+use crate::shard::record::Lsn;
+use rusqlite::{Connection, hooks::Wal, wal::CheckpointMode};
+use std::collections::VecDeque;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::mem::take;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Bytes of a batch after which no further group is taken into it.
+const BATCH_BYTES: usize = 8 << 20;
+/// Size of the write-ahead log at which it is brought into the database.
+const WAL_BYTES: u64 = 64 << 20;
+/// Size of the write-ahead log at which messages are refused: another program's reading keeps it from beginning anew.
+const WAL_BYTES_MAX: u64 = 4 << 30;
+/// Time without work after which the log is brought into the database, and free pages are given back.
+const IDLE: Duration = Duration::from_secs(1);
+/// Time between two tries when the disk refuses.
+const RETRY: Duration = Duration::from_millis(250);
+/// What is kept for a full disk.
+pub(super) const RESERVE_FILE: &str = "store.reserve";
+const RESERVE_BYTES: u64 = 4 << 20;
+/// Time between two lines in the log about a fault that goes on, and about the work done.
+const REPORT: Duration = Duration::from_secs(60);
+/// How long a checkpoint waits for another program that reads.
+const CHECKPOINT_BUSY: Duration = Duration::from_millis(20);
+/// How long a transaction waits for another program that writes.
+const WRITE_BUSY: Duration = Duration::from_secs(2);
+/// Pages given back to the file system in one go.
+const VACUUM_PAGES: u32 = 256;
+/// Free pages that are kept for what comes next.
+const FREE_PAGES_KEPT: u64 = 4_096;
+
+/// What the writer is made from.
+pub(super) struct WriterSetup {
+    pub(super) path: PathBuf,
+    pub(super) conn: Connection,
+    pub(super) kept: Kept,
+    pub(super) ports: Vec<Arc<Port>>,
+    pub(super) stop: Arc<AtomicBool>,
+    /// Held while somebody of this process reads the database.
+    pub(super) reading: Arc<Mutex<()>>,
+    pub(super) stats: Arc<StoreStats>,
+    pub(super) log: StoreLog,
+}
+
+struct Writer<'c> {
+    path: PathBuf,
+    reserve: PathBuf,
+    tables: Tables<'c>,
+    ports: Vec<Arc<Port>>,
+    reading: Arc<Mutex<()>>,
+    stats: Arc<StoreStats>,
+    log: StoreLog,
+    page_bytes: u64,
+    /// Frames in the write-ahead log, as SQLite's hook says after each commit.
+    wal_pages: Arc<AtomicU32>,
+    /// Taken from the ports and not yet in a batch.
+    waiting: VecDeque<(usize, Group)>,
+    batch: Batch,
+    /// Per port: the last record taken into the batch, and the bytes charged for it.
+    taken: Vec<(Lsn, usize)>,
+    sweep: Option<Sweep>,
+    failing: Option<Failing>,
+    report: Report,
+}
+
+struct Failing {
+    fault: Fault,
+    since: Instant,
+    retry_at: Instant,
+    report_at: Instant,
+    refused: u64,
+}
+
+/// What the last report on the work done was based on.
+struct Report {
+    at: Instant,
+    commit: super::stats::DurationCounts,
+    commits: u64,
+    records: u64,
+    written_bytes: u64,
+}
+
+/// Writes until it is asked to stop, then whatever still waits.
+pub(super) fn run(setup: WriterSetup) {
+    let WriterSetup {
+        path,
+        mut conn,
+        kept,
+        ports,
+        stop,
+        reading,
+        stats,
+        log,
+    } = setup;
+    let wal_pages = Arc::new(AtomicU32::new(0));
+    let pages = Arc::clone(&wal_pages);
+    let hook = move |_: &mut Wal, count| {
+        pages.store(u32::try_from(count).unwrap_or(0), Ordering::Relaxed);
+        Ok(())
+    };
+    let prepared = conn
+        .wal_hook(Some(hook))
+        .and_then(|()| conn.busy_timeout(WRITE_BUSY))
+        .and_then(|()| conn.pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0)))
+        .and_then(|page_bytes| Ok((page_bytes, Tables::new(&conn, kept)?)));
+    let (page_bytes, tables) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            // It was written a moment ago by the same program.
+            log(
+                LogLevel::Error,
+                format!("{}: {}", path.display(), Fault::of(&error)),
+            );
+            std::process::exit(1)
+        }
+    };
+    let count = ports.len();
+    let report = Report::new(&stats, Instant::now());
+    let reserve = path.with_file_name(RESERVE_FILE);
+    // Without it a full disk is the same, only sooner.
+    let _ = make_reserve(&reserve);
+    let mut writer = Writer {
+        path,
+        reserve,
+        tables,
+        ports,
+        reading,
+        stats,
+        log,
+        page_bytes: u64::from(page_bytes),
+        wal_pages,
+        waiting: VecDeque::new(),
+        batch: Batch::new(count),
+        taken: vec![(Lsn(0), 0); count],
+        sweep: None,
+        failing: None,
+        report,
+    };
+    writer.serve(&stop);
+}
+
+impl Writer<'_> {
+    fn serve(&mut self, stop: &AtomicBool) {
+        let mut idle_since = Instant::now();
+        loop {
+            // Before looking: what is left before the request to stop is seen after it.
+            let stopping = stop.load(Ordering::Acquire);
+            self.take();
+            let now = Instant::now();
+            self.report_work(now);
+            if let Some(failing) = &mut self.failing {
+                let retry_at = failing.retry_at;
+                if now >= retry_at || stopping {
+                    self.retry();
+                } else {
+                    self.refuse();
+                    thread::park_timeout(retry_at - now);
+                }
+                if stopping {
+                    return self.end();
+                }
+            } else if self.has_taken() {
+                self.write();
+                self.checkpoint_if(WAL_BYTES);
+                idle_since = now;
+            } else if stopping {
+                return self.end();
+            } else if now - idle_since < IDLE || !self.tidy() {
+                let has_log = self.wal_bytes() > 0 || self.sweep.is_some();
+                thread::park_timeout(if has_log { IDLE } else { REPORT });
+            }
+        }
+    }
+
+    /// Fills the batch with what waits.
+    fn take(&mut self) {
+        for (shard, port) in self.ports.iter().enumerate() {
+            self.waiting
+                .extend(port.take_groups().into_iter().map(|group| (shard, group)));
+        }
+        let mut bytes: usize = self.taken.iter().map(|(_, bytes)| bytes).sum();
+        while bytes < BATCH_BYTES
+            && let Some((shard, group)) = self.waiting.pop_front()
+        {
+            bytes += group.bytes;
+            self.taken[shard].1 += group.bytes;
+            let mut lsn = group.first;
+            for record in group.records {
+                self.batch.add(shard, lsn, record);
+                self.taken[shard].0 = lsn;
+                lsn.0 += 1;
+            }
+        }
+    }
+
+    fn has_taken(&self) -> bool {
+        self.taken.iter().any(|(_, bytes)| *bytes > 0)
+    }
+
+    /// Commits the batch, or refuses what can be refused of it.
+    fn write(&mut self) {
+        let begin = Instant::now();
+        match self.write_within_bounds() {
+            Ok(()) => {
+                self.stats.commit.record(begin.elapsed());
+                self.settle();
+            }
+            Err(fault) => self.failed(fault),
+        }
+    }
+
+    /// All that was taken is durable, or was refused.
+    fn settle(&mut self) {
+        self.batch = Batch::new(self.ports.len());
+        for (port, (last, bytes)) in self.ports.iter().zip(&mut self.taken) {
+            if *bytes > 0 || port.durable() != *last {
+                port.finish(*last, take(bytes));
+            }
+        }
+    }
+
+    /// Tries again what could not be written, and ends the failing when there is room for more.
+    fn retry(&mut self) {
+        self.refuse();
+        let has_room = make_reserve(&self.reserve).is_ok();
+        if !has_room {
+            // What is there of it is for the batch.
+            let _ = fs::remove_file(&self.reserve);
+        }
+        match self.write_within_bounds() {
+            Ok(()) => {
+                self.settle();
+                if has_room {
+                    self.recovered();
+                } else if let Some(failing) = &mut self.failing {
+                    failing.retry_at = Instant::now() + RETRY;
+                }
+            }
+            Err(fault) => self.failed(fault),
+        }
+    }
+
+    fn write_within_bounds(&mut self) -> Result<(), Fault> {
+        if self.wal_bytes() > WAL_BYTES_MAX {
+            self.checkpoint();
+            if self.wal_bytes() > WAL_BYTES_MAX {
+                return Err(Fault::log_too_long());
+            }
+        }
+        let wal_before = self.wal_pages.load(Ordering::Relaxed);
+        let rows = self
+            .tables
+            .write(&self.batch, now_ms())
+            .map_err(|error| Fault::of(&error))?;
+        if let Some(sweep) = &mut self.sweep {
+            sweep.note(&self.batch);
+        }
+        let wal_pages = self.wal_pages.load(Ordering::Relaxed);
+        // When the log has begun anew all of its pages are from this commit.
+        let pages = if wal_pages >= wal_before {
+            wal_pages - wal_before
+        } else {
+            wal_pages
+        };
+        let stats = &self.stats;
+        stats.commits.fetch_add(1, Ordering::Relaxed);
+        stats
+            .records
+            .fetch_add(self.batch.records, Ordering::Relaxed);
+        stats
+            .batch_records_max
+            .fetch_max(self.batch.records, Ordering::Relaxed);
+        stats.messages.fetch_add(rows.messages, Ordering::Relaxed);
+        stats
+            .annihilated
+            .fetch_add(rows.annihilated, Ordering::Relaxed);
+        stats
+            .written_bytes
+            .fetch_add(u64::from(pages) * (self.page_bytes + 24), Ordering::Relaxed);
+        stats.wal_bytes.store(self.wal_bytes(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn failed(&mut self, fault: Fault) {
+        let now = Instant::now();
+        let is_new = self.failing.is_none();
+        match &mut self.failing {
+            Some(failing) => {
+                failing.retry_at = now + RETRY;
+                failing.fault = fault;
+            }
+            None => {
+                self.failing = Some(Failing {
+                    fault,
+                    since: now,
+                    retry_at: now + RETRY,
+                    report_at: now,
+                    refused: 0,
+                });
+                self.stats.failing.store(1, Ordering::Relaxed);
+                for port in &self.ports {
+                    port.reply(Reply::Available(false));
+                }
+            }
+        }
+        self.refuse();
+        if is_new && fs::remove_file(&self.reserve).is_ok() && self.write_within_bounds().is_ok() {
+            self.settle();
+        }
+        self.report_fault(now);
+    }
+
+    /// Tells the shards which records of the batch are not kept. What else it holds stays.
+    fn refuse(&mut self) {
+        let refused = self.batch.refuse();
+        for message in refused.messages {
+            self.tables.kept.forget(message);
+        }
+        for (shard, records) in refused.records.into_iter().enumerate() {
+            let port = &self.ports[shard];
+            if !records.is_empty() {
+                let count = records.len() as u64;
+                self.stats.refused.fetch_add(count, Ordering::Relaxed);
+                if let Some(failing) = &mut self.failing {
+                    failing.refused += count;
+                }
+                port.reply(Reply::Refused(records));
+            }
+            let (last, bytes) = &mut self.taken[shard];
+            // Settled is what stands before the first record that waits for the disk. What waits is bounded by what
+            // there is, and must not keep the core from reading.
+            let settled = self.batch.steadfast[shard].map_or(*last, |first| Lsn(first.0 - 1));
+            if *bytes > 0 {
+                port.finish(settled, take(bytes));
+            }
+        }
+    }
+
+    fn recovered(&mut self) {
+        let Some(failing) = self.failing.take() else {
+            return;
+        };
+        self.stats.failing.store(0, Ordering::Relaxed);
+        (self.log)(
+            LogLevel::Info,
+            format!(
+                "{}: can be written again after {} s; {} messages were refused meanwhile, nothing acknowledged was lost.",
+                self.path.display(),
+                failing.since.elapsed().as_secs(),
+                failing.refused
+            ),
+        );
+        for port in &self.ports {
+            port.reply(Reply::Available(true));
+        }
+    }
+
+    fn report_fault(&mut self, now: Instant) {
+        let Some(failing) = &mut self.failing else {
+            return;
+        };
+        if now < failing.report_at {
+            return;
+        }
+        failing.report_at = now + REPORT;
+        (self.log)(
+            LogLevel::Error,
+            format!(
+                "{}: {}. Until then messages that must be stored are refused ({} so far); QoS 0 goes on.",
+                self.path.display(),
+                failing.fault,
+                failing.refused
+            ),
+        );
+    }
+
+    fn report_work(&mut self, now: Instant) {
+        self.report_fault(now);
+        if now - self.report.at < REPORT {
+            return;
+        }
+        let new = Report::new(&self.stats, now);
+        let old = std::mem::replace(&mut self.report, new);
+        let commits = self.report.commits - old.commits;
+        if commits == 0 {
+            return;
+        }
+        let records = self.report.records - old.records;
+        let commit = self.report.commit.since(&old.commit);
+        (self.log)(
+            LogLevel::Info,
+            format!(
+                "store: {records} records in {commits} commits ({} a commit, at most {} so far), commit p50 {:?} p99 {:?}, {} written, {} in the log.",
+                records / commits,
+                self.stats.batch_records_max.load(Ordering::Relaxed),
+                commit.quantile(500),
+                commit.quantile(990),
+                Bytes(self.report.written_bytes - old.written_bytes),
+                Bytes(self.wal_bytes()),
+            ),
+        );
+    }
+
+    fn wal_bytes(&self) -> u64 {
+        u64::from(self.wal_pages.load(Ordering::Relaxed)) * (self.page_bytes + 24)
+    }
+
+    fn checkpoint_if(&mut self, bytes: u64) {
+        if self.wal_bytes() > bytes {
+            self.checkpoint();
+        }
+    }
+
+    /// Brings the log into the database, so that the next commit begins it anew.
+    fn checkpoint(&mut self) {
+        let begin = Instant::now();
+        let result = {
+            let _reading = lock(&self.reading);
+            let conn = self.tables.conn;
+            conn.busy_timeout(CHECKPOINT_BUSY)
+                .and_then(|()| conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART))
+                .and_then(|result| conn.busy_timeout(WRITE_BUSY).map(|()| result))
+        };
+        // One that is kept from it, or fails, comes again: everything is in the log.
+        if result.is_ok() {
+            self.wal_pages.store(0, Ordering::Relaxed);
+        }
+        self.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.stats.checkpoint.record(begin.elapsed());
+        self.stats
+            .wal_bytes
+            .store(self.wal_bytes(), Ordering::Relaxed);
+    }
+
+    /// Does a piece of what can wait, and returns whether there is more.
+    fn tidy(&mut self) -> bool {
+        if self.sweep.is_none() {
+            self.sweep = Sweep::begin(&self.tables);
+        }
+        if let Some(sweep) = &mut self.sweep {
+            match sweep.step(&mut self.tables) {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => (self.log)(
+                    LogLevel::Warn,
+                    format!("{}: {}", self.path.display(), Fault::of(&error)),
+                ),
+            }
+            self.sweep = None;
+        }
+        if self.wal_bytes() > 0 {
+            self.checkpoint();
+            return false;
+        }
+        self.give_back().unwrap_or(false)
+    }
+
+    /// Gives free pages back to the file system when they are many.
+    fn give_back(&mut self) -> rusqlite::Result<bool> {
+        let pragma = |name| {
+            self.tables
+                .conn
+                .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+                .map(|value| u64::try_from(value).unwrap_or(0))
+        };
+        if pragma("freelist_count")? < FREE_PAGES_KEPT + u64::from(VACUUM_PAGES) {
+            return Ok(false);
+        }
+        let text = format!("PRAGMA incremental_vacuum({VACUUM_PAGES})");
+        self.tables.conn.execute_batch(&text)?;
+        Ok(true)
+    }
+
+    fn end(&mut self) {
+        if !self.batch.is_empty() {
+            (self.log)(
+                LogLevel::Error,
+                format!(
+                    "{}: {} records could not be written: the state of sessions is as it was when the disk began to fail.",
+                    self.path.display(),
+                    self.batch.records
+                ),
+            );
+        }
+        self.checkpoint();
+    }
+}
+
+impl Report {
+    fn new(stats: &StoreStats, now: Instant) -> Self {
+        Self {
+            at: now,
+            commit: stats.commit.snapshot(),
+            commits: stats.commits.load(Ordering::Relaxed),
+            records: stats.records.load(Ordering::Relaxed),
+            written_bytes: stats.written_bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Makes the file that keeps some space, unless it is there.
+fn make_reserve(path: &Path) -> io::Result<()> {
+    if fs::metadata(path).is_ok_and(|found| found.len() == RESERVE_BYTES) {
+        return Ok(());
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    let zeros = vec![0; 64 << 10];
+    for _ in 0..RESERVE_BYTES / zeros.len() as u64 {
+        file.write_all(&zeros)?;
+    }
+    // Some file systems find out only then that there is no space.
+    file.sync_data()
+}
+
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

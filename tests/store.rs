@@ -1,0 +1,494 @@
+//! The store alone, without shards: what is settled is there after any end, and a failing disk refuses and recovers.
+//!
+//! A child process (this binary, running the ignored test `child`) writes with a store of its own and says what is settled; the parent
+//! ends it, does to its files what a power cut may do, and looks at what can be loaded. The disk's faults come from
+//! `store/faults.c`, loaded before libc.
+
+use ringmq::config::LogLevel;
+use ringmq::mesh::wake::Wake;
+use ringmq::protocol::QoS;
+use ringmq::session::DeliveryOptions;
+use ringmq::shard::input::ShardId;
+use ringmq::shard::message::{Message, MessageParts, NEVER};
+use ringmq::shard::record::{
+    Durability, Fetch, FetchToken, Lsn, Receiver, ReceiverFlags, Record, SessionRecord,
+    StoredMessage, StoredSession,
+};
+use ringmq::store::load::{LoadSetup, Recovered, load};
+use ringmq::store::port::{News, StoreLink};
+use ringmq::store::{Store, schema};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const SESSION: StoredSession = StoredSession(7);
+
+/// A directory of one test, removed at its end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("ringmq-stored-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+
+    fn db(&self) -> PathBuf {
+        self.0.join(schema::FILE)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn setup(path: &Path) -> LoadSetup<'_> {
+    LoadSetup {
+        path,
+        shard_count: 1,
+        owner: &|_| ShardId(0),
+        wall_minus_mono_ms: 1_000,
+    }
+}
+
+fn open(path: &Path, durability: Durability) -> (Store, Recovered, StoreLink) {
+    let wakes = [Arc::new(Wake::new().unwrap())];
+    let log = |level: LogLevel, text: String| eprintln!("{}: {text}", level.name());
+    let (store, recovered, mut links) = Store::open(&setup(path), durability, &wakes, log).unwrap();
+    (store, recovered, links.remove(0))
+}
+
+fn session() -> Record {
+    Record::Session(SessionRecord {
+        session: SESSION,
+        client_id: "scada".into(),
+        expiry_s: u32::MAX,
+        queue_full: 0,
+        disconnected_at_ms: None,
+        will: None,
+    })
+}
+
+fn message(id: u64, payload_bytes: usize) -> Record {
+    Record::Message {
+        id: StoredMessage(id),
+        message: Message::new(&MessageParts {
+            topic: "plant/line",
+            properties: &[],
+            payload: &vec![id as u8; payload_bytes],
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at_ms: NEVER,
+            stamp: 0,
+            number: id,
+        }),
+        wall_minus_mono_ms: 1_000,
+        receivers: vec![Receiver {
+            session: SESSION,
+            flags: ReceiverFlags::new(
+                DeliveryOptions {
+                    qos: QoS::AtLeastOnce,
+                    retain: false,
+                },
+                false,
+            ),
+            subscription_ids: None,
+        }],
+        refusable: true,
+        received_from: None,
+    }
+}
+
+fn ended(id: u64) -> Record {
+    Record::Ended {
+        id: StoredMessage(id),
+        session: SESSION,
+    }
+}
+
+/// Polls until `done` has what it wants, at most 30 s.
+fn until<T>(link: &mut StoreLink, mut done: impl FnMut(News) -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = done(link.poll()) {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "the store says nothing");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn settled(link: &mut StoreLink, lsn: u64) -> Vec<Lsn> {
+    let mut refused = Vec::new();
+    until(link, |news| {
+        refused.extend(news.refused);
+        (news.settled? >= Lsn(lsn)).then_some(())
+    });
+    refused
+}
+
+fn waiting(recovered: &Recovered) -> BTreeSet<u64> {
+    let sessions = recovered.sessions.iter().flatten();
+    sessions
+        .flat_map(|session| &session.deliveries)
+        .map(|delivery| delivery.id.0)
+        .collect()
+}
+
+#[test]
+fn what_is_settled_is_there_again_and_can_be_fetched() {
+    let scratch = Scratch::new("settled");
+    for durability in [Durability::Power, Durability::Process] {
+        let path = scratch.0.join(format!("{}.db", durability.name()));
+        let (store, recovered, mut link) = open(&path, durability);
+        assert!(recovered.sessions[0].is_empty());
+        link.submit(vec![session(), message(10, 50), message(11, 50)]);
+        link.submit(vec![message(12, 5_000), ended(11)]);
+        assert!(settled(&mut link, 5).is_empty());
+        let fetch = |link: &mut StoreLink, ids: &[u64]| {
+            link.fetch(Fetch {
+                token: FetchToken(3),
+                messages: ids.iter().copied().map(StoredMessage).collect(),
+            });
+            until(link, |mut news| news.fetched.pop())
+        };
+        let (token, fetched) = fetch(&mut link, &[12, 11, 10]);
+        assert_eq!(token, FetchToken(3));
+        let payloads: Vec<_> = fetched
+            .iter()
+            .map(|(id, message)| {
+                (
+                    id.0,
+                    message.as_ref().map(|m| (m.payload().len(), m.number())),
+                )
+            })
+            .collect();
+        assert_eq!(
+            payloads,
+            [(12, Some((5_000, 12))), (11, None), (10, Some((50, 10)))]
+        );
+        store.stop();
+        let (store, recovered, _link) = open(&path, durability);
+        assert_eq!(waiting(&recovered), BTreeSet::from([10, 12]));
+        assert_eq!((recovered.last_session, recovered.last_message), (7, 12));
+        store.stop();
+        assert!(
+            !path.with_extension("db-wal").exists(),
+            "a clean stop leaves one file"
+        );
+    }
+}
+
+#[test]
+fn a_message_that_ends_before_it_is_written_costs_nothing() {
+    let scratch = Scratch::new("annihilated");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    link.submit(vec![session()]);
+    settled(&mut link, 1);
+    let stats = Arc::clone(store.stats());
+    let before = stats
+        .written_bytes
+        .load(std::sync::atomic::Ordering::Relaxed);
+    let mut records = Vec::new();
+    for id in 1..=500 {
+        records.extend([ended(id), message(id, 100)]);
+    }
+    link.submit(records);
+    settled(&mut link, 1_001);
+    store.stop();
+    assert_eq!(
+        stats.annihilated.load(std::sync::atomic::Ordering::Relaxed),
+        500
+    );
+    assert_eq!(
+        stats
+            .written_bytes
+            .load(std::sync::atomic::Ordering::Relaxed),
+        before
+    );
+}
+
+/// What `child` does, by its environment: `RINGMQ_CHILD` is the directory, `RINGMQ_CHILD_WORK` the work.
+#[test]
+#[ignore = "a process of the tests below"]
+fn child() {
+    let dir = PathBuf::from(std::env::var_os("RINGMQ_CHILD").expect("started by its parent"));
+    let faults = |mode: &str| fs::write(dir.join("faults"), mode).unwrap();
+    let durability = match std::env::var("RINGMQ_CHILD_DURABILITY").as_deref() {
+        Ok("process") => Durability::Process,
+        _ => Durability::Power,
+    };
+    let (store, recovered, mut link) = open(&dir.join(schema::FILE), durability);
+    match std::env::var("RINGMQ_CHILD_WORK").as_deref() {
+        Ok("write") => {
+            // Waits with each second message until the first is acknowledged, and says what is settled.
+            let mut id = recovered.last_message;
+            let mut first: Vec<_> = waiting(&recovered)
+                .into_iter()
+                .filter(|id| id % 3 == 0)
+                .map(ended)
+                .collect();
+            first.push(session());
+            let mut lsn = first.len() as u64;
+            link.submit(first);
+            loop {
+                let mut group = Vec::new();
+                let first = id + 1;
+                for _ in 0..1 + id % 7 {
+                    id += 1;
+                    group.push(message(id, 300));
+                }
+                // Acknowledged in another group, as by a client.
+                let ends: Vec<_> = (first..=id).filter(|id| id % 3 == 0).collect();
+                lsn += group.len() as u64;
+                link.submit(group);
+                println!("sent {id}");
+                assert!(settled(&mut link, lsn).is_empty());
+                println!("kept {id}");
+                lsn += ends.len() as u64;
+                link.submit(ends.iter().map(|id| ended(*id)).collect());
+                settled(&mut link, lsn);
+                println!("done {id}");
+            }
+        }
+        Ok("fail") => {
+            let mode = std::env::var("RINGMQ_CHILD_MODE").unwrap();
+            link.submit(vec![session(), message(1, 300)]);
+            assert!(settled(&mut link, 2).is_empty());
+            faults(&mode);
+            link.submit(vec![message(2, 300_000)]);
+            assert_eq!(settled(&mut link, 3), [Lsn(3)]);
+            // State is kept, and messages that follow are refused at once.
+            link.submit(vec![ended(1)]);
+            link.submit(vec![message(3, 300_000)]);
+            thread::sleep(Duration::from_millis(600));
+            faults("n");
+            // The state goes in by itself, and then messages do.
+            let mut refused = Vec::new();
+            let mut accepting = None;
+            let begin = Instant::now();
+            while !(link.pending() == 0 && accepting == Some(true)) {
+                assert!(begin.elapsed() < Duration::from_secs(30));
+                let news = link.poll();
+                refused.extend(news.refused);
+                accepting = news.accepting.or(accepting);
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(refused, [Lsn(5)]);
+            link.submit(vec![message(4, 300_000)]);
+            assert!(settled(&mut link, 6).is_empty());
+            store.stop();
+            println!("kept 4");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// `store/faults.c`, compiled.
+fn shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/faults.c");
+        let shim = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("faults-{}.so", std::process::id()));
+        let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+            .args([shim.as_path(), source.as_path()])
+            .arg("-ldl")
+            .status()
+            .expect("a C compiler built SQLite");
+        assert!(status.success());
+        shim
+    })
+}
+
+fn spawn_child(dir: &Path, work: &str, mode: &str, durability: Durability) -> Child {
+    let faults = dir.join("faults");
+    fs::write(&faults, if work == "write" { mode } else { "n" }).unwrap();
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored", "--nocapture"])
+        .env("RINGMQ_CHILD", dir)
+        .env("RINGMQ_CHILD_WORK", work)
+        .env("RINGMQ_CHILD_MODE", mode)
+        .env("RINGMQ_CHILD_DURABILITY", durability.name())
+        .env("RINGMQ_FAULTS", &faults)
+        .env("LD_PRELOAD", shim())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn fails_and_recovers(mode: &str) {
+    let scratch = Scratch::new(&format!("fails-{mode}"));
+    let child = spawn_child(&scratch.0, "fail", mode, Durability::Power);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("kept 4"), "{text}");
+    assert_eq!(
+        waiting(&load(&setup(&scratch.db())).unwrap()),
+        BTreeSet::from([4])
+    );
+}
+
+#[test]
+fn a_full_disk_refuses_messages_keeps_state_and_recovers() {
+    fails_and_recovers("f");
+}
+
+#[test]
+fn a_failing_disk_refuses_messages_keeps_state_and_recovers() {
+    fails_and_recovers("e");
+}
+
+/// A number that differs from run to run; a failure prints it.
+fn seed() -> u64 {
+    let given = std::env::var("RINGMQ_CRASH_SEED").ok();
+    given.map_or_else(
+        || {
+            let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+            u64::from(now.subsec_nanos())
+        },
+        |text| text.parse().unwrap(),
+    )
+}
+
+/// A generator that a seed repeats.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+}
+
+/// What a power cut may leave of a file: each sector as it was flushed or as it was written, and no tail that was not flushed or a part of it.
+fn cut_power(file: &Path, random: &mut Random) {
+    let synced = PathBuf::from(format!("{}.synced", file.display()));
+    let written = fs::read(file).unwrap_or_default();
+    let Ok(mut left) = fs::read(&synced) else {
+        // Never flushed: gone, but for its name.
+        if file.exists() {
+            fs::write(file, []).unwrap();
+        }
+        return;
+    };
+    let tail = written.len().saturating_sub(left.len()) as u64;
+    let tail_kept = if tail == 0 {
+        0
+    } else {
+        random.below(tail + 1) as usize
+    };
+    left.resize(left.len() + tail_kept, 0);
+    for (at, sector) in left.chunks_mut(512).enumerate() {
+        if let Some(new) = written.get(at * 512..at * 512 + sector.len())
+            && random.below(2) == 0
+        {
+            sector.copy_from_slice(new);
+        }
+    }
+    fs::write(file, left).unwrap();
+    fs::remove_file(synced).unwrap();
+}
+
+/// Ends a writing child again and again; with `power`, what it had not flushed is lost in part.
+///
+/// Returns: what was lost, or came back.
+fn crash_rounds(rounds: u32, power: bool, durability: Durability) -> Result<(), String> {
+    let cause = if power { "power" } else { "kill" };
+    let scratch = Scratch::new(&format!("{cause}-{}", durability.name()));
+    let seed = seed();
+    let random = &mut Random(seed);
+    for round in 0..rounds {
+        if power && scratch.db().exists() {
+            // What the last round left has been on the disk since.
+            fs::copy(scratch.db(), scratch.0.join("store.db.synced")).unwrap();
+        }
+        let mut child = spawn_child(
+            &scratch.0,
+            "write",
+            if power { "s" } else { "n" },
+            durability,
+        );
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let reader = thread::spawn(move || {
+            let (mut sent, mut kept, mut done) = (0, 0, 0);
+            for line in lines.map_while(Result::ok) {
+                let Some((what, id)) = line.split_once(' ') else {
+                    continue;
+                };
+                let Ok(id) = id.parse::<u64>() else { continue };
+                match what {
+                    "sent" => sent = id,
+                    "kept" => kept = id,
+                    "done" => done = id,
+                    _ => {}
+                }
+            }
+            (sent, kept, done)
+        });
+        thread::sleep(Duration::from_millis(60 + random.below(250)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (sent, kept, done) = reader.join().unwrap();
+        if power {
+            for name in ["store.db", "store.db-wal"] {
+                cut_power(&scratch.0.join(name), random);
+            }
+            // It is rebuilt from the others.
+            let _ = fs::remove_file(scratch.0.join("store.db-shm"));
+        }
+        let found = match schema::open(&scratch.db()) {
+            Ok(conn) => {
+                drop(conn);
+                waiting(&load(&setup(&scratch.db())).unwrap())
+            }
+            Err(error) => panic!("round {round} of seed {seed}: {error}"),
+        };
+        for id in 1..=kept {
+            let must_wait = id % 3 != 0;
+            let must_not_wait = id % 3 == 0 && id <= done;
+            if must_wait && !found.contains(&id) || must_not_wait && found.contains(&id) {
+                return Err(format!(
+                    "round {round} of seed {seed}: message {id} of {sent}, {kept}, {done}"
+                ));
+            }
+        }
+        assert!(found.last().is_none_or(|last| *last <= sent.max(kept)));
+    }
+    Ok(())
+}
+
+/// As many as `RINGMQ_CRASH_ROUNDS` says, or few.
+fn rounds() -> u32 {
+    std::env::var("RINGMQ_CRASH_ROUNDS").map_or(6, |text| text.parse().unwrap())
+}
+
+#[test]
+fn a_killed_writer_loses_nothing_that_was_settled() {
+    for durability in [Durability::Process, Durability::Power] {
+        crash_rounds(rounds(), false, durability).unwrap();
+    }
+}
+
+#[test]
+fn a_power_cut_loses_nothing_that_was_settled() {
+    crash_rounds(rounds(), true, Durability::Power).unwrap();
+}
+
+/// Or the test above could not fail.
+#[test]
+fn a_power_cut_does_lose_what_was_not_flushed() {
+    crash_rounds(20, true, Durability::Process).unwrap_err();
+}
