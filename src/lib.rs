@@ -40,6 +40,7 @@ pub mod civil;
 #[allow(clippy::disallowed_methods, reason = "a client lives in real time")]
 pub mod client;
 pub mod config;
+pub mod heap;
 #[allow(clippy::disallowed_methods, reason = "its tests wait for the kernel")]
 pub mod mesh;
 #[allow(

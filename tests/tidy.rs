@@ -63,6 +63,7 @@ const UNSAFE_FILES: &[(&str, &str)] = &[
         "setpriority has no safe form in the standard library",
     ),
     ("src/mesh/spsc.rs", "the ring between two cores"),
+    ("src/heap.rs", "an allocator is unsafe to be called"),
     (
         "src/server/probe.rs",
         "getrlimit and setrlimit have no safe form in the standard library",

@@ -21,4 +21,4 @@ pub mod rules;
 pub mod words;
 
 pub use client::{Access, Identity, InForce};
-pub use rules::{May, Place, Rule, RuleError, Rules};
+pub use rules::{May, Place, Rule, RuleError, Rules, RulesInForce};

@@ -55,6 +55,15 @@ impl fmt::Display for RuleError {
 
 impl std::error::Error for RuleError {}
 
+/// Rules, and rules on trial.
+#[derive(Clone, Debug, Default)]
+pub struct RulesInForce {
+    /// Those that hold; none permits everything.
+    pub rules: Option<Arc<Rules>>,
+    /// Those of which it is told what they would deny.
+    pub shadow: Option<Arc<Rules>>,
+}
+
 /// What a rule says of the topics it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effect {

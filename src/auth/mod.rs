@@ -11,6 +11,7 @@ pub mod claims;
 pub mod hash;
 pub mod http;
 pub mod jwt;
+pub mod load;
 pub mod passwd;
 pub mod pool;
 pub mod scram;

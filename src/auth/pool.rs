@@ -23,15 +23,13 @@ use std::thread;
 /// Niceness of the threads: a sixtieth of the time when a core wants all of it.
 const NICENESS: libc::c_int = 19;
 
-/// How much may be done at once, and how much may wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many threads there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolSize {
-    /// Threads that compute.
-    pub threads: usize,
-    /// Threads that wait for a service's answer.
-    pub service_threads: usize,
-    /// Requests that may wait in each line.
-    pub waiting_max: usize,
+    /// Those that compute.
+    pub computing: usize,
+    /// Those that wait for a service's answer.
+    pub asking: usize,
 }
 
 /// What was done, for whoever counts.
@@ -56,7 +54,7 @@ pub struct Pool {
 /// One core's end: it stays on its thread.
 #[derive(Debug)]
 pub struct AuthLink {
-    shard: usize,
+    mailbox: Arc<Mailbox>,
     shared: Arc<Shared>,
 }
 
@@ -66,16 +64,17 @@ struct Shared {
     memory: Memory,
     computing: Line,
     asking: Line,
-    mailboxes: Vec<Mailbox>,
     waiting_max: usize,
+    /// Threads that compute, and threads that ask.
+    threads: Mutex<[usize; 2]>,
     counters: PoolCounters,
     is_stopping: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Line {
-    /// The shard, and what it asks.
-    tasks: Mutex<VecDeque<(usize, Task)>>,
+    /// What is asked, and where the answer goes.
+    tasks: Mutex<VecDeque<(Arc<Mailbox>, Task)>>,
     ready: Condvar,
 }
 
@@ -87,51 +86,51 @@ struct Mailbox {
 }
 
 impl Pool {
-    /// Starts the threads; `wakes` are those of the cores, in order.
-    ///
-    /// Errors: what the system said when it refused a thread.
-    pub fn start(
-        size: PoolSize,
-        sources: Sources,
-        secret: &[u8; 32],
-        wakes: &[Arc<Wake>],
-    ) -> io::Result<Self> {
-        let mailbox = |wake: &Arc<Wake>| Mailbox {
-            verdicts: Mutex::default(),
-            has_verdicts: AtomicBool::new(false),
-            wake: Arc::clone(wake),
-        };
-        let shared = Arc::new(Shared {
-            sources: RwLock::new(Arc::new(sources)),
-            memory: Memory::new(secret),
-            computing: Line::default(),
-            asking: Line::default(),
-            mailboxes: wakes.iter().map(mailbox).collect(),
-            waiting_max: size.waiting_max,
-            counters: PoolCounters::default(),
-            is_stopping: AtomicBool::new(false),
-        });
-        let pool = Self { shared };
-        for n in 0..size.threads {
-            let shared = Arc::clone(&pool.shared);
-            thread::Builder::new()
-                .name(format!("auth-{n}"))
-                .spawn(move || shared.work(&shared.computing))?;
+    /// Without threads yet; `secret` is 32 random bytes.
+    pub fn new(sources: Sources, secret: &[u8; 32], waiting_max: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                sources: RwLock::new(Arc::new(sources)),
+                memory: Memory::new(secret),
+                computing: Line::default(),
+                asking: Line::default(),
+                waiting_max,
+                threads: Mutex::default(),
+                counters: PoolCounters::default(),
+                is_stopping: AtomicBool::new(false),
+            }),
         }
-        for n in 0..size.service_threads {
-            let shared = Arc::clone(&pool.shared);
-            thread::Builder::new()
-                .name(format!("auth-http-{n}"))
-                .spawn(move || shared.work(&shared.asking))?;
-        }
-        Ok(pool)
     }
 
-    /// The end of a core.
-    pub fn link(&self, shard: usize) -> AuthLink {
-        assert!(shard < self.shared.mailboxes.len());
+    /// Starts threads until there are so many; those there are stay.
+    ///
+    /// Errors: what the system said when it refused a thread.
+    pub fn grow(&self, size: PoolSize) -> io::Result<()> {
+        let mut threads = lock(&self.shared.threads);
+        while threads[0] < size.computing {
+            let shared = Arc::clone(&self.shared);
+            let thread = thread::Builder::new().name(format!("auth-{}", threads[0]));
+            thread.spawn(move || shared.work(&shared.computing))?;
+            threads[0] += 1;
+        }
+        while threads[1] < size.asking {
+            let shared = Arc::clone(&self.shared);
+            let thread = thread::Builder::new().name(format!("auth-http-{}", threads[1]));
+            thread.spawn(move || shared.work(&shared.asking))?;
+            threads[1] += 1;
+        }
+        Ok(())
+    }
+
+    /// The end of the core that `wake` wakes.
+    pub fn link(&self, wake: Arc<Wake>) -> AuthLink {
+        let mailbox = Mailbox {
+            verdicts: Mutex::default(),
+            has_verdicts: AtomicBool::new(false),
+            wake,
+        };
         AuthLink {
-            shard,
+            mailbox: Arc::new(mailbox),
             shared: Arc::clone(&self.shared),
         }
     }
@@ -190,10 +189,10 @@ impl AuthLink {
             shared.counters.busy.fetch_add(1, Ordering::Relaxed);
             return Some(Verdict::Refused {
                 reason: ReasonCode::ServerBusy,
-                what: "auth.waiting-max: too many clients wait to be authenticated",
+                what: "login.waiting-max: too many clients wait to be authenticated",
             });
         }
-        tasks.push_back((self.shard, task));
+        tasks.push_back((Arc::clone(&self.mailbox), task));
         drop(tasks);
         line.ready.notify_one();
         None
@@ -201,19 +200,15 @@ impl AuthLink {
 
     /// Whether [`AuthLink::poll`] has something to tell.
     pub fn has_news(&self) -> bool {
-        self.mailbox().has_verdicts.load(Ordering::Relaxed)
+        self.mailbox.has_verdicts.load(Ordering::Relaxed)
     }
 
     /// The verdicts since the last call.
     pub fn poll(&self) -> Vec<(ConnKey, Verdict)> {
-        if !self.has_news() || !self.mailbox().has_verdicts.swap(false, Ordering::Acquire) {
+        if !self.has_news() || !self.mailbox.has_verdicts.swap(false, Ordering::Acquire) {
             return Vec::new();
         }
-        take(&mut *lock(&self.mailbox().verdicts))
-    }
-
-    fn mailbox(&self) -> &Mailbox {
-        &self.shared.mailboxes[self.shard]
+        take(&mut *lock(&self.mailbox.verdicts))
     }
 }
 
@@ -226,7 +221,7 @@ impl Shared {
     /// One thread, until the pool ends.
     fn work(&self, line: &Line) {
         lower_priority();
-        while let Some((shard, task)) = self.next(line) {
+        while let Some((mailbox, task)) = self.next(line) {
             if task.request.wanted.strong_count() == 0 {
                 self.counters.abandoned.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -238,7 +233,6 @@ impl Shared {
             };
             let verdict = verifier.judge(&task);
             self.counters.judged.fetch_add(1, Ordering::Relaxed);
-            let mailbox = &self.mailboxes[shard];
             lock(&mailbox.verdicts).push((task.request.conn, verdict));
             mailbox.has_verdicts.store(true, Ordering::Release);
             mailbox.wake.wake();
@@ -246,7 +240,7 @@ impl Shared {
     }
 
     /// Waits for a task; none when the pool has ended.
-    fn next(&self, line: &Line) -> Option<(usize, Task)> {
+    fn next(&self, line: &Line) -> Option<(Arc<Mailbox>, Task)> {
         let mut tasks = lock(&line.tasks);
         loop {
             if self.is_stopping.load(Ordering::Acquire) {
@@ -294,14 +288,13 @@ mod tests {
     }
 
     fn pool(threads: usize, waiting_max: usize) -> (Pool, AuthLink) {
+        let pool = Pool::new(sources(b"secret"), &[2; 32], waiting_max);
         let size = PoolSize {
-            threads,
-            service_threads: 0,
-            waiting_max,
+            computing: threads,
+            asking: 0,
         };
-        let wakes = [Arc::new(Wake::new().expect("an eventfd"))];
-        let pool = Pool::start(size, sources(b"secret"), &[2; 32], &wakes).expect("threads");
-        let link = pool.link(0);
+        pool.grow(size).expect("threads");
+        let link = pool.link(Arc::new(Wake::new().expect("an eventfd")));
         (pool, link)
     }
 

@@ -128,6 +128,37 @@ impl fmt::Display for LogRecord {
                 }
                 Ok(())
             }
+            Event::TurnedAway { limit, more } => {
+                write!(f, "Connection from {peer} turned away: {}", limit.key())?;
+                put_more(f, *more)
+            }
+            Event::Banned {
+                client_id,
+                limit,
+                time_s,
+                ..
+            } => {
+                match client_id {
+                    Some(client_id) => write!(f, "Client {} [{peer}]", Plain(client_id))?,
+                    None => write!(f, "Address of {peer}")?,
+                }
+                write!(f, " is banned for {time_s} s ({}).", limit.key())
+            }
+            Event::Limited {
+                client_id,
+                limit,
+                more,
+                ..
+            } => {
+                let client_id = client_id.as_deref().unwrap_or("<unknown>");
+                write!(
+                    f,
+                    "Client {} [{peer}] was limited: {}",
+                    Plain(client_id),
+                    limit.key()
+                )?;
+                put_more(f, *more)
+            }
             Event::Dropped { counts, named } => {
                 let total: u64 = counts.iter().sum();
                 write!(f, "{total} messages were dropped:")?;
@@ -174,6 +205,13 @@ impl fmt::Display for Denial {
             Some(rule) => write!(f, ": {}.", Plain(rule)),
             None => f.write_str(": no rule permits it."),
         }
+    }
+}
+
+fn put_more(f: &mut fmt::Formatter<'_>, more: u64) -> fmt::Result {
+    match more {
+        0 => f.write_str("."),
+        more => write!(f, "; so were {more} others since the last such line."),
     }
 }
 

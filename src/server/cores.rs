@@ -7,21 +7,26 @@
 //!
 //! One more thread, the ticker, wakes the network task of every core each `TICK` through a waker it keeps. glommio
 //! 0.9 goes to sleep with a runnable task when its preemption timer expires between two checks of its main loop; a
-//! wake from another thread always gets it out of that, a timer of its own does not. Nothing else depends on the
-//! ticker.
+//! wake from another thread always gets it out of that, a timer of its own does not. It also measures how much memory is
+//! taken.
 
 use super::clock::Clock;
+use crate::access::RulesInForce;
+use crate::auth::pool::Pool;
 use crate::config::limits::Limits;
 use crate::config::listener::{Bind, ListenerSpec};
+use crate::heap;
 use crate::mesh::link::{LinkConfig, full_mesh};
 use crate::mesh::wake::Wake;
 use crate::net::counters::NetCounters;
 use crate::net::driver::{Driver, DriverSetup, Shutdown, Turn};
 use crate::net::events::LogSink;
 use crate::net::listener::Listener;
+use crate::net::live::{Live, Parts};
 use crate::net::ring::{self, Ring, RingConfig, RingError};
 use crate::net::transport::Door;
 use crate::net::transport::tls_files::TlsFileError;
+use crate::shard::budget::MemoryLevel;
 use crate::shard::input::{Now, ShardId};
 use crate::shard::message::Message;
 use crate::shard::outbox::Outbox;
@@ -83,6 +88,10 @@ pub struct CoreConfig {
     pub ring: RingConfig,
     /// The sizes of the links; `None` are those that fit the number of shards.
     pub link: Option<LinkConfig>,
+    /// Who may publish and read what.
+    pub rules: RulesInForce,
+    /// Those who judge clients; without them no listener that asks for a proof lets anybody in.
+    pub judges: Option<Arc<Pool>>,
     /// What outlives the process, if anything does.
     pub store: Option<StoreConfig>,
 }
@@ -154,7 +163,7 @@ pub struct Cores {
     ticker: Ticker,
     shutdown: Arc<Shutdown>,
     addresses: Vec<Bind>,
-    doors: Vec<Arc<Door>>,
+    live: Arc<Live>,
     counters: Vec<Arc<NetCounters>>,
     store: Option<Store>,
 }
@@ -177,6 +186,11 @@ impl Cores {
         assert!((1..=ShardId::COUNT_MAX).contains(&count));
         let doors = open_doors(&config.listeners)?;
         let (listeners, addresses) = bind(&doors, count)?;
+        let live_parts = Parts {
+            limits: Arc::clone(&config.limits),
+            doors,
+            rules: config.rules.clone(),
+        };
         let wakes = (0..count)
             .map(|_| Wake::new().map(Arc::new))
             .collect::<Result<Vec<_>, _>>();
@@ -191,12 +205,14 @@ impl Cores {
         } else {
             Vec::new()
         };
+        let live = Arc::new(Live::new(live_parts, wakes.clone(), config.hash_seed));
         let mut cores = Self {
             threads: Vec::with_capacity(count),
-            ticker: Ticker::start(count).map_err(StartError::System)?,
+            ticker: Ticker::start(count, Arc::clone(&live), config.limits.memory_bytes_max)
+                .map_err(StartError::System)?,
             shutdown: Arc::new(Shutdown::new(wakes.clone())),
             addresses,
-            doors,
+            live,
             counters: (0..count).map(|_| Arc::default()).collect(),
             store,
         };
@@ -213,7 +229,9 @@ impl Cores {
                     links,
                     wake,
                     shutdown: Arc::clone(&cores.shutdown),
+                    live: Arc::clone(&cores.live),
                     log: config.log.clone(),
+                    auth: None,
                     store: None,
                     outbox: Outbox::default(),
                     counters: Arc::clone(&cores.counters[index]),
@@ -255,9 +273,9 @@ impl Cores {
         &self.addresses
     }
 
-    /// The listeners, for reading their certificates again.
-    pub fn doors(&self) -> &[Arc<Door>] {
-        &self.doors
+    /// What can be replaced while they run.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// What each core counts about its sockets.
@@ -462,6 +480,8 @@ fn start_driver(
         now,
     });
     setup.store = recovered.link;
+    let judges = config.judges.as_ref();
+    setup.auth = judges.map(|judges| judges.link(Arc::clone(&setup.wake)));
     shard.set_next_numbers(
         StoredSession(recovered.last_session),
         StoredMessage(recovered.last_message),
@@ -649,7 +669,8 @@ struct Ticker {
 }
 
 impl Ticker {
-    fn start(count: usize) -> io::Result<Self> {
+    fn start(count: usize, live: Arc<Live>, memory_bytes_max: u64) -> io::Result<Self> {
+        let memory_bytes_max = super::memory::bytes_max(memory_bytes_max);
         let wakers = Arc::new(Wakers(Mutex::new(vec![None; count])));
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopped) = (Arc::clone(&wakers), Arc::clone(&stop));
@@ -659,6 +680,8 @@ impl Ticker {
                 while !stopped.load(Ordering::Relaxed) {
                     thread::park_timeout(TICK);
                     shared.wake_all();
+                    let bytes = heap::bytes_in_use();
+                    live.set_memory(MemoryLevel::of(bytes, memory_bytes_max, live.memory()));
                 }
             })?;
         Ok(Self {
@@ -698,6 +721,8 @@ mod tests {
                 ..RingConfig::default()
             },
             link: None,
+            rules: RulesInForce::default(),
+            judges: None,
             store: None,
         }
     }

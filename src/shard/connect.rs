@@ -92,10 +92,14 @@ impl Shard {
             let end = End::new(ReasonCode::NotAuthorized, what);
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
-        let against = self.reason_to_refuse(&connect, client_id, assigned.as_deref(), outbox);
-        if let Some(end) = against {
+        if let Some(end) = self.reason_to_refuse(&connect, assigned.as_deref()) {
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
+        if let Some((limit, end)) = self.limit_of_connect(&connect, client_id, outbox) {
+            self.connect_refused_under(limit, key, client_id, outbox);
+            return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
+        }
+        self.count_connect(key, client_id, outbox);
         let recorded = self.keeper.emitted;
         let identity = admitted.identity;
         let username = identity.username.clone();
@@ -150,13 +154,7 @@ impl Shard {
     }
 
     /// What stands against this client, after its packet was found well-formed.
-    fn reason_to_refuse(
-        &mut self,
-        connect: &Connect<'_>,
-        client_id: &str,
-        assigned: Option<&str>,
-        outbox: &mut Outbox,
-    ) -> Option<End> {
+    fn reason_to_refuse(&self, connect: &Connect<'_>, assigned: Option<&str>) -> Option<End> {
         if let Some(packet_bytes_max) = connect.properties.packet_bytes_max
             && packet_bytes_max.get() < SMALL_PACKET_BYTES_MAX
         {
@@ -180,28 +178,6 @@ impl Shard {
                     statement: "MQTT-3.1.2-24",
                 });
             }
-        }
-        let sessions_max = (self.limits.sessions_max as usize).div_ceil(self.shard_count);
-        if self.sessions.len() >= sessions_max
-            && self.find_session(client_id).is_none()
-            && !self.evict_session(outbox)
-        {
-            return Some(End::new(
-                ReasonCode::QuotaExceeded,
-                "limits.sessions-max: no more sessions on this broker",
-            ));
-        }
-        let levels = |topic: &str| memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
-        let levels_max = usize::from(self.limits.topic_levels_max);
-        if connect
-            .will
-            .as_ref()
-            .is_some_and(|will| levels(will.topic) > levels_max)
-        {
-            return Some(End::new(
-                ReasonCode::TopicNameInvalid,
-                "the Will Topic has more levels than this broker allows",
-            ));
         }
         None
     }
@@ -406,6 +382,14 @@ impl Shard {
                     out.truncate(start);
                 }
             });
+        }
+        if matches!(
+            end.reason,
+            ReasonCode::BadUserNameOrPassword
+                | ReasonCode::NotAuthorized
+                | ReasonCode::BadAuthenticationMethod
+        ) {
+            outbox.auth_failures.push(key);
         }
         if self.events {
             outbox.events.push(Event::ConnectRefused {

@@ -34,6 +34,10 @@ pub(super) const PAUSED_BY_LINK: u8 = 1;
 pub(super) const PAUSED_BY_STORE: u8 = 4;
 /// The client does not read its acknowledgements.
 pub(super) const PAUSED_BY_OUTBOUND: u8 = 2;
+/// It published faster than it may.
+pub(super) const PAUSED_BY_RATE: u8 = 4;
+/// It publishes while memory is exhausted.
+pub(super) const PAUSED_BY_MEMORY: u8 = 8;
 
 /// Somebody has to say first who it is.
 pub(super) const PAUSED_BY_LOGIN: u8 = 8;
@@ -58,7 +62,7 @@ pub(super) struct Connection {
     pub(super) version: Version,
     /// The shell owes writes for it.
     pub(super) dirty: bool,
-    /// Why it is not read: `PAUSED_BY_LINK` and its like.
+    /// Why it is not read: bits `PAUSED_BY_…`.
     pub(super) paused: u8,
     /// Nothing leaves yet: what CONNACK says is not durable.
     pub(super) is_corked: bool,

@@ -1,5 +1,7 @@
 //! What a shard counts: plain integers, summed over the shards by whoever asks.
 
+use super::limited::Refusals;
+
 /// Why a message was not delivered to a session, or not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -22,6 +24,8 @@ pub enum DropCause {
     NoMember,
     /// The session ended while the message waited.
     SessionEnded,
+    /// It waited for a session that was away when memory was exhausted.
+    Memory,
     /// It waited longer than the operator allows.
     Aged,
     /// A queue or the store refused it, and its publisher was told.
@@ -34,7 +38,7 @@ pub enum DropCause {
 
 impl DropCause {
     /// All causes, in the order of their counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SlowConsumer,
         Self::QueueFull,
         Self::Expired,
@@ -44,6 +48,7 @@ impl DropCause {
         Self::RetainedLimit,
         Self::NoMember,
         Self::SessionEnded,
+        Self::Memory,
         Self::Aged,
         Self::Refused,
         Self::Lost,
@@ -62,6 +67,7 @@ impl DropCause {
             Self::RetainedLimit => "retained_limit",
             Self::NoMember => "no_member",
             Self::SessionEnded => "session_ended",
+            Self::Memory => "memory",
             Self::Aged => "aged",
             Self::Refused => "refused",
             Self::Lost => "lost",
@@ -71,7 +77,7 @@ impl DropCause {
 }
 
 /// Counts since the start, and the present sizes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Connections accepted on this core.
     pub connections_accepted: u64,
@@ -119,6 +125,8 @@ pub struct Counters {
     pub dropped: [u64; DropCause::ALL.len()],
     /// Messages dropped under all causes.
     pub dropped_total: u64,
+    /// What was refused under a limit.
+    pub refusals: Refusals,
 }
 
 impl Counters {

@@ -196,8 +196,8 @@ impl Shard {
         images: Option<&mut Images>,
         outbox: &mut Outbox,
     ) {
+        let outbound_bytes_max = self.outbound_bytes_max();
         let session = &mut self.sessions[to.session.0 as usize];
-        let outbound_bytes_max = self.limits.outbound_bytes_max as usize;
         let Some(key) = session.conn else {
             if to.options.qos == QoS::AtMostOnce {
                 self.counters.drop_one(DropCause::Offline);

@@ -1,10 +1,12 @@
 //! What a core's state machine is told: everything that can happen to it, as data.
 
+use super::budget::MemoryLevel;
 use super::credentials::{Demand, Verdict};
 use super::mesh_message::MeshMessage;
 use super::message::Message;
 use super::record::{FetchToken, Lsn, StoredMessage};
 use crate::access::Rules;
+use crate::config::limits::Limits;
 use std::sync::Arc;
 
 /// The number of a shard, 0 to 63. One shard is one core's state.
@@ -151,6 +153,10 @@ pub enum Input<'a> {
         /// The new state.
         pressure: Pressure,
     },
+    /// Other bounds hold from now on. Those that clients were told in CONNACK are the same as before.
+    Limits(&'a Arc<Limits>),
+    /// How short memory is from now on.
+    Memory(MemoryLevel),
     /// Time passed: at or after `Shard::next_deadline`.
     Tick,
     /// The store has made records durable.

@@ -17,6 +17,8 @@
 
 mod access;
 mod ack;
+pub mod ban;
+pub mod budget;
 mod commit;
 mod connect;
 mod connection;
@@ -30,6 +32,7 @@ mod gate;
 mod hold;
 pub mod input;
 mod invariants;
+pub mod limited;
 mod login;
 mod mesh;
 pub mod mesh_message;
@@ -39,6 +42,7 @@ pub mod outbox;
 pub mod placement;
 mod publication;
 mod publish;
+pub mod rate;
 pub mod record;
 mod recovery;
 mod retain;
@@ -57,6 +61,8 @@ use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
 use crate::topic::share::Groups;
 use access::Guard;
+use ban::Bans;
+use budget::Budget;
 use commit::Keeper;
 use connection::{Connection, End};
 use counters::Counters;
@@ -71,6 +77,7 @@ use message::Message;
 use outbound::Pool;
 use outbox::Outbox;
 use placement::Placement;
+use rate::Rates;
 use record::Durability;
 use retain::Upkeep;
 use slab::Slab;
@@ -162,6 +169,10 @@ pub struct Shard {
     wheel: Wheel,
     pool: Pool,
     counters: Counters,
+    rates: Rates,
+    budget: Budget,
+    /// Client Identifiers that connected too often, by their hash.
+    bans: Bans,
     keeper: Keeper,
     /// Bytes in all queues, each message charged to every queue that holds it.
     queued_bytes: u64,
@@ -225,6 +236,9 @@ impl Shard {
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
             counters: Counters::default(),
+            rates: Rates::default(),
+            budget: Budget::default(),
+            bans: Bans::default(),
             keeper: Keeper::new(durability, hash_seed),
             queued_bytes: 0,
             evict_at: 0,
@@ -268,6 +282,8 @@ impl Shard {
                 self.closed(conn, what, outbox);
             }
             Input::Link { to, pressure } => self.link(to, pressure, outbox),
+            Input::Memory(level) => self.memory(level, outbox),
+            Input::Limits(limits) => self.limits = Arc::clone(limits),
             Input::Committed { up_to, refused } => self.committed(up_to, refused, outbox),
             Input::Fetched { token, messages } => self.fetched(token, messages, outbox),
             Input::StoreState { accepting } => self.keeper.accepts = accepting,

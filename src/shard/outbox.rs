@@ -3,6 +3,7 @@
 use super::counters::DropCause;
 use super::credentials::AuthRequest;
 use super::input::{ConnKey, ShardId};
+use super::limited::Limit;
 use super::mesh_message::MeshMessage;
 use super::message::{MessageBatch, MessageParts};
 use super::record::{Fetch, Record};
@@ -44,6 +45,8 @@ pub struct Outbox {
     pub auth: Vec<AuthRequest>,
     /// What the operator may want to know.
     pub events: Vec<Event>,
+    /// Connections whose clients failed to authenticate.
+    pub auth_failures: Vec<ConnKey>,
     /// What is to be kept: together or not at all. The shard counts them: the first ever is `Lsn(1)`.
     pub records: Vec<Record>,
     /// What is to be read back, each answered by one `Input::Fetched`.
@@ -62,6 +65,7 @@ impl Default for Outbox {
             resume: Vec::new(),
             auth: Vec::new(),
             events: Vec::new(),
+            auth_failures: Vec::new(),
             records: Vec::new(),
             fetch: Vec::new(),
         }
@@ -108,6 +112,7 @@ impl Outbox {
             && self.resume.is_empty()
             && self.auth.is_empty()
             && self.events.is_empty()
+            && self.auth_failures.is_empty()
             && self.records.is_empty()
             && self.fetch.is_empty()
     }
@@ -193,6 +198,35 @@ pub enum Event {
         new: ConnKey,
         /// The Client Identifier that both gave.
         client_id: Box<str>,
+    },
+    /// A connection was closed before anything was read of it; at most one a second for each limit.
+    TurnedAway {
+        /// The limit.
+        limit: Limit,
+        /// How many more were, since the last such event.
+        more: u64,
+    },
+    /// Who did something too often is banned from now on.
+    Banned {
+        /// The connection that did it last.
+        conn: ConnKey,
+        /// The Client Identifier that is banned; none when the peer's address is.
+        client_id: Option<Box<str>>,
+        /// The limit that was reached.
+        limit: Limit,
+        /// How long the ban lasts, in seconds.
+        time_s: u32,
+    },
+    /// Something was refused under a limit; at most one a second for each.
+    Limited {
+        /// The connection.
+        conn: ConnKey,
+        /// The Client Identifier, when it is known.
+        client_id: Option<Box<str>>,
+        /// The limit.
+        limit: Limit,
+        /// Refusals under it since the last such event, without this one.
+        more: u64,
     },
     /// Messages were dropped since the last such event; at most one every ten seconds.
     Dropped {

@@ -6,6 +6,7 @@ use super::connection::{End, Handled, PAUSED_BY_LINK};
 use super::counters::DropCause;
 use super::deliver::Recipient;
 use super::input::{ConnKey, Pressure, ShardId};
+use super::limited::Limit;
 use super::mesh_message::MeshMessage;
 use super::message::{MessageParts, NEVER};
 use super::outbox::Outbox;
@@ -54,13 +55,9 @@ impl Shard {
                 &alias_topic
             }
         };
-        let levels = memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
-        if levels > usize::from(self.limits.topic_levels_max) {
-            return Err(End::new(
-                ReasonCode::TopicNameInvalid,
-                "the Topic Name has more levels than this broker allows",
-            ));
-        }
+        self.check_topic(key, topic, outbox)?;
+        self.charge(key, body.len(), outbox)?;
+        self.pause_for_memory(key, outbox);
         if !self.may(session, May::Publish(topic)) && !self.is_repetition(session, &publish) {
             self.counters.publishes_denied += 1;
             self.deny_publish(key, &publish, outbox);
@@ -98,6 +95,9 @@ impl Shard {
         } else {
             0
         };
+        if publish.retain && stamp == 0 {
+            self.refused_under(Limit::Retained, key, outbox);
+        }
         let mut publication = Publication::new(&MessageParts {
             topic,
             properties: &properties,

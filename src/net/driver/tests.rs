@@ -1,12 +1,15 @@
 //! The driver against real sockets on loopback, with a state machine that does what its peers tell it.
 
 use super::*;
+use crate::access::RulesInForce;
 use crate::config::listener::ListenerSpec;
 use crate::mesh::link::{LinkConfig, Mark, full_mesh};
+use crate::net::live::Parts;
 use crate::net::ring::RingConfig;
 use crate::net::transport::Door;
 use crate::shard::input::CloseCause;
 use crate::shard::outbox::Handover;
+use socket2::SockRef;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown as Side, SocketAddr, TcpStream};
@@ -167,6 +170,7 @@ impl StateMachine for Fake {
                 self.seen.push(Seen::Mesh(up_to));
             }
             Input::Link { pressure, .. } => self.seen.push(Seen::Link(pressure)),
+            Input::Limits(_) | Input::Memory(_) => {}
             Input::Tick => {
                 self.seen.push(Seen::Tick);
                 for (_, conn) in self
@@ -238,6 +242,12 @@ impl Cores {
         let mut listeners = Listener::bind_door(door, 1).unwrap();
         let address = listeners[0].address();
         let links = full_mesh(link, &wakes).into_iter();
+        let parts = Parts {
+            limits: Arc::default(),
+            doors: vec![Arc::clone(door)],
+            rules: RulesInForce::default(),
+        };
+        let live = Arc::new(Live::new(parts, wakes.clone(), 1));
         let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
             let setup = DriverSetup {
                 id: ShardId(index as u8),
@@ -245,7 +255,9 @@ impl Cores {
                 links,
                 wake,
                 shutdown: Arc::clone(&shutdown),
+                live: Arc::clone(&live),
                 log: None,
+                auth: None,
                 store: None,
                 outbox: Outbox::default(),
                 counters: Arc::default(),
