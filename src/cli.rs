@@ -107,7 +107,10 @@ impl AclTestArgs {
         let loaded = sources.load().map_err(in_words as fn(_) -> Vec<String>)?;
         match load::rules(&loaded)?.rules {
             Some(rules) => Ok((*rules).clone()),
-            None => Err(vec!["the configuration has no rules, so everything is permitted; --file names others".into()]),
+            None => Err(vec![
+                "the configuration has no rules, so everything is permitted; --file names others"
+                    .into(),
+            ]),
         }
     }
 }

@@ -4,9 +4,9 @@ mod cli;
 
 use clap::Parser;
 use cli::{AclTestArgs, AclVerb, BrokerArgs, CertDevArgs, CertVerb, Cli, ConfigVerb, Verb};
+use ringmq::auth::passwd;
 use ringmq::config::{self, Loaded, Sources};
 use ringmq::heap::CountingAllocator;
-use ringmq::auth::passwd;
 use ringmq::{cert, client, server, store, torture};
 use std::process::ExitCode;
 

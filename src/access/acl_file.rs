@@ -121,15 +121,11 @@ fn parse_line(line: &str) -> Result<Line<'_>, String> {
             "" => Err("`user` without a name".into()),
             name => Ok(Line::User(name)),
         },
-        _ if line.starts_with('#') => {
-            Err("a comment must begin at the start of its line".into())
-        }
+        _ if line.starts_with('#') => Err("a comment must begin at the start of its line".into()),
         _ if word.contains('\t') => {
             Err("the words of a rule are separated by spaces, not by tabs".into())
         }
-        _ => Err(format!(
-            "`{word}` is not `topic`, `user` or `pattern`"
-        )),
+        _ => Err(format!("`{word}` is not `topic`, `user` or `pattern`")),
     }
 }
 
@@ -161,7 +157,8 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_with_its_line() {
-        let text = "topic\nuser\nread a\n # c\ntopic my topic\npattern x+\ntopic\ta\ntopic read a/#/b\n";
+        let text =
+            "topic\nuser\nread a\n # c\ntopic my topic\npattern x+\ntopic\ta\ntopic read a/#/b\n";
         let errors = AclFile::parse("acl", text).expect_err("wrong");
         let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
         assert_eq!(

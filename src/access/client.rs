@@ -127,8 +127,8 @@ impl Access {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rules::{Effect, Place};
     use super::super::pattern::Pattern;
+    use super::super::rules::{Effect, Place};
     use super::*;
 
     fn rules(text: &str) -> Rules {
@@ -164,7 +164,10 @@ mod tests {
     #[test]
     fn what_is_remembered_is_forgotten_when_the_rules_change() {
         let mut access = client("al");
-        let (before, after) = (rules("user al\ntopic write a\n"), rules("user al\ntopic write b\n"));
+        let (before, after) = (
+            rules("user al\ntopic write a\n"),
+            rules("user al\ntopic write b\n"),
+        );
         let force = |rules, epoch| InForce {
             rules: Some(rules),
             epoch,

@@ -429,7 +429,11 @@ pattern read %u/inbox
             (None, READ, "$SYS/x", "nothing"),
         ] {
             assert_eq!(decides(&alone, user, may(topic)), by, "{user:?} {topic}");
-            assert_eq!(decides(&with_file, user, may(topic)), by, "{user:?} {topic}");
+            assert_eq!(
+                decides(&with_file, user, may(topic)),
+                by,
+                "{user:?} {topic}"
+            );
         }
         assert_eq!(decides(&with_file, Some("bo"), WRITE("other")), "acl:3");
     }
@@ -453,7 +457,11 @@ pattern read %u/inbox
             ("$SYS/#", false),
         ] {
             let rule = al.deciding(&rules, "c1", May::Subscribe(filter));
-            assert_eq!(rule.is_some_and(|rule| rule.effect.permits), may, "{filter}");
+            assert_eq!(
+                rule.is_some_and(|rule| rule.effect.permits),
+                may,
+                "{filter}"
+            );
         }
     }
 

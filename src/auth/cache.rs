@@ -27,7 +27,9 @@ impl Tagger {
             context.update(part);
         }
         let tag = context.sign();
-        *tag.as_ref().first_chunk().expect("HMAC-SHA-256 has 32 bytes")
+        *tag.as_ref()
+            .first_chunk()
+            .expect("HMAC-SHA-256 has 32 bytes")
     }
 }
 
@@ -86,7 +88,9 @@ impl<T: Clone> Cache<T> {
 
     fn lock(&self) -> MutexGuard<'_, Generations<T>> {
         // Each change is one insertion or removal.
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -29,9 +29,13 @@ pub fn rules(value: &Value, source: &str) -> Result<Option<RuleList>, &'static s
             return Err("there are more than 256 rules");
         }
         let topic = topic.as_str().ok_or("the topic of a rule is no text")?;
-        let topic = topic.replace("${clientid}", "%c").replace("${username}", "%u");
+        let topic = topic
+            .replace("${clientid}", "%c")
+            .replace("${username}", "%u");
         if topic.contains("${") {
-            return Err("the topic of a rule has another placeholder than ${clientid} and ${username}");
+            return Err(
+                "the topic of a rule has another placeholder than ${clientid} and ${username}",
+            );
         }
         let pattern = Pattern::template(&topic)?;
         let place = Place {
@@ -50,7 +54,9 @@ pub fn rules(value: &Value, source: &str) -> Result<Option<RuleList>, &'static s
         Value::Object(of_action) => {
             for (action, topics) in of_action {
                 let effect = effect("allow", action)?;
-                let topics = topics.as_array().ok_or("the topics of a rule are no list")?;
+                let topics = topics
+                    .as_array()
+                    .ok_or("the topics of a rule are no list")?;
                 for topic in topics {
                     push(topic, effect)?;
                 }
@@ -61,7 +67,10 @@ pub fn rules(value: &Value, source: &str) -> Result<Option<RuleList>, &'static s
                 let word = |name: &str| rule.get(name).and_then(Value::as_str);
                 let permission = word("permission").ok_or("a rule has no permission")?;
                 let action = word("action").unwrap_or("all");
-                push(rule.get("topic").unwrap_or(&Value::Null), effect(permission, action)?)?;
+                push(
+                    rule.get("topic").unwrap_or(&Value::Null),
+                    effect(permission, action)?,
+                )?;
             }
         }
         _ => return Err("the rules are neither a list nor an object"),

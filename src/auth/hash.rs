@@ -196,9 +196,7 @@ impl PasswordHash {
                 let hash = salted_sha512(password, &salt);
                 Kind::Sha512 { salt, hash }
             }
-            HashKind::ScramSha256 => {
-                Kind::Scram(ScramKeys::new(password, &salt, SCRAM_ITERATIONS))
-            }
+            HashKind::ScramSha256 => Kind::Scram(ScramKeys::new(password, &salt, SCRAM_ITERATIONS)),
         })
     }
 
@@ -219,7 +217,13 @@ impl PasswordHash {
                 salt: bytes("salt", salt, SALT_BYTES_MAX)?,
                 hash: exactly(bytes("hash", hash, HASH_BYTES)?, HASH_BYTES)?,
             },
-            ["PBKDF2", digest @ ("sha512" | "sha256"), iterations, salt, hash] => Kind::Pbkdf2 {
+            [
+                "PBKDF2",
+                digest @ ("sha512" | "sha256"),
+                iterations,
+                salt,
+                hash,
+            ] => Kind::Pbkdf2 {
                 digest: if digest == "sha512" {
                     Pbkdf2Digest::Sha512
                 } else {
@@ -264,10 +268,8 @@ impl PasswordHash {
                 hash,
                 ..
             } => pbkdf2::verify(digest.algorithm(), *iterations, salt, password, hash).is_ok(),
-            Kind::Argon2id { params, salt, hash } => {
-                argon2id(*params, salt, password, hash.len())
-                    .is_some_and(|computed| computed.ct_eq(hash).into())
-            }
+            Kind::Argon2id { params, salt, hash } => argon2id(*params, salt, password, hash.len())
+                .is_some_and(|computed| computed.ct_eq(hash).into()),
             Kind::Scram(keys) => {
                 let computed = ScramKeys::new(password, &keys.salt, keys.iterations);
                 computed.stored_key.ct_eq(&keys.stored_key).into()
@@ -306,7 +308,10 @@ impl fmt::Display for PasswordHash {
             Kind::Argon2id { params, salt, hash } => {
                 let Argon2Params { kib, passes, lanes } = params;
                 let (salt, hash) = (UNPADDED.encode(salt), UNPADDED.encode(hash));
-                write!(f, "$argon2id$v=19$m={kib},t={passes},p={lanes}${salt}${hash}")
+                write!(
+                    f,
+                    "$argon2id$v=19$m={kib},t={passes},p={lanes}${salt}${hash}"
+                )
             }
             Kind::Scram(keys) => write!(
                 f,
@@ -358,7 +363,9 @@ fn argon2id(params: Argon2Params, salt: &[u8], password: &[u8], bytes: usize) ->
 fn argon2_params(text: &str) -> Result<Argon2Params, String> {
     let mut params = [None; 3];
     for item in text.split(',') {
-        let (name, number) = item.split_once('=').ok_or("the parameters are not m=,t=,p=")?;
+        let (name, number) = item
+            .split_once('=')
+            .ok_or("the parameters are not m=,t=,p=")?;
         let at = ["m", "t", "p"].iter().position(|known| *known == name);
         let at = at.ok_or("a parameter other than m, t and p")?;
         params[at] = number.parse::<u32>().ok();
@@ -417,7 +424,10 @@ fn at_least(bytes: Vec<u8>, count: usize) -> Result<Vec<u8>, String> {
     if bytes.len() >= count {
         Ok(bytes)
     } else {
-        Err(format!("{} bytes where there must be {count} or more", bytes.len()))
+        Err(format!(
+            "{} bytes where there must be {count} or more",
+            bytes.len()
+        ))
     }
 }
 
@@ -481,7 +491,10 @@ mod tests {
             ("$argon2id$v=19$m=1,t=1,p=1$AAAA$AAAA", "m"),
             ("$argon2id$v=19$m=8,t=1,p=1$AAAA$AAAA", "8 or more"),
             ("SCRAM-SHA-256$4096$a:b", "ITERATIONS:SALT"),
-            ("SCRAM-SHA-256$4096:AAAA$AAAA:AAAA", "where there must be 32"),
+            (
+                "SCRAM-SHA-256$4096:AAAA$AAAA:AAAA",
+                "where there must be 32",
+            ),
             ("PBKDF2$md5$1$AAAA$AAAA", "none of"),
         ] {
             let error = PasswordHash::parse(text).expect_err(text);

@@ -85,7 +85,9 @@ pub struct Service {
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service").field("url", &self.spec.url).finish_non_exhaustive()
+        f.debug_struct("Service")
+            .field("url", &self.spec.url)
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,7 +127,9 @@ impl Service {
     /// Asks. Waits for the answer as long as the timeout allows, or not at all while the service is left alone.
     pub fn ask(&self, question: Question<'_>) -> Answer {
         if !self.breaker().lets_through(Instant::now()) {
-            return Answer::Unavailable("the authentication service fails and is left alone for now");
+            return Answer::Unavailable(
+                "the authentication service fails and is left alone for now",
+            );
         }
         let answer = self.exchange(question);
         let is_answer = !matches!(answer, Answer::Unavailable(_));
@@ -160,8 +164,15 @@ impl Service {
         if status != 200 {
             return Answer::Unavailable("the authentication service answers with an error");
         }
-        let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec();
-        let Some(value) = body.ok().and_then(|body| serde_json::from_slice(&body).ok()) else {
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_BYTES_MAX)
+            .read_to_vec();
+        let Some(value) = body
+            .ok()
+            .and_then(|body| serde_json::from_slice(&body).ok())
+        else {
             return Answer::Unavailable("the answer of the authentication service is no JSON");
         };
         understood(&value, question)
@@ -184,7 +195,10 @@ fn understood(answer: &Value, question: Question<'_>) -> Answer {
     let field = |name: &str| answer.get(name).unwrap_or(&Value::Null);
     let expires_at_ms = match field("expire_at") {
         Value::Null => None,
-        value => match value.as_u64().and_then(|seconds| seconds.checked_mul(1_000)) {
+        value => match value
+            .as_u64()
+            .and_then(|seconds| seconds.checked_mul(1_000))
+        {
             Some(at_ms) => Some(at_ms),
             None => return NOT_UNDERSTOOD,
         },
@@ -299,7 +313,10 @@ mod tests {
                 let mut body = vec![0; bytes];
                 reader.read_exact(&mut body).expect("a body");
                 bodies.push(String::from_utf8(body).expect("text"));
-                reader.get_mut().write_all(answer.as_bytes()).expect("answered");
+                reader
+                    .get_mut()
+                    .write_all(answer.as_bytes())
+                    .expect("answered");
             }
             bodies
         });

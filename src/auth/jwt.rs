@@ -8,8 +8,8 @@ use super::users::LineError;
 use crate::access::Identity;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use ring::hmac;
+use ring::signature::{self, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::{Map, Value};
 
 /// Keys in a file.
@@ -98,7 +98,9 @@ impl TokenKeys {
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
         let wrong = |message: &str| error(file, 0, message);
         if secret.starts_with(b"-----BEGIN") {
-            return Err(wrong("this is a PEM file, not a secret that signer and broker share"));
+            return Err(wrong(
+                "this is a PEM file, not a secret that signer and broker share",
+            ));
         }
         if secret.len() < SECRET_BYTES_MIN {
             return Err(wrong("a secret of less than 32 bytes can be guessed"));
@@ -122,7 +124,8 @@ impl TokenKeys {
                     return Err(error(file, number, "an end without a beginning"));
                 };
                 let der = STANDARD.decode(base64);
-                let der = der.map_err(|_| error(file, start, "what is in the PEM block is not base64"))?;
+                let der =
+                    der.map_err(|_| error(file, start, "what is in the PEM block is not base64"))?;
                 let material = public_key(label, der).map_err(|what| error(file, start, what))?;
                 keys.push(TokenKey {
                     id: None,
@@ -218,7 +221,9 @@ impl Material {
                 hmac::verify(&hmac::Key::new(digest, secret), message, tag).is_ok()
             }
             Self::RsaDer(der) => rsa_parameters(algorithm).is_some_and(|parameters| {
-                UnparsedPublicKey::new(parameters, der).verify(message, tag).is_ok()
+                UnparsedPublicKey::new(parameters, der)
+                    .verify(message, tag)
+                    .is_ok()
             }),
             Self::Rsa { n, e } => rsa_parameters(algorithm).is_some_and(|parameters| {
                 let key = RsaPublicKeyComponents { n, e };
@@ -275,7 +280,9 @@ pub fn verify(
     let (header, payload) = message.split_once('.').ok_or("this is no token")?;
     let header_json = object(header).ok_or("the token's header is not readable")?;
     let header = Header::of(&header_json)?;
-    let tag = URL_SAFE_NO_PAD.decode(tag).map_err(|_| "the token's signature is not base64")?;
+    let tag = URL_SAFE_NO_PAD
+        .decode(tag)
+        .map_err(|_| "the token's signature is not base64")?;
     if !keys.have_signed(&header, message.as_bytes(), &tag) {
         return Err("the token is not signed by a known key");
     }
@@ -310,17 +317,27 @@ fn identity(
         Some(Value::Array(texts)) => texts.iter().any(|text| text.as_str() == Some(wanted)),
         _ => false,
     };
-    if rules.issuer.as_ref().is_some_and(|issuer| claims.get("iss").and_then(Value::as_str) != Some(issuer)) {
+    if rules
+        .issuer
+        .as_ref()
+        .is_some_and(|issuer| claims.get("iss").and_then(Value::as_str) != Some(issuer))
+    {
         return Err("the token is of another issuer");
     }
-    if rules.audience.as_ref().is_some_and(|audience| !says("aud", audience)) {
+    if rules
+        .audience
+        .as_ref()
+        .is_some_and(|audience| !says("aud", audience))
+    {
         return Err("the token is for another audience");
     }
     if claims.contains_key("clientid") && !says("clientid", bearer.client_id) {
         return Err("the token is for another Client Identifier");
     }
     let claim = |name: &str| claims.get(name).unwrap_or(&Value::Null);
-    let username = claim(&rules.username_claim).as_str().filter(|name| !name.is_empty());
+    let username = claim(&rules.username_claim)
+        .as_str()
+        .filter(|name| !name.is_empty());
     let username = username.ok_or("the token names no user")?;
     let acl = claims::rules(claim(&rules.acl_claim), "token")?;
     Ok(Identity {
@@ -381,9 +398,13 @@ fn public_key(label: &str, der: Vec<u8>) -> Result<Material, &'static str> {
     match label {
         "PUBLIC KEY" => {}
         "RSA PUBLIC KEY" => return rsa_der(der),
-        "CERTIFICATE" => return Err("a certificate; `openssl x509 -pubkey -noout` takes the key out of it"),
+        "CERTIFICATE" => {
+            return Err("a certificate; `openssl x509 -pubkey -noout` takes the key out of it");
+        }
         label if label.ends_with("PRIVATE KEY") => {
-            return Err("a private key; the broker needs the public one, and nobody else should have this");
+            return Err(
+                "a private key; the broker needs the public one, and nobody else should have this",
+            );
         }
         _ => return Err("the PEM block is not a PUBLIC KEY"),
     }
@@ -427,7 +448,9 @@ fn web_key(key: &Value) -> Result<Option<Material>, &'static str> {
     let bytes = |name: &'static str| {
         let text = key.get(name).and_then(Value::as_str);
         let text = text.ok_or("a field is missing")?;
-        URL_SAFE_NO_PAD.decode(text).map_err(|_| "a field is not base64")
+        URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| "a field is not base64")
     };
     let point = |field_bytes: usize| {
         let (x, y) = (bytes("x")?, bytes("y")?);

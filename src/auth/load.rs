@@ -35,7 +35,10 @@ pub fn judgement(loaded: &Loaded, secret: &[u8; 32]) -> Result<Judgement, Vec<St
         let told = users.map_err(|wrong| errors.extend(wrong.iter().map(ToString::to_string)));
         told.ok()
     });
-    let tokens = login.jwt.has_keys().then(|| tokens(&login.jwt, &mut errors));
+    let tokens = login
+        .jwt
+        .has_keys()
+        .then(|| tokens(&login.jwt, &mut errors));
     let service = service(&login.http).transpose();
     let service = keep(service, &mut errors).flatten();
     if !errors.is_empty() {

@@ -198,11 +198,9 @@ fn with(text: &str, user: &str, line: &str) -> String {
 /// The text without the user's lines; none if there was none.
 fn without(text: &str, user: &str) -> Option<String> {
     let lines = || text.split_inclusive('\n');
-    lines().any(|line| name_of(line) == Some(user)).then(|| {
-        lines()
-            .filter(|line| name_of(line) != Some(user))
-            .collect()
-    })
+    lines()
+        .any(|line| name_of(line) == Some(user))
+        .then(|| lines().filter(|line| name_of(line) != Some(user)).collect())
 }
 
 /// The text with every plain password hashed. Those that are stay as they are.

@@ -249,7 +249,10 @@ impl Shared {
             if let Some(task) = tasks.pop_front() {
                 return Some(task);
             }
-            tasks = line.ready.wait(tasks).unwrap_or_else(PoisonError::into_inner);
+            tasks = line
+                .ready
+                .wait(tasks)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -364,7 +367,10 @@ mod tests {
     fn a_line_is_bounded_and_those_who_left_make_room() {
         let (pool, link) = pool(0, 2);
         let (leaves, stays) = (Arc::new(()), Arc::new(()));
-        assert!(link.submit(task(0, b"a", Arc::downgrade(&leaves))).is_none());
+        assert!(
+            link.submit(task(0, b"a", Arc::downgrade(&leaves)))
+                .is_none()
+        );
         assert!(link.submit(task(1, b"b", Arc::downgrade(&stays))).is_none());
         let third = || link.submit(task(2, b"c", Arc::downgrade(&stays)));
         let busy = third().expect("answered at once");
@@ -385,9 +391,15 @@ mod tests {
         let (pool, link) = pool(1, 100);
         let stays = Arc::new(());
         for n in 0..20_u32 {
-            assert!(link.submit(task(n, &n.to_le_bytes(), Weak::new())).is_none());
+            assert!(
+                link.submit(task(n, &n.to_le_bytes(), Weak::new()))
+                    .is_none()
+            );
         }
-        assert!(link.submit(task(99, b"wrong", Arc::downgrade(&stays))).is_none());
+        assert!(
+            link.submit(task(99, b"wrong", Arc::downgrade(&stays)))
+                .is_none()
+        );
         let verdicts = wait_for(&link, 1);
         assert_eq!(verdicts[0].0.index, 99);
         assert_eq!(pool.counters().abandoned.load(Ordering::Relaxed), 20);

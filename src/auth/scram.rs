@@ -89,10 +89,15 @@ pub fn finish(users: &Users, state: &str, message: &[u8]) -> Result<Finished, Sc
     let mut fields = without_proof.split(',');
     let binding = fields.next().and_then(|field| field.strip_prefix("c="));
     if binding != Some(&STANDARD.encode(gs2)) {
-        return Err(Malformed("the channel binding is not that of the first message"));
+        return Err(Malformed(
+            "the channel binding is not that of the first message",
+        ));
     }
     let nonce = fields.next().and_then(|field| field.strip_prefix("r="));
-    let expected = server_first.split(',').next().and_then(|field| field.strip_prefix("r="));
+    let expected = server_first
+        .split(',')
+        .next()
+        .and_then(|field| field.strip_prefix("r="));
     if nonce.is_none() || nonce != expected {
         return Err(Malformed("the nonce is not the one that was agreed on"));
     }
@@ -103,7 +108,9 @@ pub fn finish(users: &Users, state: &str, message: &[u8]) -> Result<Finished, Sc
         .ok_or(Malformed("the proof is not base64 of 32 bytes"))?;
     let client = ClientFirst::parse(bare)?;
     let auth_message = format!("{bare},{server_first},{without_proof}");
-    let keys = users.scram(&client.username).ok_or(ScramError::WrongProof)?;
+    let keys = users
+        .scram(&client.username)
+        .ok_or(ScramError::WrongProof)?;
     if !is_proof(keys, &auth_message, proof) {
         return Err(ScramError::WrongProof);
     }
@@ -217,7 +224,8 @@ mod tests {
 
     const CLIENT_FIRST: &str = "n,,n=user,r=rOprNGfwEbeRWgbNEkqO";
     const NONCE: &str = "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0";
-    const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+    const SERVER_FIRST: &str =
+        "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
     const CLIENT_FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
     const SERVER_FINAL: &str = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
 
@@ -237,10 +245,22 @@ mod tests {
         let first = begin(&users, CLIENT_FIRST.as_bytes(), NONCE).expect("valid");
         for (from, to, error) in [
             ("p=dHzb", "p=dHza", ScramError::WrongProof),
-            ("c=biws", "c=eSws", Malformed("the channel binding is not that of the first message")),
-            ("$k0,", "$k1,", Malformed("the nonce is not the one that was agreed on")),
+            (
+                "c=biws",
+                "c=eSws",
+                Malformed("the channel binding is not that of the first message"),
+            ),
+            (
+                "$k0,",
+                "$k1,",
+                Malformed("the nonce is not the one that was agreed on"),
+            ),
             (",p=", ",x=1,p=", ScramError::WrongProof),
-            ("p=dHzb", "p=", Malformed("the proof is not base64 of 32 bytes")),
+            (
+                "p=dHzb",
+                "p=",
+                Malformed("the proof is not base64 of 32 bytes"),
+            ),
             (",p=", ",q=", Malformed("there is no proof")),
         ] {
             let message = CLIENT_FINAL.replace(from, to);
@@ -272,8 +292,18 @@ mod tests {
     fn what_is_not_scram_is_refused() {
         let users = users();
         for message in [
-            "", "n", "n,,", "n,,n=user", "n,,n=user,r=", "p=tls-unique,,n=user,r=a", "n,a=admin,n=user,r=a",
-            "n,,m=x,n=user,r=a", "n,,n=,r=a", "n,,n=a=b,r=a", "n,,n=user,r=a\nb", "n,,n=user,r=\u{e4}",
+            "",
+            "n",
+            "n,,",
+            "n,,n=user",
+            "n,,n=user,r=",
+            "p=tls-unique,,n=user,r=a",
+            "n,a=admin,n=user,r=a",
+            "n,,m=x,n=user,r=a",
+            "n,,n=,r=a",
+            "n,,n=a=b,r=a",
+            "n,,n=user,r=a\nb",
+            "n,,n=user,r=\u{e4}",
         ] {
             assert!(begin(&users, message.as_bytes(), "x").is_err(), "{message}");
         }

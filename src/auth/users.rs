@@ -91,7 +91,9 @@ impl Users {
                 is_known: true,
             });
         }
-        let count = u64::try_from(self.by_name.len()).ok().filter(|count| *count > 0)?;
+        let count = u64::try_from(self.by_name.len())
+            .ok()
+            .filter(|count| *count > 0)?;
         let nth = self.number_for(name) % count;
         let hash = self.by_name.values().nth(usize::try_from(nth).ok()?)?;
         Some(Found {
@@ -108,7 +110,9 @@ impl Users {
     /// What an unknown user is told for a salt: the same each time, and like any other.
     pub fn decoy_salt(&self, name: &str) -> [u8; 16] {
         let tag = hmac::sign(&self.key, format!("salt\0{name}").as_bytes());
-        *tag.as_ref().first_chunk().expect("HMAC-SHA-256 has 32 bytes")
+        *tag.as_ref()
+            .first_chunk()
+            .expect("HMAC-SHA-256 has 32 bytes")
     }
 
     /// The iterations of a user that is there, for one that is not.
@@ -119,7 +123,10 @@ impl Users {
 
     fn number_for(&self, name: &str) -> u64 {
         let tag = hmac::sign(&self.key, name.as_bytes());
-        let bytes = tag.as_ref().first_chunk().expect("HMAC-SHA-256 has 32 bytes");
+        let bytes = tag
+            .as_ref()
+            .first_chunk()
+            .expect("HMAC-SHA-256 has 32 bytes");
         u64::from_le_bytes(*bytes)
     }
 }

@@ -117,7 +117,9 @@ impl Verifier<'_> {
             return verdict;
         }
         match (&task.request.proof, task.method) {
-            (Proof::Exchange { method, .. }, AuthMethod::Password) if &**method == scram::METHOD => {
+            (Proof::Exchange { method, .. }, AuthMethod::Password)
+                if &**method == scram::METHOD =>
+            {
                 self.exchange(&task.request)
             }
             (Proof::Exchange { .. }, _) => Verdict::Refused {
@@ -168,7 +170,11 @@ impl Verifier<'_> {
     fn password_tag(&self, name: &str, password: &[u8]) -> Option<Tag> {
         let found = self.sources.users.as_ref()?.find(name)?;
         let hash = found.is_known.then(|| found.hash.to_string())?;
-        Some(self.memory.tagger.tag(&[name.as_bytes(), password, hash.as_bytes()]))
+        Some(
+            self.memory
+                .tagger
+                .tag(&[name.as_bytes(), password, hash.as_bytes()]),
+        )
     }
 
     fn token(&self, password: Option<&[u8]>, client_id: &str) -> Verdict {
@@ -178,7 +184,9 @@ impl Verifier<'_> {
         let Some(token) = password else {
             return not_authorized("no token in the Password");
         };
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let bearer = Bearer {
             client_id,
             now_s: since.as_secs(),
@@ -208,9 +216,14 @@ impl Verifier<'_> {
         match service.ask(question) {
             Answer::Allow(identity) => {
                 let cache_time = service.cache_time();
-                if let Some(tag) = self.answer_tag(task).filter(|_| cache_time > Duration::ZERO) {
+                if let Some(tag) = self
+                    .answer_tag(task)
+                    .filter(|_| cache_time > Duration::ZERO)
+                {
                     let until = Instant::now() + cache_time;
-                    self.memory.answers.insert(tag, identity.clone(), Some(until));
+                    self.memory
+                        .answers
+                        .insert(tag, identity.clone(), Some(until));
                 }
                 granted_box(identity)
             }
@@ -360,19 +373,30 @@ mod tests {
         for wrong in [
             task(AuthMethod::Password, Some("al"), Some(b"Secret")),
             task(AuthMethod::Password, Some("bo"), Some(b"secret")),
-            task(AuthMethod::Password, Some("al"), Some(&[b'x'; PASSWORD_BYTES_MAX + 1])),
+            task(
+                AuthMethod::Password,
+                Some("al"),
+                Some(&[b'x'; PASSWORD_BYTES_MAX + 1]),
+            ),
         ] {
             // Whatever is wrong, the answer is the same.
             assert_eq!(judge(&sources, &wrong), (false, WRONG_PASSWORD));
         }
-        for (username, password) in [(None, None), (Some("al"), None), (None, Some(&b"secret"[..]))] {
+        for (username, password) in [
+            (None, None),
+            (Some("al"), None),
+            (None, Some(&b"secret"[..])),
+        ] {
             let (_, verdict) = judge(&sources, &task(AuthMethod::Password, username, password));
             assert_eq!(name(&verdict), Err(ReasonCode::NotAuthorized));
         }
         sources.users = Some(users(HashKind::Sha512Pbkdf2, b"other"));
         assert_eq!(judge(&sources, &right), (false, WRONG_PASSWORD));
         sources.users = None;
-        assert_eq!(name(&judge(&sources, &right).1), Err(ReasonCode::NotAuthorized));
+        assert_eq!(
+            name(&judge(&sources, &right).1),
+            Err(ReasonCode::NotAuthorized)
+        );
     }
 
     #[test]

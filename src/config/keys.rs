@@ -3,12 +3,12 @@
 //! A flag, a key of the file, an environment variable, the printed sample and every error use these words.
 
 use super::key::{Change, Key, Kind, Places, Value, one_of};
-use super::login::{ACL_KEYS, LOGIN_KEYS};
 use super::limits::{Limits, PublishRatePolicy, QueueFullPolicy, QueueFullRule};
 use super::listener::{
     AuthMethod, Bind, CertificateName, CertificateSpec, ClientCertificate, ListenerSpec, Network,
     ProxySpec, TlsSpec, TlsVersion, WebSocketSpec,
 };
+use super::login::{ACL_KEYS, LOGIN_KEYS};
 use super::value::{Unit, closest};
 use super::{Config, CoreCount, LogLevel};
 use crate::shard::input::ShardId;

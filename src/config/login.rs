@@ -2,8 +2,8 @@
 
 use super::key::{Change, Key, Kind};
 use super::value::Unit;
-use crate::access::rules::{Group, ListedRule, Place, Subject};
 use crate::access::Rules;
+use crate::access::rules::{Group, ListedRule, Place, Subject};
 use std::path::{Path, PathBuf};
 
 /// With what clients are judged.
@@ -165,7 +165,10 @@ fn subject(text: &str) -> (Subject, &str) {
 
 fn group(text: &str) -> Option<Group> {
     let (name, users) = text.split_once(':')?;
-    let users = users.split(',').map(str::trim).filter(|user| !user.is_empty());
+    let users = users
+        .split(',')
+        .map(str::trim)
+        .filter(|user| !user.is_empty());
     let name = name.trim();
     (!name.is_empty()).then(|| Group {
         name: name.into(),
@@ -434,7 +437,9 @@ pub(super) static ACL_KEYS: &[Key<AclSpec>] = &[
                 };
                 let checked = Rules::new(None, &next.listed(""), &[]);
                 if let Err(errors) = checked {
-                    let errors = errors.iter().map(|error| format!("{}: {}", error.place.source.trim(), error.message));
+                    let errors = errors
+                        .iter()
+                        .map(|error| format!("{}: {}", error.place.source.trim(), error.message));
                     return Err(errors.collect::<Vec<_>>().join("; "));
                 }
                 spec.rules = next.rules;
@@ -468,8 +473,16 @@ mod tests {
     fn rules_name_whom_they_concern() {
         for (text, whom, rule) in [
             ("read a/#", Subject::Everyone, "read a/#"),
-            (" user al b: write a", Subject::User("al b".into()), "write a"),
-            ("group crew: deny a: b", Subject::Group("crew".into()), "deny a: b"),
+            (
+                " user al b: write a",
+                Subject::User("al b".into()),
+                "write a",
+            ),
+            (
+                "group crew: deny a: b",
+                Subject::Group("crew".into()),
+                "deny a: b",
+            ),
             ("anonymous: read a", Subject::Anonymous, "read a"),
         ] {
             assert_eq!(subject(text), (whom, rule));

@@ -20,8 +20,8 @@ pub use sources::Sources;
 use crate::shard::record::Durability;
 use key::Places;
 use limits::Limits;
-use login::{AclSpec, LoginSpec};
 use listener::{AuthMethod, Bind, ClientCertificate, ListenerSpec};
+use login::{AclSpec, LoginSpec};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -443,7 +443,10 @@ fn inconsistencies(listener: &ListenerSpec, login: &LoginSpec) -> Vec<(&'static 
             wrong.push(("auth", message.into()));
         }
         Some(AuthMethod::Password) if login.password_file.is_none() => {
-            wrong.push(("auth", "`auth` = \"password\" needs `login.password-file`".into()));
+            wrong.push((
+                "auth",
+                "`auth` = \"password\" needs `login.password-file`".into(),
+            ));
         }
         Some(AuthMethod::Jwt) if !login.jwt.has_keys() => {
             let message = "`auth` = \"jwt\" needs `login.jwt.secret-file`, `login.jwt.key-file` or `login.jwt.jwks-file`";

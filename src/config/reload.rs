@@ -2,8 +2,8 @@
 
 use super::Loaded;
 use super::key::{Change, Key};
-use super::login::{ACL_KEYS, LOGIN_KEYS};
 use super::keys::{LIMIT_KEYS, LISTENER_KEYS, TOP_KEYS};
+use super::login::{ACL_KEYS, LOGIN_KEYS};
 use std::fmt;
 
 /// The keys that differ.

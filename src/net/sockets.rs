@@ -140,7 +140,9 @@ impl Sockets {
     /// The number of the listener through which a connection came.
     pub fn listener(&self, key: ConnKey) -> u16 {
         let listener = self.listeners.get(key.index as usize);
-        listener.copied().expect("it is set when a connection comes")
+        listener
+            .copied()
+            .expect("it is set when a connection comes")
     }
 
     /// Keeps the place that a connection has taken until it is removed.

@@ -95,8 +95,8 @@ impl Reloader {
                 Err(error) => mistakes.push(format!("listener {}: {error}", spec.name)),
             }
         }
-        let judgement = load::judgement(&next, &self.secret)
-            .map_err(|mut errors| mistakes.append(&mut errors));
+        let judgement =
+            load::judgement(&next, &self.secret).map_err(|mut errors| mistakes.append(&mut errors));
         let rules = load::rules(&next).map_err(|mut errors| mistakes.append(&mut errors));
         let (Ok(judgement), Ok(rules), true) = (judgement, rules, mistakes.is_empty()) else {
             return Err(mistakes);

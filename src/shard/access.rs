@@ -59,7 +59,8 @@ impl Guard {
         if at >= self.clients.len() {
             self.clients.resize_with(at + 1, || None);
         }
-        let access = self.clients[at].get_or_insert_with(|| Box::new(Access::new(Identity::default())));
+        let access =
+            self.clients[at].get_or_insert_with(|| Box::new(Access::new(Identity::default())));
         let is_permitted = access.may(force, client_id, may);
         // What a client does not receive is filtered, as the rules want it, and no news.
         if !is_permitted && matches!(may, May::Receive(_)) {
@@ -128,7 +129,9 @@ impl Shard {
     pub(super) fn set_rules(&mut self, rules: Option<Arc<Rules>>, shadow: Option<Arc<Rules>>) {
         let guard = &mut self.guard;
         let has_own = |access: &Option<Box<Access>>| {
-            let own = access.as_ref().map(|access| access.identity().rules.is_some());
+            let own = access
+                .as_ref()
+                .map(|access| access.identity().rules.is_some());
             own.unwrap_or(false)
         };
         guard.is_on = rules.is_some() || shadow.is_some() || guard.clients.iter().any(has_own);
@@ -188,7 +191,10 @@ impl Shard {
     }
 
     /// The User Name of the client that has, or last had, a session; the outer none when nobody knows.
-    #[expect(clippy::option_option, reason = "a client without a name is somebody else than an unknown one")]
+    #[expect(
+        clippy::option_option,
+        reason = "a client without a name is somebody else than an unknown one"
+    )]
     pub(super) fn owner_of(&self, session: SessionKey) -> Option<Option<&str>> {
         let access = self.guard.clients.get(session.0 as usize)?.as_ref()?;
         Some(access.identity().username.as_deref())

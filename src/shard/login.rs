@@ -93,7 +93,12 @@ impl Login {
     }
 
     /// Makes a question of which the answer is waited for.
-    fn question(&mut self, conn: ConnKey, certified: Option<Box<str>>, proof: Proof) -> AuthRequest {
+    fn question(
+        &mut self,
+        conn: ConnKey,
+        certified: Option<Box<str>>,
+        proof: Proof,
+    ) -> AuthRequest {
         let wanted = Arc::new(());
         let request = AuthRequest {
             conn,
@@ -125,7 +130,10 @@ impl Shard {
 
     /// The Client Identifier that was assigned to a client the first time its CONNECT was looked at.
     pub(super) fn assigned_before(&self, key: ConnKey) -> Option<Box<str>> {
-        let login = self.logins.get(&key.index).filter(|login| login.is_assigned)?;
+        let login = self
+            .logins
+            .get(&key.index)
+            .filter(|login| login.is_assigned)?;
         Some(login.client_id.clone())
     }
 
@@ -170,11 +178,17 @@ impl Shard {
         let proof = match method {
             Some(method) => Proof::Exchange {
                 method: method.into(),
-                data: connect.properties.authentication_data.unwrap_or_default().into(),
+                data: connect
+                    .properties
+                    .authentication_data
+                    .unwrap_or_default()
+                    .into(),
                 state: None,
             },
             None => Proof::Password {
-                username: certified.clone().or_else(|| connect.username.map(Into::into)),
+                username: certified
+                    .clone()
+                    .or_else(|| connect.username.map(Into::into)),
                 password: connect.password.map(Into::into),
             },
         };
@@ -190,7 +204,10 @@ impl Shard {
     ///
     /// Returns whether they are to be cut into packets now.
     pub(super) fn takes_login_bytes(&mut self, key: ConnKey, bytes: &[u8]) -> Result<bool, End> {
-        let login = self.logins.get_mut(&key.index).expect("it is being authenticated");
+        let login = self
+            .logins
+            .get_mut(&key.index)
+            .expect("it is being authenticated");
         if login.step == Step::AwaitsAuth {
             return Ok(true);
         }
@@ -226,7 +243,10 @@ impl Shard {
             }
         }
         let auth = Auth::decode(Version::V5, whole.body)?;
-        let login = self.logins.get_mut(&key.index).expect("it is being authenticated");
+        let login = self
+            .logins
+            .get_mut(&key.index)
+            .expect("it is being authenticated");
         check_method(&auth, login)?;
         if auth.reason != ReasonCode::ContinueAuthentication {
             return Err(not_its_turn());
@@ -245,7 +265,10 @@ impl Shard {
         body: &[u8],
         outbox: &mut Outbox,
     ) -> Handled {
-        let login = self.logins.get_mut(&key.index).filter(|login| login.method.is_some());
+        let login = self
+            .logins
+            .get_mut(&key.index)
+            .filter(|login| login.method.is_some());
         let Some(login) = login else {
             return Err(End {
                 reason: ReasonCode::ProtocolError,
@@ -317,7 +340,10 @@ impl Shard {
 
     /// The connect timeout has passed while the client, or whoever judges, was to say something.
     pub(super) fn login_timed_out(&mut self, key: ConnKey, outbox: &mut Outbox) {
-        let login = self.logins.get(&key.index).expect("it is being authenticated");
+        let login = self
+            .logins
+            .get(&key.index)
+            .expect("it is being authenticated");
         if login.step == Step::AwaitsAuth {
             let what = "no AUTH within the time allowed";
             return self.end_connection(key, End::new(ReasonCode::ProtocolError, what), outbox);

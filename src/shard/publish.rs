@@ -134,7 +134,9 @@ impl Shard {
     /// Whether it is a QoS 2 PUBLISH that came again, and so was judged before.
     fn is_repetition(&mut self, session: SessionKey, publish: &Publish<'_>) -> bool {
         let state = &self.sessions[session.0 as usize].state;
-        let id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce);
+        let id = publish
+            .packet_id
+            .filter(|_| publish.qos == QoS::ExactlyOnce);
         state
             .as_ref()
             .zip(id)

@@ -3,8 +3,8 @@
 //! SUBACK is a promise: a PUBLISH sent anywhere after it was received is delivered. So when a filter is new to
 //! the other cores, SUBACK waits until each of them has acknowledged the announcement.
 
-use super::commit::Wait;
 use super::access::May;
+use super::commit::Wait;
 use super::connection::{End, Handled, Stage};
 use super::input::ConnKey;
 use super::mesh::PendingSuback;

@@ -16,18 +16,54 @@ const CONFUSED: &str = "eyJhbGciOiAiSFMyNTYiLCAidHlwIjogIkpXVCJ9.eyJzdWIiOiAiYWw
 const UNSIGNED: &str = "eyJhbGciOiAibm9uZSJ9.eyJzdWIiOiAiYWwiLCAiZXhwIjogMjAwMDAwMDAwMCwgImlzcyI6ICJtZSIsICJhdWQiOiBbInJpbmdtcSIsICJ4Il0sICJncm91cHMiOiBbImNyZXciXSwgImFjbCI6IHsicHViIjogWyJwLyR7Y2xpZW50aWR9LyMiXX19.";
 /// `sub` al, `exp` 2000000000, `iss` me, `aud` ringmq and x, `groups` crew, `acl` p/${clientid}/#.
 const TOKENS: [(&str, &str); 12] = [
-    ("HS256", "eyJhbGciOiJIUzI1NiIsImtpZCI6IkhTMjU2IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.I3qPV53-ZqcFdwoai_prGYwOK43IRd0jIFDtJVsDIAw"),
-    ("HS384", "eyJhbGciOiJIUzM4NCIsImtpZCI6IkhTMzg0IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.gEvWtkyhPNbLiQ3gF5GQbfpePx2rTY7vWA9wFPldvT8ZDuIYaXdhRLlX1A0TxoFI"),
-    ("HS512", "eyJhbGciOiJIUzUxMiIsImtpZCI6IkhTNTEyIiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.hiJgLVgffjdceIkMA72Ll5HJMvuOA6zPGqXF09tKlen0MtAxjyjoTnnAAMTSsqh6PBsZ9NfD4a39iRrY1l152A"),
-    ("RS256", "eyJhbGciOiJSUzI1NiIsImtpZCI6IlJTMjU2IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.USEuIayGsOUqRbbfZSmOo1BGdZDJ3wl7pQq0gCXWe21HJW7X98ZBlhswE965OfvR193Jlmrre32fILPvpwtkmdExMUdcBtJfCIQtZRAd9B7-50qbn7xg35pL8nE3XYYCJOjed9m74b074zVmKPUyDf6BTsErGs8JNeLPDu2hjYUNzs77t5rqT0dNYSokjhsebb_-0LYrlfBkm3J13NEQ-k2bimYmKY0TWDQ3MXlvOOCWaWQ7vgrIqz1XWcS0kta_OErxdBYig2BZipx9F5fPRMTH-UuZfXePxsmf-sIBhsF497tEw64l_Sk8svv_lhDw_o656jTOHSL7m0DmFbtcUg"),
-    ("RS384", "eyJhbGciOiJSUzM4NCIsImtpZCI6IlJTMzg0IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.vG27sN36cbKXyQcRVC4YBI-8tAHp3nZLOsgnQL2bIZjNUB0s1HWsZwp-k_dHr4lz1O8xG2t633tEA47e-aPyOzWjxrCqTxopkoRXAL17Z3aQukd_HN8xKHlI3QXvKfyteI4X3yoAYYQSw6V6DCz5PSDCXmdbe-DcaviBGclv2WFgCXCr1Ej2D8yzsCFNqIXWaO_H9l1Z_CfYGHHQwQ4eT_frvNFvgpXGcKOguN7cx6hCOfL0z-vEchnYqQji8XkmXzfwz9hZBD1qwopp-ITTUPDxxWkljBIK2-Yxz-ua-DyJyoifs1j98rDWVMqtxjWFJsaKySFnUeW0E9D4JH3THg"),
-    ("RS512", "eyJhbGciOiJSUzUxMiIsImtpZCI6IlJTNTEyIiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.iHxURhJrCM467M_oSqGFSBCTss0VHB0WMfIAc1F_qE0zYrOrYdmTQGgAzlwET2RXPy3WVXmeXzBHBXr2P0SMpK9ifNdFab68g3T_x6vx3bw1DLp43KtrkEZWoFhdIy-1Od4dVYxCbSEg9w4a6QoQKTbUwnCQcMbo9gN3z_Km6FrMvTH6yyMZc19psJm9rKXwTeatxqHEEe676ihxYLzvVgXA3c5nICoTFnMIdurlmEhGMZc6UltB-ZBr64KS03AB8OmAg5YpBPk1eL55-seIeDY5b1OlLMkZow1bBiH5K2gH4wZI6BYqsA_WkVRnTLwn8XZpxKEk_Pk8zZKr3PJb9A"),
-    ("PS256", "eyJhbGciOiJQUzI1NiIsImtpZCI6IlBTMjU2IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.XLI8SKUji8--VVIpRwz7YC4pJvrORsS-W3p87iTEnl3frr6bRAUZOmAMshOhwwamaSCiqdOOaE18uU7jRdq0404QcHW7UpQOG1MbJekXA6Z7xOWq6SXmyk_E6XsGfofWGi9Pwc80hOsbHgqP-sxQyGvAxe1Tb2z1nuUXz-yycmTvoc6q-X0XbbQJtN15CnSCJtZmlYb7QiI3xd5eRpNtla6YWUaWt0bod_sfoeF24S1uvPTx9gwncBmTe_jwO53TT-GLNfdoQHQvZYlwE3WQFMA-oUqg1A1U44OWSfJqpssDadSVa2lmzduBSLaAIhO6AdjRu57QnMA5YO68GagRTg"),
-    ("PS384", "eyJhbGciOiJQUzM4NCIsImtpZCI6IlBTMzg0IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.IGv_yQjJ9ePrMUCI6CYbvFoUt1AMT_9V0z1hRPtpeYNjuTHmJ55t_bhyl8Rg7wMM-OCoFsnjyob60aIXUvy-wMkOvZbzxnK7vIKPXVGa7ov0ga2DEe-lDbWBA7FhD7mfnHZS5sJYKUuG2TQITvFZzCuwIEqHt33nKuT5JxEjhu6Mz_bIYyskB47H2jBDIAPyeYtRaSUo8wP5-A3AYSHVhIkrwr393ywCQLnwvEugYoTKmkM_MpBQjZnb_qzpb6En53bOyzER84_DwZillh2zs3wGpdMKvGez2f4TA16HixwMmDD_c24TOEHoJq-lmez_LsTkznzTHmKQVyu3qIVqMQ"),
-    ("PS512", "eyJhbGciOiJQUzUxMiIsImtpZCI6IlBTNTEyIiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.AsftTjZ3OQpUmRfue0Ng-ouEd6jyDDj0r2zrWAE9AwkDfzUTVwFqU5Gw60jN2KZf5FtffbHnNrlrr1JawC90PjiD0eJ3ZjBBZNGRiiLrE6K6YBBJLn-CIevPL9aZE0In4qukskeSpxcaO6BuNOq_dOdMe99qLE5zWvw9vufwjvkbGnXAhjRrV5z2aWpS9Okjs-9tPCF__6XQovDTGOOTKi5ESy0StJdBC0f3yFehAw1IOZ7IBT71arE_laZpMDYzOBE22kFk_JTiqJvubR9QP9m48hURkdKB21qZacEl1XWIzac7GMAnjAqUfTEIGbb58e0ho_ywqGKRF7f4GnhLQQ"),
-    ("ES256", "eyJhbGciOiJFUzI1NiIsImtpZCI6IkVTMjU2IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.CkRijUXtji5XveQXJVRlVei-0k1F00jTnOeIX-W3-iPp4GdDZOhelHaov2EUO1MK09-OnRaaRHvsIPVCb4jOiQ"),
-    ("ES384", "eyJhbGciOiJFUzM4NCIsImtpZCI6IkVTMzg0IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.BPR7QVmOXPi5AiawqJzzQRJZToZuIMP7BpZtKCZJ_UaffojWq5Fhf2vIzTQo7CosbFuPw4bMxSabs--GhH1nr487bzsfLv2vacEVicKP2c5sl0XLHQFL_QeOiW-0WNzz"),
-    ("EdDSA", "eyJhbGciOiJFZERTQSIsImtpZCI6IkVkRFNBIiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.CTOXvCO43L5pUD7AL1EAxre_mh9bD7yXYUh8tYF7CnUAtLbAPY_3NiyFN28sY__fjBjWRSDlj3OfTZqRaRInAQ"),
+    (
+        "HS256",
+        "eyJhbGciOiJIUzI1NiIsImtpZCI6IkhTMjU2IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.I3qPV53-ZqcFdwoai_prGYwOK43IRd0jIFDtJVsDIAw",
+    ),
+    (
+        "HS384",
+        "eyJhbGciOiJIUzM4NCIsImtpZCI6IkhTMzg0IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.gEvWtkyhPNbLiQ3gF5GQbfpePx2rTY7vWA9wFPldvT8ZDuIYaXdhRLlX1A0TxoFI",
+    ),
+    (
+        "HS512",
+        "eyJhbGciOiJIUzUxMiIsImtpZCI6IkhTNTEyIiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.hiJgLVgffjdceIkMA72Ll5HJMvuOA6zPGqXF09tKlen0MtAxjyjoTnnAAMTSsqh6PBsZ9NfD4a39iRrY1l152A",
+    ),
+    (
+        "RS256",
+        "eyJhbGciOiJSUzI1NiIsImtpZCI6IlJTMjU2IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.USEuIayGsOUqRbbfZSmOo1BGdZDJ3wl7pQq0gCXWe21HJW7X98ZBlhswE965OfvR193Jlmrre32fILPvpwtkmdExMUdcBtJfCIQtZRAd9B7-50qbn7xg35pL8nE3XYYCJOjed9m74b074zVmKPUyDf6BTsErGs8JNeLPDu2hjYUNzs77t5rqT0dNYSokjhsebb_-0LYrlfBkm3J13NEQ-k2bimYmKY0TWDQ3MXlvOOCWaWQ7vgrIqz1XWcS0kta_OErxdBYig2BZipx9F5fPRMTH-UuZfXePxsmf-sIBhsF497tEw64l_Sk8svv_lhDw_o656jTOHSL7m0DmFbtcUg",
+    ),
+    (
+        "RS384",
+        "eyJhbGciOiJSUzM4NCIsImtpZCI6IlJTMzg0IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.vG27sN36cbKXyQcRVC4YBI-8tAHp3nZLOsgnQL2bIZjNUB0s1HWsZwp-k_dHr4lz1O8xG2t633tEA47e-aPyOzWjxrCqTxopkoRXAL17Z3aQukd_HN8xKHlI3QXvKfyteI4X3yoAYYQSw6V6DCz5PSDCXmdbe-DcaviBGclv2WFgCXCr1Ej2D8yzsCFNqIXWaO_H9l1Z_CfYGHHQwQ4eT_frvNFvgpXGcKOguN7cx6hCOfL0z-vEchnYqQji8XkmXzfwz9hZBD1qwopp-ITTUPDxxWkljBIK2-Yxz-ua-DyJyoifs1j98rDWVMqtxjWFJsaKySFnUeW0E9D4JH3THg",
+    ),
+    (
+        "RS512",
+        "eyJhbGciOiJSUzUxMiIsImtpZCI6IlJTNTEyIiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.iHxURhJrCM467M_oSqGFSBCTss0VHB0WMfIAc1F_qE0zYrOrYdmTQGgAzlwET2RXPy3WVXmeXzBHBXr2P0SMpK9ifNdFab68g3T_x6vx3bw1DLp43KtrkEZWoFhdIy-1Od4dVYxCbSEg9w4a6QoQKTbUwnCQcMbo9gN3z_Km6FrMvTH6yyMZc19psJm9rKXwTeatxqHEEe676ihxYLzvVgXA3c5nICoTFnMIdurlmEhGMZc6UltB-ZBr64KS03AB8OmAg5YpBPk1eL55-seIeDY5b1OlLMkZow1bBiH5K2gH4wZI6BYqsA_WkVRnTLwn8XZpxKEk_Pk8zZKr3PJb9A",
+    ),
+    (
+        "PS256",
+        "eyJhbGciOiJQUzI1NiIsImtpZCI6IlBTMjU2IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.XLI8SKUji8--VVIpRwz7YC4pJvrORsS-W3p87iTEnl3frr6bRAUZOmAMshOhwwamaSCiqdOOaE18uU7jRdq0404QcHW7UpQOG1MbJekXA6Z7xOWq6SXmyk_E6XsGfofWGi9Pwc80hOsbHgqP-sxQyGvAxe1Tb2z1nuUXz-yycmTvoc6q-X0XbbQJtN15CnSCJtZmlYb7QiI3xd5eRpNtla6YWUaWt0bod_sfoeF24S1uvPTx9gwncBmTe_jwO53TT-GLNfdoQHQvZYlwE3WQFMA-oUqg1A1U44OWSfJqpssDadSVa2lmzduBSLaAIhO6AdjRu57QnMA5YO68GagRTg",
+    ),
+    (
+        "PS384",
+        "eyJhbGciOiJQUzM4NCIsImtpZCI6IlBTMzg0IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.IGv_yQjJ9ePrMUCI6CYbvFoUt1AMT_9V0z1hRPtpeYNjuTHmJ55t_bhyl8Rg7wMM-OCoFsnjyob60aIXUvy-wMkOvZbzxnK7vIKPXVGa7ov0ga2DEe-lDbWBA7FhD7mfnHZS5sJYKUuG2TQITvFZzCuwIEqHt33nKuT5JxEjhu6Mz_bIYyskB47H2jBDIAPyeYtRaSUo8wP5-A3AYSHVhIkrwr393ywCQLnwvEugYoTKmkM_MpBQjZnb_qzpb6En53bOyzER84_DwZillh2zs3wGpdMKvGez2f4TA16HixwMmDD_c24TOEHoJq-lmez_LsTkznzTHmKQVyu3qIVqMQ",
+    ),
+    (
+        "PS512",
+        "eyJhbGciOiJQUzUxMiIsImtpZCI6IlBTNTEyIiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.AsftTjZ3OQpUmRfue0Ng-ouEd6jyDDj0r2zrWAE9AwkDfzUTVwFqU5Gw60jN2KZf5FtffbHnNrlrr1JawC90PjiD0eJ3ZjBBZNGRiiLrE6K6YBBJLn-CIevPL9aZE0In4qukskeSpxcaO6BuNOq_dOdMe99qLE5zWvw9vufwjvkbGnXAhjRrV5z2aWpS9Okjs-9tPCF__6XQovDTGOOTKi5ESy0StJdBC0f3yFehAw1IOZ7IBT71arE_laZpMDYzOBE22kFk_JTiqJvubR9QP9m48hURkdKB21qZacEl1XWIzac7GMAnjAqUfTEIGbb58e0ho_ywqGKRF7f4GnhLQQ",
+    ),
+    (
+        "ES256",
+        "eyJhbGciOiJFUzI1NiIsImtpZCI6IkVTMjU2IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.CkRijUXtji5XveQXJVRlVei-0k1F00jTnOeIX-W3-iPp4GdDZOhelHaov2EUO1MK09-OnRaaRHvsIPVCb4jOiQ",
+    ),
+    (
+        "ES384",
+        "eyJhbGciOiJFUzM4NCIsImtpZCI6IkVTMzg0IiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.BPR7QVmOXPi5AiawqJzzQRJZToZuIMP7BpZtKCZJ_UaffojWq5Fhf2vIzTQo7CosbFuPw4bMxSabs--GhH1nr487bzsfLv2vacEVicKP2c5sl0XLHQFL_QeOiW-0WNzz",
+    ),
+    (
+        "EdDSA",
+        "eyJhbGciOiJFZERTQSIsImtpZCI6IkVkRFNBIiwidHlwIjoiSldUIn0.eyJzdWIiOiJhbCIsImV4cCI6MjAwMDAwMDAwMCwiaXNzIjoibWUiLCJhdWQiOlsicmluZ21xIiwieCJdLCJncm91cHMiOlsiY3JldyJdLCJhY2wiOnsicHViIjpbInAvJHtjbGllbnRpZH0vIyJdfX0.CTOXvCO43L5pUD7AL1EAxre_mh9bD7yXYUh8tYF7CnUAtLbAPY_3NiyFN28sY__fjBjWRSDlj3OfTZqRaRInAQ",
+    ),
 ];
 
 const NOW: Bearer<'static> = Bearer {
@@ -189,7 +225,16 @@ fn what_is_no_token_is_refused() {
     ] {
         assert!(who(&keys, &signed(&header, &claims)).is_err(), "{header}");
     }
-    for token in ["", ".", "..", "a.b", "a.b.c", "....", "eyJhbGciOiJIUzI1NiJ9..", "é.é.é"] {
+    for token in [
+        "",
+        ".",
+        "..",
+        "a.b",
+        "a.b.c",
+        "....",
+        "eyJhbGciOiJIUzI1NiJ9..",
+        "é.é.é",
+    ] {
         assert!(who(&keys, token).is_err(), "{token}");
     }
     assert!(verify(&keys, &TokenRules::default(), &[0xFF], NOW).is_err());
