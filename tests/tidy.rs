@@ -148,7 +148,10 @@ fn unsafe_is_where_it_is_expected() {
             continue;
         }
         let lines = code_lines(&file);
-        let found = lines.iter().find(|(_, line)| names(line, "unsafe"));
+        // A page's Content Security Policy has a word for styles that is not Rust's.
+        let found = lines
+            .iter()
+            .find(|(_, line)| names(&line.replace("unsafe-inline", ""), "unsafe"));
         let expected = UNSAFE_FILES.iter().any(|(name, _)| *name == path);
         match found {
             Some((number, _)) => assert!(
@@ -276,6 +279,7 @@ fn readme_and_ci_lead_to_the_tests() {
     let ci = read(&root().join(".ci/run"));
     for needed in [
         "scripts/test",
+        "scripts/sim --seconds 60",
         "cargo fmt",
         "cargo clippy",
         "cargo doc",

@@ -232,6 +232,27 @@ fn transports(directory: &Path) {
             write(directory, "ws_frame", &format!("frames-{n}-{role}"), &seed);
         }
     }
+    let configs = [
+        "cores = 2\npin = true\n[limits]\npacket-bytes-max = \"1MiB\"\nconnect-timeout = \"5s\"\nqueue-full = \"drop-newest\"\n",
+        "[listener.a]\nbind = \"127.0.0.1:1883\"\n[listener.b]\nbind = \"[::1]:0\"\n\u{1}RINGMQ_LIMITS__SESSIONS_MAX=7",
+        "data-dir = \"/tmp/x\"\nlog-level = \"warn\"\nlimits.session-expiry-max = \"infinity\"\n\u{1}STATE_DIRECTORY=/a:/b",
+        "x = [1, 2]\ny = { z = 1979-05-27 }\n\u{1}RINGMQ_CORES=auto",
+    ];
+    for (n, text) in configs.iter().enumerate() {
+        write(directory, "config", &n.to_string(), text.as_bytes());
+    }
+    for (n, text) in [
+        "[]",
+        "[[1,2],[3,0,4,5]]",
+        "[[18446744073709551615,63,1]]",
+        "[[1,256]]",
+        "[[]]",
+    ]
+    .iter()
+    .enumerate()
+    {
+        write(directory, "record_decode", &n.to_string(), text.as_bytes());
+    }
     let mut version_2 = bytes("0d 0a 0d 0a 00 0d 0a 51 55 49 54 0a 21 11 00 0c");
     version_2.extend(bytes("0a 00 00 01 0a 00 00 02 1f 90 00 50"));
     let headers = [

@@ -5,6 +5,7 @@
 //! written by hand (`examples/seeds.rs`), and a mutation of one operation leaves the next ones as they were.
 
 mod client;
+pub mod config;
 pub mod decode_packet;
 pub mod decode_stream;
 pub mod filter_match;
@@ -12,6 +13,7 @@ pub mod http_upgrade;
 pub mod input;
 pub mod memory;
 pub mod proxy_header;
+pub mod record_decode;
 pub mod retained_scan;
 pub mod round_trip;
 pub mod shard_inputs;

@@ -5,13 +5,15 @@ use std::path::Path;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 10] = [
+const TARGETS: [Target; 12] = [
     ("decode_packet", ringmq_fuzz::decode_packet::run),
     ("decode_stream", ringmq_fuzz::decode_stream::run),
     ("round_trip", ringmq_fuzz::round_trip::run),
     ("filter_match", ringmq_fuzz::filter_match::run),
     ("retained_scan", ringmq_fuzz::retained_scan::run),
     ("shard_inputs", ringmq_fuzz::shard_inputs::run),
+    ("config", ringmq_fuzz::config::run),
+    ("record_decode", ringmq_fuzz::record_decode::run),
     ("ws_frame", ringmq_fuzz::ws_frame::run),
     ("proxy_header", ringmq_fuzz::proxy_header::run),
     ("http_upgrade", ringmq_fuzz::http_upgrade::run),

@@ -120,7 +120,7 @@ enum News {
     Welcome { now_ns: u64, machine: String },
     Refused(String),
     Ready,
-    Second(Interval),
+    Second(Box<Interval>),
     Done(Box<Figures>),
     Failed(String),
 }
@@ -558,7 +558,7 @@ impl Gathered<'_> {
         match news {
             Ok(News::Second(interval)) => {
                 // They are heard as long as there is a step.
-                let _ = self.seconds.send(interval);
+                let _ = self.seconds.send(*interval);
             }
             Ok(News::Done(more)) => {
                 self.waiting.retain(|one| *one != index);

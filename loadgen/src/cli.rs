@@ -399,6 +399,10 @@ pub struct RelayArgs {
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:1883")]
     pub bind: SocketAddr,
+    /// Hold each message for this long, and tell how long it was when all clients have gone: a latency known from
+    /// the other side.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub delay: Duration,
 }
 
 impl Verb {

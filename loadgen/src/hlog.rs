@@ -247,8 +247,8 @@ mod tests {
                 packed.add(&of(part));
                 lines.push(Line { second, values: of(part) });
             }
-            prop_assert_eq!(packed.open(), all.clone());
-            prop_assert_eq!(total(&lines), all.clone());
+            prop_assert_eq!(&packed.open(), &all);
+            prop_assert_eq!(&total(&lines), &all);
             let log = IntervalLog { latency: lines.clone(), send_lag: lines };
             let text = log.text(UNIX_EPOCH + Duration::from_secs(1_800_000_000), &[]);
             let read = IntervalLog::parse(&text).unwrap();

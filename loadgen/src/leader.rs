@@ -28,7 +28,7 @@ const QUIET_NS: u64 = 2_000_000_000;
 const DRAIN_NS: u64 = 30_000_000_000;
 /// How long the broker's memory may settle after the last connect.
 const SETTLE_NS: u64 = 500_000_000;
-/// Connecting for this long without a rate that explains it is a failure.
+/// Connecting for this long without any progress, and without a rate that explains it, is a failure.
 const CONNECT_STALL_NS: u64 = 30_000_000_000;
 
 /// Who says when a run begins whose clients are all connected, and who hears of its seconds.
@@ -275,6 +275,7 @@ impl Leader<'_> {
         warmup: Duration,
     ) -> Result<Led, String> {
         let clock = self.clock;
+        let (mut progress, mut progress_ns) = (0, start_ns);
         while !shared
             .cores
             .iter()
@@ -283,12 +284,17 @@ impl Leader<'_> {
             if shared.is_over() {
                 return Err("the run was ended by a core".into());
             }
-            if clock.now_ns() > start_ns + CONNECT_STALL_NS && self.settings.connect_rate.is_none()
-            {
-                return Err("not all clients were connected within 30 s".into());
+            let now_ns = clock.now_ns();
+            let count = connected(shared);
+            if count != progress {
+                (progress, progress_ns) = (count, now_ns);
             }
-            live.connecting(connected(shared), clock.now_ns());
-            clock.sleep_until(clock.now_ns() + LOOK_NS);
+            if now_ns > progress_ns + CONNECT_STALL_NS && self.settings.connect_rate.is_none() {
+                let what = "no client could connect for 30 s";
+                return Err(format!("{what}; {count} have done so"));
+            }
+            live.connecting(count, now_ns);
+            clock.sleep_until(now_ns + LOOK_NS);
         }
         let connect_ns = clock.now_ns() - start_ns;
         let mut broker_connected = Usage::default();

@@ -490,7 +490,7 @@ impl Reactor {
             Completion::Connected { .. }
             | Completion::Writable { .. }
             | Completion::Accepted { .. }
-            | Completion::Timer => Ok(()),
+            | Completion::Woken { .. } => Ok(()),
         }
     }
 

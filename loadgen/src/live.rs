@@ -11,8 +11,8 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _, stderr};
 use std::sync::mpsc::Receiver;
 
-/// How long after the end of a second all cores have told of it.
-const FEED_DELAY_NS: u64 = 30_000_000;
+/// A second that not all cores have told of by then is shown as it is.
+const TOLD_NS: u64 = 1_000_000_000;
 /// While clients connect the screen is drawn this often.
 const CONNECTING_NS: u64 = 200_000_000;
 /// Without a terminal, a line is enough each second.
@@ -156,9 +156,16 @@ impl<'a> Live<'a> {
             self.timeline.note(second - 1, own, broker);
             self.looked = second;
         }
-        let complete = times.second(now_ns.saturating_sub(FEED_DELAY_NS));
-        if complete > self.shown {
-            self.show(complete);
+        let late = times.second(now_ns.saturating_sub(TOLD_NS));
+        let is_told = |second: i64| {
+            let mut found = self.timeline.seconds(second..second + 1);
+            found
+                .next()
+                .is_some_and(|(_, one)| one.told >= self.head.cores)
+        };
+        let told = (self.shown..second).take_while(|one| *one < late || is_told(*one));
+        if let Some(last) = told.last() {
+            self.show(last + 1);
         }
     }
 
@@ -459,8 +466,13 @@ mod tests {
         interval.send_lag.record(3_000).unwrap();
         interval.trouble.corrupt = 3;
         sender.send(interval).unwrap();
-        live.tick(1_199, 11 * SECOND + FEED_DELAY_NS);
-        assert_eq!(live.shown, 1, "the first measured second was shown");
+        live.tick(1_199, 10 * SECOND + SECOND / 2);
+        assert_eq!(live.shown, -1, "the core has not told of the warm-up");
+        live.tick(1_199, 11 * SECOND);
+        assert_eq!(
+            live.shown, 1,
+            "it will not any more, and of the next it has told"
+        );
         let screen = live.screen(Some(0)).join("\n");
         for part in [
             "1 s of 2 s",

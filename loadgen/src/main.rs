@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         }
         Verb::Report(args) => return report(args),
         Verb::Compare(args) => return compare(args),
-        Verb::Relay(args) => relay::run(args.bind).map(|never| match never {}),
+        Verb::Relay(args) => relay::run(args.bind, args.delay).map(|never| match never {}),
         Verb::Agent(args) => agent::serve(args).map(|never| match never {}),
         verb => run::verb(verb),
     };

@@ -6,9 +6,15 @@
 //! the run to each receiver's buffer. A turn makes one read for each connection with data and one write for
 //! each receiver. There is no topic index, no session, no queue limit, no QoS above 0, and one thread.
 //!
+//! With a delay it holds what it got for that long and tells, when all connections are gone, how long it really did: a
+//! latency that is known from the other side, to hold against the one that the generator reports.
+//!
 //! What it needs per message is what any broker on this machine needs at least: the kernel's work for the
 //! read and the write, and a copy. It is no broker; it understands only what this generator sends it.
 
+use crate::clock::nanoseconds;
+use crate::worker::histogram;
+use hdrhistogram::Histogram;
 use ringmq::net::listener::Listener;
 use ringmq::net::ring::{Completion, Key, Received, Ring, RingConfig};
 use ringmq::net::writer;
@@ -17,10 +23,12 @@ use ringmq::protocol::{
     Connack, ConnackProperties, Connect, PacketType, Publish, QoS, ReasonCode, Subscribe, Version,
     put_pingresp, put_suback,
 };
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// A receiver that is this far behind is cut off, so that the relay's memory stays bounded.
 const OUT_BYTES_MAX: usize = 64 << 20;
@@ -34,8 +42,9 @@ const LISTENER: Key = Key {
 /// Relays until the process is ended.
 ///
 /// Errors: it cannot listen, or the ring fails.
-pub fn run(address: SocketAddr) -> Result<Infallible, String> {
+pub fn run(address: SocketAddr, delay: Duration) -> Result<Infallible, String> {
     let mut relay = Relay::bind(address)?;
+    relay.table.delay_ns = nanoseconds(delay);
     eprintln!("relay listens at {}", relay.address());
     loop {
         relay.turn(Duration::from_secs(1))?;
@@ -59,6 +68,12 @@ struct Table {
     subscriptions: Vec<(String, u32)>,
     dirty: Vec<u32>,
     dead: Vec<u32>,
+    /// How long messages are held; nothing passes them on at once.
+    delay_ns: u64,
+    /// What is held: the time it came, the connections it is for, and the bytes.
+    held: VecDeque<(u64, Vec<u32>, Vec<u8>)>,
+    /// How long what is no longer held was, in ns.
+    holding: Option<Histogram<u64>>,
 }
 
 #[derive(Debug)]
@@ -121,7 +136,10 @@ impl Relay {
         let failed = |error: std::io::Error| format!("the ring failed: {error}");
         self.ring.submit().map_err(failed)?;
         if !self.ring.has_work() {
-            self.ring.wait(wait).map_err(failed)?;
+            let wait = wait.min(self.table.next_release());
+            if !wait.is_zero() {
+                self.ring.wait(wait).map_err(failed)?;
+            }
         }
         let mut took = 0;
         while took < COMPLETIONS_MAX {
@@ -141,6 +159,7 @@ impl Relay {
             took += 1;
             self.completed(completion);
         }
+        self.table.release();
         self.flush();
         Ok(())
     }
@@ -190,7 +209,7 @@ impl Relay {
                     self.table.mark_dirty(key.index);
                 }
             }
-            Completion::Connected { .. } | Completion::Timer => {}
+            Completion::Connected { .. } | Completion::Woken { .. } => {}
         }
     }
 
@@ -251,6 +270,7 @@ impl Relay {
             self.table.conns[index as usize] = None;
             self.table.free.push(index);
         }
+        self.table.tell();
     }
 }
 
@@ -384,7 +404,14 @@ impl Table {
         let Some(route) = conn.route.take() else {
             return;
         };
-        for &receiver in &route.receivers {
+        let receivers: &[u32] = if self.delay_ns > 0 {
+            let held = (now_ns(), route.receivers.clone(), bytes.to_vec());
+            self.held.push_back(held);
+            &[]
+        } else {
+            &route.receivers
+        };
+        for &receiver in receivers {
             if let Some(conn) = self.conns[receiver as usize].as_mut() {
                 conn.out.extend_from_slice(bytes);
                 self.mark_dirty(receiver);
@@ -392,6 +419,48 @@ impl Table {
         }
         if let Some(conn) = self.conns[index as usize].as_mut() {
             conn.route = Some(route);
+        }
+    }
+
+    /// How long nothing held is due.
+    fn next_release(&self) -> Duration {
+        self.held.front().map_or(Duration::MAX, |(came_ns, ..)| {
+            Duration::from_nanos((came_ns + self.delay_ns).saturating_sub(now_ns()))
+        })
+    }
+
+    /// Passes on what was held long enough.
+    fn release(&mut self) {
+        while let Some((came_ns, ..)) = self.held.front() {
+            let held_ns = now_ns() - came_ns;
+            if held_ns < self.delay_ns {
+                return;
+            }
+            let (_, receivers, bytes) = self.held.pop_front().expect("it was there");
+            self.holding
+                .get_or_insert_with(histogram)
+                .saturating_record(held_ns);
+            for receiver in receivers {
+                if let Some(conn) = self.conns[receiver as usize].as_mut() {
+                    conn.out.extend_from_slice(&bytes);
+                    self.mark_dirty(receiver);
+                }
+            }
+        }
+    }
+
+    /// Tells how long messages were held, once all connections are gone.
+    fn tell(&mut self) {
+        if self.free.len() == self.conns.len()
+            && let Some(held) = self.holding.take()
+        {
+            eprintln!(
+                "relay held {} batches: p50 {:.1} p99 {:.1} max {:.1} us",
+                held.len(),
+                held.value_at_quantile(0.5) as f64 / 1e3,
+                held.value_at_quantile(0.99) as f64 / 1e3,
+                held.max() as f64 / 1e3
+            );
         }
     }
 
@@ -464,6 +533,12 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// Nanoseconds of a clock that never goes back.
+fn now_ns() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    nanoseconds(START.get_or_init(Instant::now).elapsed())
 }
 
 /// Whether a filter without wildcards, or with `+` as its last level, matches.
@@ -544,6 +619,31 @@ mod tests {
         }
         assert_eq!(relay.table.free.len(), 3, "all connections are gone");
         assert!(relay.table.subscriptions.is_empty());
+    }
+
+    #[test]
+    fn what_is_held_comes_late_and_whole() {
+        let mut relay = Relay::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let delay = Duration::from_millis(30);
+        relay.table.delay_ns = nanoseconds(delay);
+        let address = relay.address();
+        let client = thread::spawn(move || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_nodelay(true).unwrap();
+            exchange(&mut stream, CONNECT, CONNACK);
+            let subscribe = b"\x82\x06\x00\x01\x00\x01t\x00";
+            exchange(&mut stream, subscribe, b"\x90\x03\x00\x01\x00");
+            let begun = Instant::now();
+            exchange(&mut stream, b"0\x05\x00\x01tab", b"0\x05\x00\x01tab");
+            assert!(begun.elapsed() >= delay);
+        });
+        let mut held = None;
+        while !client.is_finished() {
+            relay.turn(Duration::from_millis(10)).unwrap();
+            held = held.max(relay.table.holding.as_ref().map(|all| all.min()));
+        }
+        client.join().unwrap();
+        assert!(held.is_some_and(|ns| ns >= 29_900_000), "{held:?}");
     }
 
     #[test]

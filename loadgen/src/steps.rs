@@ -245,7 +245,7 @@ pub fn retained(args: &Retained) -> Result<Summary, String> {
         first: count,
         count: entities,
         topic: format!("{prefix}/entity/"),
-        ..campaign.clone()
+        ..campaign
     };
     let mut unacknowledged = 0;
     let start = Sample::take(target, clock)?;

@@ -191,7 +191,8 @@ impl Crowd {
                 at_once: args.at_once as usize,
                 payloads: Payloads::new(args.size as usize),
                 stages: vec![Stage::Away; links_count],
-                next: 0,
+                // Nobody's turn yet.
+                next: args.count,
                 connecting: 0,
                 ready: 0,
                 zero_ns: 0,

@@ -100,6 +100,8 @@ pub struct Second {
     pub trouble: Trouble,
     /// Time that the cores spent waiting awake, in ns.
     pub spin_ns: u64,
+    /// Cores that have told of it.
+    pub told: usize,
     /// What this process used, when it was looked at.
     pub generator: Option<Glance>,
     /// What the broker used, when it is known and was looked at.
@@ -158,6 +160,7 @@ impl Timeline {
         add(&mut self.latency, &interval.latency);
         add(&mut self.send_lag, &interval.send_lag);
         let second = self.seconds.entry(interval.second).or_default();
+        second.told += 1;
         second.count(interval);
         second.latency.add(&interval.latency);
         second.send_lag.add(&interval.send_lag);

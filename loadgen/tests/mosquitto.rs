@@ -204,6 +204,77 @@ fn every_row_of_steps_comes_to_its_end() {
 }
 
 #[test]
+fn storms_and_the_suite_come_to_their_end() {
+    let Some(broker) = Mosquitto::start() else {
+        return;
+    };
+    for (words, births) in [
+        ("storm -c 40 --verify", 0),
+        ("storm -c 40 --half-open --keep-sessions --verify", 0),
+        ("storm -c 30 --births 7 --verify -V 5", 7),
+    ] {
+        let summary = broker.run(words);
+        assert_eq!(summary.violations, [""; 0], "{words}");
+        let clients = summary.connections;
+        assert_eq!(summary.steps[1].count, clients, "{words}");
+        assert_eq!(summary.delivered, clients * births, "{words}");
+        assert_eq!(
+            summary.connect_us.as_ref().map(|all| all.count),
+            Some(clients)
+        );
+    }
+    for (name, messages) in [
+        ("gateway --scale 0.1 -d 500ms", true),
+        ("sharedsub-1K-5-1K-1K --scale 0.02 -d 500ms", true),
+        ("wild100k --scale 0.01 -d 500ms", true),
+        ("pingpong -d 300ms", true),
+        ("conn-tcp-10K-100 --scale 0.001 -d 100ms", false),
+        ("ha-startup --scale 0.02", true),
+        ("power-cut --scale 0.005", false),
+        ("sparkplug --scale 0.02", true),
+    ] {
+        let summary = broker.run(&format!("suite {name} -Q"));
+        let note = summary.note.as_deref().unwrap_or_default();
+        let is_small = name.contains("--scale");
+        assert_eq!(note.contains("SHRUNK"), is_small, "{note}");
+        assert_eq!(
+            (summary.lost, summary.corrupt, summary.duplicates),
+            (0, 0, 0),
+            "{name}"
+        );
+        assert_eq!(summary.delivered > 0, messages, "{name}: {summary:?}");
+    }
+}
+
+#[test]
+fn more_than_can_be_done_is_named_as_such() {
+    let Some(broker) = Mosquitto::start() else {
+        return;
+    };
+    let summary = broker.run("pubsub -c 4 --max -d 300ms --warmup 50ms -Q");
+    assert!(
+        summary.latency_us.is_none() && summary.load == "max",
+        "{summary:?}"
+    );
+    let summary = broker.run("pubsub -c 4 --max --force -d 300ms --warmup 50ms -Q");
+    assert!(summary.latency_us.is_some());
+    let summary = broker.run("pubsub -c 2 --ramp 0..400@400/s --jitter 50% -q 1 --verify -Q");
+    assert_eq!(summary.violations, [""; 0]);
+    assert!(
+        summary.published.abs_diff(200) <= 1,
+        "{}",
+        summary.published
+    );
+    let summary =
+        broker.run("pubsub -c 2 --stages 0s:100,1s:100,500ms:0 --cores 2 -q 1 --verify -Q");
+    assert!(
+        summary.published.abs_diff(125) <= 2,
+        "{}",
+        summary.published
+    );
+}
+
+#[test]
 fn an_open_loop_keeps_its_rate() {
     let Some(broker) = Mosquitto::start() else {
         return;

@@ -64,6 +64,8 @@ fn every_verb_s_links_go_through_every_transport() {
         log_clients: false,
         ring: RingConfig::default(),
         link: None,
+        rules: ringmq::access::RulesInForce::default(),
+        judges: None,
         store: None,
     })
     .expect("the broker starts");
@@ -82,21 +84,25 @@ fn every_verb_s_links_go_through_every_transport() {
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         (output.status.code(), said)
     };
-    let run = "pubsub -r 2000 -q 1 -s 200 -d 1s --warmup 100ms --verify -Q";
+    let run = "pubsub --rate 2000 -q 1 -s 200 -d 1s --warmup 100ms --verify -Q";
     let churn = "churn -c 8 -d 1s --warmup 100ms --verify";
     let closed = "pubsub --closed-loop -F 16 -s 40000 -d 1s --warmup 100ms --verify -Q";
     for transport in [
         vec!["-h", "localhost", "-p", &tls_port, "-S", "--cafile", ca],
-        vec!["-L", &format!("mqtts://localhost:{tls_port}"), "--insecure"],
-        vec!["-L", &format!("ws://localhost:{websocket_port}/mqtt")],
         vec![
-            "-L",
+            "--url",
+            &format!("mqtts://localhost:{tls_port}"),
+            "--insecure",
+        ],
+        vec!["--url", &format!("ws://localhost:{websocket_port}/mqtt")],
+        vec![
+            "--url",
             &format!("wss://localhost:{both_port}/mqtt"),
             "--cafile",
             ca,
         ],
         vec!["--unix", socket.to_str().expect("the path is text")],
-        vec!["-L", &format!("mqtt://localhost:{plain_port}")],
+        vec!["--url", &format!("mqtt://localhost:{plain_port}")],
     ] {
         for verb in [run, churn, closed] {
             let args: Vec<_> = verb.split(' ').chain(transport.iter().copied()).collect();

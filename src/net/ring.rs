@@ -5,7 +5,7 @@
 //!
 //! # What goes through the ring, and what does not
 //!
-//! Accepting, receiving, connecting, waiting until a socket can take more bytes, and one timer. Writes do
+//! Accepting, receiving, connecting, waiting until a socket can take more bytes, and the core's eventfd. Writes do
 //! not: `net::writer` calls `sendmsg` without blocking, and only when the socket is full does the ring wait
 //! for it ([`Ring::poll_writable`]). Measured, that costs the same as a SEND entry, and it means that **no
 //! memory of ours is ever lent to the kernel for the length of an operation**, except the receive buffers,
@@ -38,7 +38,6 @@
 //! Sockets and listeners must be in *blocking* mode: the kernel fails an operation on a non-blocking one
 //! with EAGAIN instead of waiting.
 
-use glommio::io::BufferedFile;
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use socket2::SockAddr;
@@ -48,9 +47,9 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// The only buffer group of a ring.
@@ -208,8 +207,11 @@ pub enum Completion {
         /// The socket.
         key: Key,
     },
-    /// The timer of [`Ring::set_timer`] ended; the timer may have been set to a later time meanwhile.
-    Timer,
+    /// Another thread wrote the eventfd of [`Ring::watch`].
+    Woken {
+        /// Whether the operation is still armed.
+        more: bool,
+    },
 }
 
 /// The result of a receive.
@@ -259,15 +261,6 @@ pub fn eventfd() -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// The same eventfd as a file that a task of this thread's glommio executor can wait on.
-///
-/// Must be called on an executor's thread. The result owns a descriptor of its own.
-pub fn executor_file(eventfd: &File) -> io::Result<BufferedFile> {
-    let fd = eventfd.try_clone()?.into_raw_fd();
-    // SAFETY: `into_raw_fd` gave up the only owner of this duplicate, and the file becomes its owner.
-    Ok(unsafe { BufferedFile::from_raw_fd(fd) })
-}
-
 /// One ring. It stays on the thread that made it: the kernel lets no other thread use it.
 pub struct Ring {
     ring: IoUring,
@@ -280,9 +273,6 @@ pub struct Ring {
         reason = "the kernel has their addresses, so they must not move"
     )]
     connect_addresses: Vec<Box<SockAddr>>,
-    /// The timer's delay, at an address that holds still until the kernel has read it.
-    timer_delay: Box<Timespec>,
-    timer_armed: bool,
     /// What sets this ring's buffers apart from another ring's.
     number: u32,
     /// `!Send`: see `SINGLE_ISSUER`.
@@ -331,8 +321,6 @@ impl Ring {
             buffers,
             waiting: VecDeque::new(),
             connect_addresses: Vec::new(),
-            timer_delay: Box::new(Timespec::new()),
-            timer_armed: false,
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             thread: PhantomData,
         };
@@ -340,14 +328,6 @@ impl Ring {
             ring.buffers.offer(index);
         }
         Ok(ring)
-    }
-
-    /// Makes the kernel write `eventfd` whenever completions wait, unless [`Ring::mute`] forbids it.
-    pub fn register_eventfd(&self, eventfd: &File) -> Result<(), RingError> {
-        self.ring
-            .submitter()
-            .register_eventfd(eventfd.as_raw_fd())
-            .map_err(|source| RingError::from_step("io_uring_register of the eventfd", source))
     }
 
     /// Arms a multishot accept on a listening socket.
@@ -410,27 +390,14 @@ impl Ring {
         self.cancel(Operation::Writable, key);
     }
 
-    /// Completes as [`Completion::Timer`] after `delay`. There is one timer: setting it again moves it.
-    ///
-    /// It may also fire early, when it is moved just as it ends: look at the clock, and set it again.
-    pub fn set_timer(&mut self, delay: Duration) {
-        *self.timer_delay = Timespec::from(delay);
+    /// Completes whenever another thread writes `eventfd`, which nobody has to read, until it says otherwise.
+    pub fn watch(&mut self, eventfd: &File) {
+        let entry = opcode::PollAdd::new(Fd(eventfd.as_raw_fd()), libc::POLLIN as u32).multi(true);
         let key = Key {
             index: 0,
             generation: 0,
         };
-        let delay: *const Timespec = &raw const *self.timer_delay;
-        if self.timer_armed {
-            let timer = pack(Operation::Timer, key);
-            self.push(
-                opcode::TimeoutUpdate::new(timer, delay).build(),
-                Operation::Internal,
-                key,
-            );
-        } else {
-            self.timer_armed = true;
-            self.push(opcode::Timeout::new(delay).build(), Operation::Timer, key);
-        }
+        self.push(entry.build(), Operation::Wake, key);
     }
 
     /// Hands the armed operations to the kernel and lets it do the work it has deferred; never waits.
@@ -521,28 +488,6 @@ impl Ring {
         self.ring.submission().taskrun()
     }
 
-    /// Stops the kernel from writing the eventfd: for a thread that is awake and looks at the ring anyway.
-    pub fn mute(&mut self) {
-        self.ring.completion().disable_eventfd();
-    }
-
-    /// Lets the kernel write the eventfd again, then submits and returns whether the ring has something to
-    /// look at. Only when it returns `false` may the thread sleep on the eventfd: what completed while it
-    /// was muted is not announced any more.
-    ///
-    /// Errors: as [`Ring::submit`].
-    pub fn unmute(&mut self) -> io::Result<bool> {
-        self.ring.completion().enable_eventfd();
-        // The kernel adds deferred work, then looks at the flag; we set the flag, then look for work.
-        // With a full barrier on both sides one of the two sees the other.
-        fence(Ordering::SeqCst);
-        self.refill();
-        let armed = self.ring.submission().len();
-        // Called even with nothing to submit: only the kernel knows for certain what it has put off.
-        self.enter(armed)?;
-        Ok(self.has_work())
-    }
-
     fn cancel(&mut self, operation: Operation, key: Key) {
         let entry = opcode::AsyncCancel::new(pack(operation, key)).build();
         self.push(entry, Operation::Internal, key);
@@ -550,10 +495,9 @@ impl Ring {
 
     fn push(&mut self, entry: squeue::Entry, operation: Operation, key: Key) {
         let entry = entry.user_data(pack(operation, key));
-        // SAFETY: of all operations only three point to memory: a receive to the buffer ring, which
-        // lives as long as the ring; a connect to an address in `connect_addresses`, which `enter`
-        // keeps until the kernel has read it; the timer to the boxed `timer_delay`. The kernel reads
-        // the latter two while it takes the entry from the queue.
+        // SAFETY: of all operations only two point to memory: a receive to the buffer ring, which
+        // lives as long as the ring, and a connect to an address in `connect_addresses`, which `enter`
+        // keeps until the kernel has read it, while it takes the entry from the queue.
         if !self.waiting.is_empty() || unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.waiting.push_back(entry);
         }
@@ -619,10 +563,7 @@ impl Ring {
                 Some(Completion::Connected { key, result })
             }
             Operation::Writable => Some(Completion::Writable { key }),
-            Operation::Timer => {
-                self.timer_armed = false;
-                Some(Completion::Timer)
-            }
+            Operation::Wake => Some(Completion::Woken { more }),
             Operation::Internal => None,
         }
     }
@@ -664,13 +605,13 @@ impl Drop for Ring {
 /// What an operation's completion means; four bits of its user data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
-    /// Cancels and timer changes: nobody waits for them.
+    /// Cancels: nobody waits for them.
     Internal = 0,
     Accept = 1,
     Recv = 2,
     Connect = 3,
     Writable = 4,
-    Timer = 5,
+    Wake = 5,
 }
 
 fn pack(operation: Operation, key: Key) -> u64 {
@@ -684,7 +625,7 @@ fn unpack(user_data: u64) -> (Operation, Key) {
         2 => Operation::Recv,
         3 => Operation::Connect,
         4 => Operation::Writable,
-        5 => Operation::Timer,
+        5 => Operation::Wake,
         _ => Operation::Internal,
     };
     let index = (user_data >> 4) as u32 & (Key::INDEX_END - 1);
@@ -851,7 +792,7 @@ mod tests {
             Operation::Recv,
             Operation::Connect,
             Operation::Writable,
-            Operation::Timer,
+            Operation::Wake,
         ] {
             for key in [
                 Key {
@@ -1141,49 +1082,27 @@ mod tests {
     }
 
     #[test]
-    fn the_timer_fires_once_and_can_be_moved() {
+    fn each_write_of_the_eventfd_wakes_once_though_nobody_reads_it() {
         let mut ring = Ring::new(SMALL).unwrap();
-        let start = Instant::now();
-        ring.set_timer(Duration::from_secs(60));
-        ring.submit().unwrap();
-        ring.set_timer(Duration::from_millis(20));
-        assert!(matches!(next(&mut ring), Completion::Timer));
-        let took = start.elapsed();
-        assert!(
-            took >= Duration::from_millis(20) && took < Duration::from_secs(5),
-            "{took:?}"
-        );
+        let eventfd = eventfd().unwrap();
+        ring.watch(&eventfd);
         assert!(quiet(&mut ring));
-        ring.set_timer(Duration::from_millis(1));
-        assert!(matches!(next(&mut ring), Completion::Timer));
+        for _ in 0..3 {
+            let writer = eventfd.try_clone().unwrap();
+            let writer = std::thread::spawn(move || (&writer).write(&1u64.to_ne_bytes()).unwrap());
+            assert!(matches!(next(&mut ring), Completion::Woken { more: true }));
+            writer.join().unwrap();
+            assert!(quiet(&mut ring));
+        }
     }
 
     #[test]
-    fn the_eventfd_tells_unless_muted() {
-        let (mut near, far) = pair();
+    fn a_wait_without_completions_ends_in_time() {
         let mut ring = Ring::new(SMALL).unwrap();
-        let eventfd = eventfd().unwrap();
-        ring.register_eventfd(&eventfd).unwrap();
-        ring.recv_multi(&far, key(0));
-        ring.submit().unwrap();
-        ring.mute();
-        near.write_all(b"a").unwrap();
-        assert!(ring.has_work());
-        let Completion::Received {
-            received: Received::Bytes(buffer),
-            ..
-        } = next(&mut ring)
-        else {
-            panic!("expected bytes");
-        };
-        ring.recycle(buffer);
-        assert!(!ring.unmute().unwrap());
-        near.write_all(b"b").unwrap();
-        let mut count = [0; 8];
-        // Blocks until the kernel has written it; one write, so the muted completion wrote none.
-        (&eventfd).read_exact(&mut count).unwrap();
-        assert_eq!(u64::from_ne_bytes(count), 1);
-        assert!(ring.has_work());
+        let start = Instant::now();
+        ring.wait(Duration::from_millis(20)).unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(20));
+        assert!(ring.next_completion().is_none());
     }
 
     #[test]

@@ -5,17 +5,14 @@
 //! waits. A core that ends without having been asked to takes the process with it: its sessions and its share
 //! of the connections would be gone, and the others could not tell.
 //!
-//! One more thread, the ticker, wakes the network task of every core each `TICK` through a waker it keeps. glommio
-//! 0.9 goes to sleep with a runnable task when its preemption timer expires between two checks of its main loop; a
-//! wake from another thread always gets it out of that, a timer of its own does not. It also measures how much memory is
-//! taken.
+//! An executor has this one task and no other: the driver waits in its own ring, not in the executor's (ADR 10).
 
 use super::clock::Clock;
+use super::memory::MemoryWatch;
 use crate::access::RulesInForce;
 use crate::auth::pool::Pool;
 use crate::config::limits::Limits;
 use crate::config::listener::{Bind, ListenerSpec};
-use crate::heap;
 use crate::mesh::link::{LinkConfig, full_mesh};
 use crate::mesh::wake::Wake;
 use crate::net::counters::NetCounters;
@@ -23,10 +20,9 @@ use crate::net::driver::{Driver, DriverSetup, Shutdown, Turn};
 use crate::net::events::LogSink;
 use crate::net::listener::Listener;
 use crate::net::live::{Live, Parts};
-use crate::net::ring::{self, Ring, RingConfig, RingError};
+use crate::net::ring::{Ring, RingConfig, RingError};
 use crate::net::transport::Door;
 use crate::net::transport::tls_files::TlsFileError;
-use crate::shard::budget::MemoryLevel;
 use crate::shard::input::{Now, ShardId};
 use crate::shard::message::Message;
 use crate::shard::outbox::Outbox;
@@ -37,21 +33,15 @@ use crate::store::load::{LoadSetup, Recovered};
 use crate::store::port::StoreLink;
 use crate::store::stats::StoreStats;
 use crate::store::{Store, StoreError, StoreLog};
-use glommio::io::BufferedFile;
 use glommio::{CpuSet, ExecutorJoinHandle, LocalExecutorBuilder};
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often the ticker wakes every core.
-const TICK: Duration = Duration::from_millis(50);
 /// Time a core has to start to listen, beside its time for each session and retained message that it takes back.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const RECOVER_TIMEOUT: Duration = Duration::from_micros(200);
@@ -160,7 +150,7 @@ impl std::error::Error for StartError {}
 /// The running cores.
 pub struct Cores {
     threads: Vec<ExecutorJoinHandle<()>>,
-    ticker: Ticker,
+    memory_watch: MemoryWatch,
     shutdown: Arc<Shutdown>,
     addresses: Vec<Bind>,
     live: Arc<Live>,
@@ -208,7 +198,7 @@ impl Cores {
         let live = Arc::new(Live::new(live_parts, wakes.clone(), config.hash_seed));
         let mut cores = Self {
             threads: Vec::with_capacity(count),
-            ticker: Ticker::start(count, Arc::clone(&live), config.limits.memory_bytes_max)
+            memory_watch: MemoryWatch::start(Arc::clone(&live), config.limits.memory_bytes_max)
                 .map_err(StartError::System)?,
             shutdown: Arc::new(Shutdown::new(wakes.clone())),
             addresses,
@@ -237,7 +227,6 @@ impl Cores {
                     counters: Arc::clone(&cores.counters[index]),
                 },
                 recovered,
-                wakers: Arc::clone(&cores.ticker.wakers),
             };
             match core.spawn(cpus.get(index).copied()) {
                 Ok((thread, report)) => {
@@ -307,7 +296,7 @@ impl Cores {
                 end_process(&error.to_string());
             }
         }
-        self.ticker.stop();
+        self.memory_watch.stop();
         // After the cores: what they have left is written.
         if let Some(store) = self.store {
             store.stop();
@@ -321,7 +310,7 @@ impl Cores {
         self.threads
             .into_iter()
             .for_each(|thread| drop(thread.join()));
-        self.ticker.stop();
+        self.memory_watch.stop();
         if let Some(store) = self.store {
             store.stop();
         }
@@ -398,7 +387,6 @@ struct Core {
     clock: Clock,
     setup: DriverSetup,
     recovered: RecoveredPart,
-    wakers: Arc<Wakers>,
 }
 
 type Report = Result<(), StartError>;
@@ -425,15 +413,9 @@ impl Core {
             clock,
             setup,
             recovered,
-            wakers,
         } = self;
-        let wake = Arc::clone(&setup.wake);
-        let started = start_driver(&config, clock, setup, recovered).and_then(|driver| {
-            let eventfd = ring::executor_file(wake.eventfd()).map_err(StartError::System)?;
-            Ok((driver, eventfd))
-        });
-        let (driver, eventfd) = match started {
-            Ok(started) => started,
+        let driver = match start_driver(&config, clock, setup, recovered) {
+            Ok(driver) => driver,
             Err(error) => {
                 // The main thread waits for it, or has given up.
                 let _ = report.send(Err(error));
@@ -444,14 +426,10 @@ impl Core {
             index,
             asked: false,
         };
-        let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
-        wakers.keep(index, waker);
-        match drive(driver, &eventfd, clock, report).await {
+        match drive(driver, clock, report) {
             Ok(()) => guard.end_as_asked(),
             Err(error) => end_process(&format!("core {index} cannot go on: {error}")),
         }
-        // On this thread, where the task's last reference may be dropped.
-        wakers.forget(index);
     }
 }
 
@@ -512,13 +490,8 @@ fn make_ring(config: RingConfig) -> Result<Ring, RingError> {
     }
 }
 
-/// The network task: turns until the core was asked to stop. It reports when the core listens.
-async fn drive(
-    mut driver: Driver<Shard>,
-    eventfd: &BufferedFile,
-    clock: Clock,
-    report: SyncSender<Report>,
-) -> io::Result<()> {
+/// Turns until the core was asked to stop. It reports when the core listens.
+fn drive(mut driver: Driver<Shard>, clock: Clock, report: SyncSender<Report>) -> io::Result<()> {
     let mut report = Some(report);
     loop {
         let turn = driver.turn(clock.now())?;
@@ -529,21 +502,11 @@ async fn drive(
             let _ = report.send(Ok(()));
         }
         match turn {
-            // Other tasks of the core would starve otherwise.
-            Turn::Busy => glommio::executor().yield_task_queue_now().await,
-            Turn::Light => {
-                // Whoever else has work for this CPU goes first, and what has arrived meanwhile makes the next turn
-                // larger. Where nobody waits for the CPU this costs one system call.
-                thread::yield_now();
-                glommio::executor().yield_task_queue_now().await;
-            }
-            Turn::Idle => {
-                if driver.park()? {
-                    let woken = eventfd.read_at(0, size_of::<u64>()).await;
-                    driver.unpark();
-                    woken.map_err(|error| io::Error::other(error.to_string()))?;
-                }
-            }
+            Turn::Busy => {}
+            // Whoever else has work for this CPU goes first, and what has arrived meanwhile makes the next turn
+            // larger. Where nobody waits for the CPU this costs one system call.
+            Turn::Light => thread::yield_now(),
+            Turn::Idle => driver.sleep()?,
             Turn::Finished => return Ok(()),
         }
     }
@@ -636,67 +599,6 @@ fn parse_list(list: &str) -> Option<Vec<usize>> {
         numbers.extend(first.parse::<usize>().ok()?..=last.parse().ok()?);
     }
     Some(numbers)
-}
-
-/// The wakers that the ticker keeps, by core.
-#[derive(Debug)]
-struct Wakers(Mutex<Vec<Option<Waker>>>);
-
-impl Wakers {
-    fn keep(&self, core: usize, waker: Waker) {
-        self.lock()[core] = Some(waker);
-    }
-
-    /// After this the core's waker is not used any more.
-    fn forget(&self, core: usize) {
-        self.lock()[core] = None;
-    }
-
-    fn wake_all(&self) {
-        self.lock().iter().flatten().for_each(Waker::wake_by_ref);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Option<Waker>>> {
-        // A list of wakers is right whatever a thread that panicked did with it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Ticker {
-    wakers: Arc<Wakers>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl Ticker {
-    fn start(count: usize, live: Arc<Live>, memory_bytes_max: u64) -> io::Result<Self> {
-        let memory_bytes_max = super::memory::bytes_max(memory_bytes_max);
-        let wakers = Arc::new(Wakers(Mutex::new(vec![None; count])));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (shared, stopped) = (Arc::clone(&wakers), Arc::clone(&stop));
-        let thread = thread::Builder::new()
-            .name("ticker".into())
-            .spawn(move || {
-                while !stopped.load(Ordering::Relaxed) {
-                    thread::park_timeout(TICK);
-                    shared.wake_all();
-                    let bytes = heap::bytes_in_use();
-                    live.set_memory(MemoryLevel::of(bytes, memory_bytes_max, live.memory()));
-                }
-            })?;
-        Ok(Self {
-            wakers,
-            stop,
-            thread,
-        })
-    }
-
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
-        // It cannot fail but by a panic, and it has none.
-        let _ = self.thread.join();
-    }
 }
 
 #[cfg(test)]

@@ -158,11 +158,12 @@ impl Shard {
         debug_assert!(refused.is_sorted());
         self.keeper.committed = up_to.0;
         let mut told = Told::default();
-        while let Some((_, wait)) = self
-            .keeper
-            .waits
-            .pop_front_if(|(record, _)| *record <= up_to.0)
-        {
+        loop {
+            let waits = &mut self.keeper.waits;
+            if waits.front().is_none_or(|(record, _)| *record > up_to.0) {
+                break;
+            }
+            let (_, wait) = waits.pop_front().expect("looked at");
             match wait {
                 Wait::Connack(conn) => self.uncork(conn, outbox),
                 Wait::Suback(suback) => self.send_suback(suback, outbox),

@@ -285,11 +285,12 @@ impl Shard {
     pub(super) fn hold_timer(&mut self, outbox: &mut Outbox) {
         self.keeper.hold_timer_is_set = false;
         let now_ms = self.now.mono_ms;
-        while let Some(hold) = self
-            .keeper
-            .holds
-            .pop_front_if(|hold| hold.deadline_ms <= now_ms)
-        {
+        loop {
+            let holds = &mut self.keeper.holds;
+            if holds.front().is_none_or(|hold| hold.deadline_ms > now_ms) {
+                break;
+            }
+            let hold = holds.pop_front().expect("looked at");
             let Some(session) = self.sessions.get_mut(hold.session.0 as usize) else {
                 continue;
             };

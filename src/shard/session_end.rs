@@ -259,13 +259,9 @@ impl Shard {
         let (before, after): (Vec<_>, Vec<_>) = {
             let all = self.sessions.iter();
             let from = self.evict_at;
-            let mut seen = 0;
             let mut idle = Vec::new();
-            for (key, session) in all.clone().skip_while(|(key, _)| *key < from).chain(all) {
-                if seen == EVICT_VISITS {
-                    break;
-                }
-                seen += 1;
+            let around = all.clone().skip_while(|(key, _)| *key < from).chain(all);
+            for (key, session) in around.take(EVICT_VISITS) {
                 self.evict_at = key + 1;
                 if is_idle(session) {
                     idle.push(SessionKey(key as u32));

@@ -27,7 +27,6 @@ impl Shard {
         let unsubscribe = Unsubscribe::decode(version, body)?;
         self.check_answer_fits(key, unsubscribe.filters().count())?;
         let mut codes = Vec::new();
-        let recorded = self.keeper.emitted;
         for text in unsubscribe.filters() {
             codes.push(match TopicFilter::parse(text) {
                 Err(_) => ReasonCode::TopicFilterInvalid as u8,
@@ -42,8 +41,10 @@ impl Shard {
         }
         let mut packet = Vec::new();
         put_unsuback(&mut packet, version, unsubscribe.packet_id, &codes);
+        // Also what did not exist may have ended by a record that is not durable yet.
         let record = self.keeper.emitted;
-        if record > recorded {
+        let is_stored = self.sessions[session.0 as usize].stored != 0;
+        if is_stored && record > self.keeper.committed {
             let conn = key;
             self.keeper.wait(record, Wait::Packet { conn, packet });
         } else {

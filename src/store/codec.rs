@@ -16,8 +16,8 @@ pub(super) fn sql(number: u64) -> i64 {
     i64::try_from(number).expect("numbers of ours are below 2^63")
 }
 
-/// `[[session,flags,subscription id...],...]`
-pub(super) fn receivers_text(receivers: &[Receiver]) -> String {
+/// Receivers as `[[session,flags,subscription id...],...]`.
+pub fn receivers_text(receivers: &[Receiver]) -> String {
     let mut text = String::with_capacity(2 + receivers.len() * 16);
     lists_text(&mut text, receivers, |text, receiver| {
         number(text, receiver.session.0);
@@ -60,7 +60,7 @@ fn number(text: &mut String, number: u64) {
 
 /// Takes `[[1,2],[3]]` apart and gives each inner list to `list`; false when the text is not of that form, and then
 /// some lists may have been given.
-pub(super) fn each_list(text: &str, mut list: impl FnMut(&[u64]) -> bool) -> bool {
+pub fn each_list(text: &str, mut list: impl FnMut(&[u64]) -> bool) -> bool {
     let Some(inner) = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'))
@@ -90,7 +90,7 @@ pub(super) fn each_list(text: &str, mut list: impl FnMut(&[u64]) -> bool) -> boo
 }
 
 /// Each receiver of a row of `msg`; false when the text is damaged.
-pub(super) fn each_receiver(text: &str, mut receiver: impl FnMut(Receiver)) -> bool {
+pub fn each_receiver(text: &str, mut receiver: impl FnMut(Receiver)) -> bool {
     each_list(text, |numbers| {
         let [session, flags, ids @ ..] = numbers else {
             return false;

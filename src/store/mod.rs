@@ -16,7 +16,7 @@
 //! | [`fault`], [`stats`] | what goes wrong, what is counted |
 
 mod batch;
-mod codec;
+pub mod codec;
 pub mod fault;
 pub mod load;
 #[cfg(test)]

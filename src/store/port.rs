@@ -163,7 +163,7 @@ impl StoreLink {
         }
     }
 
-    /// Asks for messages; the answer is a [`Reply::Fetched`].
+    /// Asks for messages; it is answered with `Reply::Fetched`.
     pub fn fetch(&self, fetch: Fetch) {
         lock(&self.threads.fetches).push_back((self.shard, fetch));
         if let Some(reader) = self.threads.reader.get() {

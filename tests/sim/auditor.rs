@@ -51,7 +51,7 @@ pub struct Conn {
     subacks: BTreeMap<u16, PendingSuback>,
     unsubacks: BTreeMap<u16, (Vec<u8>, Vec<String>)>,
     /// What the acknowledgement of a PUBLISH under an identifier is for.
-    accepts: BTreeMap<u16, (MessageId, usize)>,
+    pub accepts: BTreeMap<u16, (MessageId, usize)>,
     pingresps: usize,
     /// Whether the acknowledgement of a PUBLISH may say that nobody subscribes.
     must_match: BTreeMap<u16, bool>,
@@ -509,18 +509,6 @@ impl Auditor {
         }
     }
 
-    /// A QoS 2 message was repeated that may have been refused the first time: it may be routed again, or not.
-    fn route_perhaps(&mut self, socket: SocketId, session: SessionId, message: MessageId, id: u16) {
-        self.model.route(session, message);
-        let routings = &mut self.model.messages[message].routings;
-        for routing in routings.iter_mut() {
-            routing.excused |= !routing.acked;
-        }
-        let of = (message, routings.len() - 1);
-        self.conns[socket].accepts.insert(id, of);
-        self.model.sessions[session].received_of.insert(id, of);
-    }
-
     fn acknowledgement(
         &mut self,
         socket: SocketId,
@@ -881,28 +869,6 @@ impl Auditor {
             !must_match || ack.reason != ReasonCode::NoMatchingSubscribers,
             "(6) a publisher was told that nobody subscribes"
         );
-    }
-
-    /// A publisher is told what became of its message.
-    fn told(&mut self, socket: SocketId, packet_type: PacketType, id: u16, reason: ReasonCode) {
-        let conn = &mut self.conns[socket];
-        let session = conn.session.expect("CONNACK came first");
-        let Some((message, routing)) = conn.accepts.get(&id).copied() else {
-            return;
-        };
-        let is_accepted = (reason as u8) < 0x80;
-        let it = &mut self.model.messages[message].routings[routing];
-        it.acked |= is_accepted;
-        it.excused |= !is_accepted;
-        if packet_type == PacketType::Pubrec {
-            let session = &mut self.model.sessions[session];
-            if !is_accepted {
-                session.received.remove(&id);
-                session.received_of.remove(&id);
-            } else if session.received.contains(&id) {
-                session.received_told.insert(id);
-            }
-        }
     }
 
     fn outgoing(&mut self, socket: SocketId, publish: &Publish<'_>, dirty_since_ms: u64) {

@@ -3,9 +3,11 @@
 
 use crate::auditor::Auditor;
 use crate::disk::{Disk, OnDisk};
-use crate::model::{Flight, MessageId, SessionId, Subscription, Will, id_of};
-use crate::world::World;
-use ringmq::protocol::{PacketId, QoS, SubscribeOptions};
+use crate::model::{
+    Flight, MessageId, Model, SessionId, Subscription, Will, id_of, matches, split_share,
+};
+use crate::world::{SocketId, World};
+use ringmq::protocol::{PacketId, PacketType, QoS, ReasonCode, SubscribeOptions};
 use ringmq::shard::message::Message;
 use ringmq::shard::record::{OutgoingStep, StoredSession};
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,7 +110,7 @@ impl Auditor {
             delay_s: will.delay_s,
         });
         // What it was sent may come in the order of another time, and what is owed of retained messages is forgotten.
-        it.forget_order();
+        it.order.clear();
         for replay in &mut it.replays {
             replay.waived = true;
         }
@@ -296,6 +298,133 @@ impl Auditor {
             .map(|(topic, (_, message, _))| (topic, id_of(message.payload())))
             .collect();
         self.model.retained_come_back(&found);
+    }
+}
+
+impl Model {
+    /// The session of a client that began last, whether or not it lives.
+    pub fn last_session(&self, client: usize) -> Option<SessionId> {
+        self.sessions
+            .iter()
+            .rposition(|session| session.client == client)
+    }
+
+    /// In a crash: a member had it, and another may get it.
+    pub fn may_go_to_another(&mut self, message: MessageId) {
+        let topic = &self.messages[message].topic;
+        let texts: BTreeSet<String> = self
+            .sessions
+            .iter()
+            .flat_map(|session| &session.history)
+            .flat_map(|(_, subscriptions)| subscriptions)
+            .map(|subscription| &subscription.text)
+            .filter(|text| {
+                let (share, filter) = split_share(text);
+                share.is_some() && matches(filter, topic)
+            })
+            .cloned()
+            .collect();
+        for text in texts {
+            *self.lost.entry((message, text)).or_default() += 1;
+        }
+    }
+
+    /// In a crash: that the client has it may be forgotten.
+    pub fn may_come_again(&mut self, session: SessionId, message: MessageId) {
+        *self.sessions[session].again.entry(message).or_default() += 1;
+    }
+
+    /// In a crash: no link holds anything any more.
+    pub fn nothing_travels(&mut self) {
+        self.unsettled.clear();
+        self.step.clear();
+    }
+
+    /// In a crash: these messages are retained on disk, by topic, and `None` where one was cleared.
+    ///
+    /// Panics: when what was acknowledged is not among them.
+    pub fn retained_come_back(&mut self, found: &BTreeMap<&String, Option<MessageId>>) {
+        for (topic, updates) in &mut self.retained {
+            let messages = &mut self.messages;
+            let is_overtaken = |(message, at): (MessageId, usize),
+                                messages: &[crate::model::Message]| {
+                let of = |(message, at): (MessageId, usize)| &messages[message].routings[at];
+                let this = of((message, at));
+                updates.iter().any(|later| {
+                    let later = of(*later);
+                    later.acked && !later.maybe_not_retained && this.until < later.tick
+                })
+            };
+            let held = found.get(topic).copied();
+            let fits = |id: &MessageId, messages: &[crate::model::Message]| match held {
+                Some(Some(held)) => held == *id,
+                Some(None) => messages[*id].payload.is_empty(),
+                None => false,
+            };
+            let right = updates
+                .iter()
+                .rev()
+                .find(|update| fits(&update.0, messages) && !is_overtaken(**update, messages))
+                .copied();
+            let must_be = updates.iter().any(|(message, at)| {
+                let routing = &messages[*message].routings[*at];
+                routing.acked && !routing.maybe_not_retained
+            });
+            assert!(
+                right.is_some() || held.is_none() && !must_be,
+                "(11) on disk {topic} has {held:?}, which an acknowledged message has replaced: {updates:?}"
+            );
+            updates.clear();
+            if let Some((message, at)) = right {
+                messages[message].routings[at].maybe_not_retained = false;
+                updates.push((message, at));
+            }
+        }
+        self.retained.retain(|_, updates| !updates.is_empty());
+    }
+}
+
+/// What a publisher is told, and may do when it is told nothing.
+impl Auditor {
+    /// A QoS 2 message was repeated that may have been refused the first time: it may be routed again, or not.
+    pub fn route_perhaps(
+        &mut self,
+        socket: SocketId,
+        session: SessionId,
+        message: MessageId,
+        id: u16,
+    ) {
+        self.model.route(session, message);
+        let routings = &mut self.model.messages[message].routings;
+        for routing in routings.iter_mut() {
+            routing.excused |= !routing.acked;
+        }
+        let of = (message, routings.len() - 1);
+        routings[of.1].maybe_not_retained = true;
+        self.conns[socket].accepts.insert(id, of);
+        self.model.sessions[session].received_of.insert(id, of);
+    }
+
+    /// A publisher is told what became of its message.
+    pub fn told(&mut self, socket: SocketId, packet_type: PacketType, id: u16, reason: ReasonCode) {
+        let conn = &mut self.conns[socket];
+        let session = conn.session.expect("CONNACK came first");
+        let Some((message, routing)) = conn.accepts.get(&id).copied() else {
+            return;
+        };
+        let is_accepted = (reason as u8) < 0x80;
+        let it = &mut self.model.messages[message].routings[routing];
+        it.acked |= is_accepted;
+        it.excused |= !is_accepted;
+        if packet_type == PacketType::Pubrec {
+            let session = &mut self.model.sessions[session];
+            if !is_accepted {
+                session.received.remove(&id);
+                session.received_of.remove(&id);
+            } else if session.received.contains(&id) {
+                session.received_told.insert(id);
+            }
+        }
     }
 }
 

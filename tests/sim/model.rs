@@ -176,7 +176,7 @@ pub struct Session {
     pub flights: BTreeMap<u16, Flight>,
     pub got: BTreeMap<MessageId, Got>,
     /// By publisher, topic and both QoS: the routing delivered last.
-    order: BTreeMap<(usize, String, QoS, QoS), u64>,
+    pub order: BTreeMap<(usize, String, QoS, QoS), u64>,
     /// The smallest Maximum Packet Size it has had.
     pub packet_bytes_max: usize,
     /// A CONNACK for it has left.
@@ -193,13 +193,7 @@ pub struct Session {
     /// Identifiers of messages that the client refused with PUBREC.
     pub refused_ids: BTreeSet<u16>,
     /// How often more a message may come at QoS 1, because of crashes.
-    again: BTreeMap<MessageId, usize>,
-}
-
-impl Session {
-    pub fn forget_order(&mut self) {
-        self.order.clear();
-    }
+    pub again: BTreeMap<MessageId, usize>,
 }
 
 /// What a session got of one message.
@@ -323,14 +317,14 @@ pub struct Model {
     pub messages: Vec<Message>,
     pub sessions: Vec<Session>,
     /// By topic: what was retained or cleared, in order of `Routing::tick`.
-    retained: BTreeMap<String, Vec<(MessageId, usize)>>,
+    pub retained: BTreeMap<String, Vec<(MessageId, usize)>>,
     /// By message and group: how often it may have gone to one more member, because an earlier one was lost.
-    lost: BTreeMap<(MessageId, String), usize>,
+    pub lost: BTreeMap<(MessageId, String), usize>,
     /// By topic.
     causes: BTreeMap<String, Causes>,
-    unsettled: Vec<(MessageId, usize)>,
+    pub unsettled: Vec<(MessageId, usize)>,
     /// Routings of the present step.
-    step: Vec<(MessageId, usize)>,
+    pub step: Vec<(MessageId, usize)>,
     order: u64,
     pub deliveries: u64,
     /// Messages may be refused, and then nobody has a right to them.
@@ -363,13 +357,6 @@ impl Model {
         self.sessions
             .iter()
             .rposition(|session| session.alive && session.client == client)
-    }
-
-    /// The session of a client that began last, whether or not it lives.
-    pub fn last_session(&self, client: usize) -> Option<SessionId> {
-        self.sessions
-            .iter()
-            .rposition(|session| session.client == client)
     }
 
     pub fn new_session(&mut self, client: usize, shard: usize) -> SessionId {
@@ -607,7 +594,7 @@ impl Model {
             let is_will = it.is_will;
             let routing_at = &mut it.routings[routing];
             routing_at.marks = marks.to_vec();
-            routing_at.maybe_not_retained = may_be_refused;
+            routing_at.maybe_not_retained |= may_be_refused;
             if is_will {
                 // Several things end in one step, in an order of the broker's own.
                 routing_at.tick = began;
@@ -880,79 +867,6 @@ impl Model {
     pub fn next_order(&mut self) -> u64 {
         self.order += 1;
         self.order
-    }
-
-    /// In a crash: a member had it, and another may get it.
-    pub fn may_go_to_another(&mut self, message: MessageId) {
-        let topic = &self.messages[message].topic;
-        let texts: BTreeSet<String> = self
-            .sessions
-            .iter()
-            .flat_map(|session| &session.history)
-            .flat_map(|(_, subscriptions)| subscriptions)
-            .map(|subscription| &subscription.text)
-            .filter(|text| {
-                let (share, filter) = split_share(text);
-                share.is_some() && matches(filter, topic)
-            })
-            .cloned()
-            .collect();
-        for text in texts {
-            *self.lost.entry((message, text)).or_default() += 1;
-        }
-    }
-
-    /// In a crash: that the client has it may be forgotten.
-    pub fn may_come_again(&mut self, session: SessionId, message: MessageId) {
-        *self.sessions[session].again.entry(message).or_default() += 1;
-    }
-
-    /// In a crash: no link holds anything any more.
-    pub fn nothing_travels(&mut self) {
-        self.unsettled.clear();
-        self.step.clear();
-    }
-
-    /// In a crash: these messages are retained on disk, by topic, and `None` where one was cleared.
-    ///
-    /// Panics: when what was acknowledged is not among them.
-    pub fn retained_come_back(&mut self, found: &BTreeMap<&String, Option<MessageId>>) {
-        for (topic, updates) in &mut self.retained {
-            let messages = &mut self.messages;
-            let is_overtaken = |(message, at): (MessageId, usize), messages: &[Message]| {
-                let of = |(message, at): (MessageId, usize)| &messages[message].routings[at];
-                let this = of((message, at));
-                updates.iter().any(|later| {
-                    let later = of(*later);
-                    later.acked && !later.maybe_not_retained && this.until < later.tick
-                })
-            };
-            let held = found.get(topic).copied();
-            let fits = |id: &MessageId, messages: &[Message]| match held {
-                Some(Some(held)) => held == *id,
-                Some(None) => messages[*id].payload.is_empty(),
-                None => false,
-            };
-            let right = updates
-                .iter()
-                .rev()
-                .find(|update| fits(&update.0, messages) && !is_overtaken(**update, messages))
-                .copied();
-            let must_be = updates.iter().any(|(message, at)| {
-                let routing = &messages[*message].routings[*at];
-                routing.acked && !routing.maybe_not_retained
-            });
-            assert!(
-                right.is_some() || held.is_none() && !must_be,
-                "(11) on disk {topic} has {held:?}, which an acknowledged message has replaced: {updates:?}"
-            );
-            updates.clear();
-            if let Some((message, at)) = right {
-                messages[message].routings[at].maybe_not_retained = false;
-                updates.push((message, at));
-            }
-        }
-        self.retained.retain(|_, updates| !updates.is_empty());
     }
 
     /// Whether somebody who was promised every message of this topic has a subscription now.

@@ -177,6 +177,10 @@ impl Swarm {
             if on[Feature::TinyResident as usize] {
                 limits.queue_resident_max = random.between(1, 3) as u32;
             }
+            if limits.queue_full == QueueFullPolicy::Disconnect {
+                // Who publishes to a full queue of its own is closed before its message is durable, sends it again, and so on.
+                limits.queue_full = QueueFullPolicy::DropNewest;
+            }
             if on[Feature::RefuseOrHold as usize] {
                 limits.queue_full = *random.pick(&[QueueFullPolicy::Refuse, QueueFullPolicy::Hold]);
                 limits.queue_hold_ms = random.between(100, 20_000) as u32;

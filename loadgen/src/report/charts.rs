@@ -46,6 +46,15 @@ pub fn kind(run: &Recorded) -> &str {
     }
 }
 
+/// What the times are of.
+fn things(runs: &[Recorded]) -> &'static str {
+    if runs.iter().any(|run| run.summary.verb == "churn") {
+        "cycles"
+    } else {
+        "messages"
+    }
+}
+
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or(String::new(), |first| {
@@ -157,7 +166,7 @@ pub fn percentiles(runs: &[Recorded]) -> Option<Chart> {
         title,
         subtitle: "each further nine has the same room, so that the slowest can be seen".into(),
         description: told.join(". "),
-        x: Axis::percentiles(most.count as f64),
+        x: Axis::percentiles(most.count as f64, things(runs)),
         y: Axis::times(least, most_us),
         series,
         zones: Vec::new(),
@@ -317,10 +326,13 @@ pub fn latency(runs: &[Recorded]) -> Option<Chart> {
         _ => "Latency over time".into(),
     };
     let subtitle = match runs {
-        [_] => "of the messages that arrived in each second",
-        _ => "99th percentile of the messages that arrived in each second",
+        [_] => format!("of the {} that arrived in each second", things(runs)),
+        _ => format!(
+            "99th percentile of the {} that arrived in each second",
+            things(runs)
+        ),
     };
-    let mut chart = over_time(runs, "latency", title, subtitle)?;
+    let mut chart = over_time(runs, "latency", title, &subtitle)?;
     for (at, run) in runs.iter().enumerate() {
         let p99 = |rows: &[Row]| worst(rows, |row| row.p99_us);
         if runs.len() > 1 {
@@ -530,11 +542,12 @@ pub fn knee(run: &Recorded) -> Option<Chart> {
         line("50 %", "2", Stroke::Thin, |point| point.p50),
     ];
     let (least, most_us) = bounds(&series)?;
-    let x = Axis::counts(most);
+    let rates = points.iter().map(|point| point.rate);
+    let x = Axis::ratios(rates.reduce(f64::min)?, most);
     let best = knee::best(points).map_or(0.0, |best| best.rate);
     let zone = (best < most).then(|| Zone {
         from: best,
-        to: x.ticks.last().map_or(most, |(value, _)| *value),
+        to: f64::MAX,
         label: "did not hold".into(),
     });
     let head = |point: &Point| {

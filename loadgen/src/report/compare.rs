@@ -31,6 +31,8 @@ const NEUTRAL_SETTINGS: &[&str] = &[
     "cert",
     "closed-loop",
     "duration",
+    "find-max",
+    "force",
     "hold",
     "host",
     "ifaddr",
@@ -38,6 +40,7 @@ const NEUTRAL_SETTINGS: &[&str] = &[
     "insecure",
     "json",
     "key",
+    "lowmem",
     "mqtt-version",
     "out",
     "password",
@@ -124,7 +127,7 @@ pub struct Comparison {
 
 /// In what two runs are not alike, apart from the broker.
 pub fn differences(base: &Recorded, new: &Recorded) -> Vec<Difference> {
-    let number = |value: Option<f64>| value.map_or("none".into(), count);
+    let number = |value: Option<f64>| value.map_or_else(|| "none".into(), count);
     type Of<'a> = (&'a str, fn(&Summary) -> String);
     let of_summary: [Of<'_>; 7] = [
         ("verb", |one| one.verb.clone()),
@@ -134,7 +137,8 @@ pub fn differences(base: &Recorded, new: &Recorded) -> Vec<Difference> {
         ("payload bytes", |one| one.payload_bytes.to_string()),
         ("publishers", |one| one.publishers.to_string()),
         ("window", |one| {
-            one.window.map_or("none".into(), |one| one.to_string())
+            one.window
+                .map_or_else(|| "none".into(), |one| one.to_string())
         }),
     ];
     let mut found = Vec::new();
@@ -171,6 +175,10 @@ pub fn differences(base: &Recorded, new: &Recorded) -> Vec<Difference> {
         false => "not optimised".to_owned(),
     };
     check("build of loadgen", built(base), built(new));
+    if base.summary.verb != new.summary.verb {
+        // What else their flags are does not matter then.
+        return found;
+    }
     let settings = [&base.provenance.settings, &new.provenance.settings];
     let names: BTreeSet<&String> = settings.iter().flat_map(|one| one.keys()).collect();
     for name in names {
@@ -178,7 +186,7 @@ pub fn differences(base: &Recorded, new: &Recorded) -> Vec<Difference> {
             let value = |at: usize| {
                 settings[at]
                     .get(name)
-                    .map_or("none".into(), |one| one.join(" "))
+                    .map_or_else(|| "none".into(), |one| one.join(" "))
             };
             check(&format!("--{name}"), value(0), value(1));
         }
@@ -570,9 +578,10 @@ impl Comparison {
             .figures
             .iter()
             .map(|figure| {
-                let interval = figure.interval_percent.map_or("-".into(), |(low, high)| {
-                    format!("{} to {}", percent(low), percent(high))
-                });
+                let interval = figure.interval_percent.map_or_else(
+                    || "-".into(),
+                    |(low, high)| format!("{} to {}", percent(low), percent(high)),
+                );
                 let verdict = match figure.verdict {
                     Verdict::Better => "better".into(),
                     Verdict::WithinNoise if figure.interval_percent.is_none() => {
@@ -590,7 +599,7 @@ impl Comparison {
                     figure.name.clone(),
                     (figure.show)(figure.base),
                     (figure.show)(figure.new),
-                    figure.change_percent.map_or("-".into(), percent),
+                    figure.change_percent.map_or_else(|| "-".into(), percent),
                     interval,
                     verdict,
                 ]

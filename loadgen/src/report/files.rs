@@ -115,7 +115,7 @@ pub fn rebuild(directories: &[PathBuf], out: Option<&Path>) -> Result<PathBuf, S
     for (run, name) in runs.iter_mut().zip(short_names(directories)) {
         run.name = name;
     }
-    let report = out.unwrap_or(Path::new("report.html"));
+    let report = out.unwrap_or_else(|| Path::new("report.html"));
     fs::write(report, html::page(&runs)).map_err(|error| failed(report, &error))?;
     Ok(report.to_owned())
 }

@@ -67,9 +67,9 @@ fn single(run: &Recorded) -> String {
         deck(run)
     );
     if let Some(error) = &summary.error {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<div class=\"alarm small\" role=\"alert\"><h2>It ended early.</h2><p>{}</p></div>\n",
+            "<div class=\"alarm small\" role=\"alert\"><h2>It ended early.</h2><p>{}</p></div>",
             escaped(error)
         );
     }
@@ -103,9 +103,9 @@ fn several(runs: &[Recorded]) -> String {
         escaped(&likeness(runs))
     );
     for run in runs.iter().filter(|run| !run.summary.valid) {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "<div class=\"alarm\" role=\"alert\"><p class=\"big\">INVALID</p><h2>{}</h2>{}</div>\n",
+            "<div class=\"alarm\" role=\"alert\"><p class=\"big\">INVALID</p><h2>{}</h2>{}</div>",
             escaped(&run.name),
             list(&run.summary.invalid_because)
         );
@@ -120,9 +120,9 @@ fn several(runs: &[Recorded]) -> String {
         .flatten()
         .for_each(|chart| out.push_str(&figure(chart)));
     out.push_str(&pair(&[charts::cpu(runs), charts::memory(runs)]));
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<section><h2>What was run, and on what</h2>{}</section>\n",
+        "<section><h2>What was run, and on what</h2>{}</section>",
         runs.iter().map(command_line).collect::<String>()
     );
     out
@@ -274,8 +274,8 @@ fn deck(run: &Recorded) -> String {
         parts.push(format!("{} B", summary.payload_bytes));
     }
     parts.push(format!("MQTT {}", mqtt_version(summary)));
-    if let Some(suite) = &summary.suite {
-        parts.push(suite.clone());
+    if let Some(note) = &summary.note {
+        parts.push(note.clone());
     }
     if summary.measured_s > 0.0 {
         parts.push(format!("{} s measured", short(summary.measured_s)));
@@ -444,8 +444,9 @@ fn steps(summary: &Summary) -> String {
         return String::new();
     }
     let rows = summary.steps.iter().map(|step| {
-        let each =
-            |value: Option<f64>, show: fn(f64) -> String| value.map_or("\u{2013}".into(), show);
+        let each = |value: Option<f64>, show: fn(f64) -> String| {
+            value.map_or_else(|| "\u{2013}".into(), show)
+        };
         row(
             &step.name,
             &[
@@ -641,7 +642,7 @@ fn overview(runs: &[Recorded]) -> String {
         let summary = &run.summary;
         let times = |of: fn(&Percentiles) -> f64| {
             let all = summary.latency_us.as_ref();
-            all.map_or("\u{2013}".into(), |all| time(of(all)))
+            all.map_or_else(|| "\u{2013}".into(), |all| time(of(all)))
         };
         let broker = summary.broker.as_ref().and_then(|broker| broker.cpu_ns_per_message);
         let valid = if summary.valid {
@@ -659,7 +660,7 @@ fn overview(runs: &[Recorded]) -> String {
             times(|all| all.p99),
             times(|all| all.max),
             count(summary.lost as f64),
-            broker.map_or("\u{2013}".into(), |ns| time(ns / 1e3)),
+            broker.map_or_else(|| "\u{2013}".into(), |ns| time(ns / 1e3)),
         ];
         let cells = cells.iter().map(|cell| format!("<td class=\"number\">{}</td>", escaped(cell)));
         format!(

@@ -175,7 +175,7 @@ impl Axis {
     /// An axis of microseconds with room for what lies between `least` and `most`: from 0 where that is readable, by
     /// powers where it is not.
     pub fn times(least: f64, most: f64) -> Self {
-        let most = most.max(0.001);
+        let most = most.clamp(0.001, 1e12);
         let least = least.clamp(0.001, most);
         if most / least < 12.0 {
             let (step, high) = steps(most, 5.0);
@@ -188,6 +188,15 @@ impl Axis {
                 label: String::new(),
             };
         }
+        Self::powers(least, most, format::round_time)
+    }
+
+    /// An axis of counts on which equal distances are equal ratios, with room for what lies between `least` and `most`.
+    pub fn ratios(least: f64, most: f64) -> Self {
+        Self::powers(least.max(1.0), most.max(1.0), format::short)
+    }
+
+    fn powers(least: f64, most: f64, name: fn(f64) -> String) -> Self {
         let marks = |factors: &[f64]| -> Vec<f64> {
             (-3..10)
                 .flat_map(|power| {
@@ -199,8 +208,9 @@ impl Axis {
         };
         let fine = marks(&[1.0, 2.0, 5.0]);
         let low = fine.iter().copied().rfind(|mark| *mark <= least * 1.001);
+        let low = low.unwrap_or(0.001);
         let high = fine.iter().copied().find(|mark| *mark >= most * 0.999);
-        let (low, high) = (low.unwrap_or(0.001), high.unwrap_or(most));
+        let high = high.unwrap_or(most).max(low * 2.0);
         let named = if high / low > 200.0 {
             marks(&[1.0])
         } else {
@@ -209,9 +219,7 @@ impl Axis {
         let inside = |mark: &f64| *mark >= low * 0.999 && *mark <= high * 1.001;
         let ticks = named.into_iter().filter(inside);
         Self {
-            ticks: ticks
-                .map(|value| (value, format::round_time(value)))
-                .collect(),
+            ticks: ticks.map(|value| (value, name(value))).collect(),
             scale: Scale::Log(low, high),
             label: String::new(),
         }
@@ -247,8 +255,8 @@ impl Axis {
         }
     }
 
-    /// An axis on which each further nine of a percentile takes the same room, for `count` values.
-    pub fn percentiles(count: f64) -> Self {
+    /// An axis on which each further nine of a percentile takes the same room, for `count` of `what`.
+    pub fn percentiles(count: f64, what: &str) -> Self {
         let nines = count.max(10.0).log10();
         let mut ticks = vec![(0.0, "0".to_owned()), (2_f64.log10(), "50".to_owned())];
         for nine in 1..=nines.floor() as usize {
@@ -262,14 +270,19 @@ impl Axis {
         Self {
             scale: Scale::Linear(0.0, nines),
             ticks,
-            label: "percent of the messages were at most this slow".into(),
+            label: format!("percent of the {what} were at most this slow"),
         }
     }
 }
 
 /// The distance of ticks for about `parts` of them up to `most`, and the tick that is not below it.
 fn steps(most: f64, parts: f64) -> (f64, f64) {
-    let most = if most > 0.0 { most } else { 1.0 };
+    // A file may say anything.
+    let most = if most > 0.0 {
+        most.clamp(1e-6, 1e15)
+    } else {
+        1.0
+    };
     let raw = most / parts;
     let power = 10_f64.powf(raw.log10().floor());
     let factor = [1.0, 2.0, 5.0, 10.0]
@@ -415,10 +428,9 @@ fn body(out: &mut String, chart: &Chart, size: Size, plot: &Plot) {
     }
     for (value, text) in &chart.y.ticks {
         let at = y(*value);
-        let class = if *value == 0.0 { "base" } else { "grid" };
         let _ = write!(
             out,
-            "<line class=\"{class}\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
+            "<line class=\"grid\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>\
              <text class=\"tick end\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             plot.left,
             plot.left - 8.0,
@@ -426,6 +438,12 @@ fn body(out: &mut String, chart: &Chart, size: Size, plot: &Plot) {
             escaped(text)
         );
     }
+    // A scale by powers has no 0 for its lowest line.
+    let _ = write!(
+        out,
+        "<line class=\"base\" x1=\"{:.1}\" x2=\"{right:.1}\" y1=\"{bottom:.1}\" y2=\"{bottom:.1}\"/>",
+        plot.left
+    );
     x_ticks(out, chart, size, plot, &x);
     if let Some((value, text)) = &chart.level {
         let at = y(*value);
@@ -652,4 +670,106 @@ pub fn hover(chart: &Chart) -> String {
     };
     let json = serde_json::to_string(&hover).expect("it has only string keys");
     json.replace('<', "\\u003c")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(axis: &Axis) -> Vec<&str> {
+        axis.ticks.iter().map(|(_, name)| &name[..]).collect()
+    }
+
+    #[test]
+    fn axes_have_round_ticks_and_room_for_their_values() {
+        assert_eq!(
+            names(&Axis::counts(8_320.0)),
+            ["0", "2k", "4k", "6k", "8k", "10k"]
+        );
+        assert_eq!(
+            names(&Axis::counts(0.0)),
+            ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+        );
+        assert_eq!(
+            names(&Axis::counts(0.009)),
+            ["0.000", "0.002", "0.004", "0.006", "0.008", "0.010"]
+        );
+        assert_eq!(
+            names(&Axis::bytes(9e6)),
+            ["0", "2 MB", "4 MB", "6 MB", "8 MB", "10 MB"]
+        );
+        assert_eq!(
+            names(&Axis::seconds(-2.0, 15.0)),
+            ["0 s", "5 s", "10 s", "15 s"]
+        );
+        assert_eq!(
+            names(&Axis::seconds(-60.0, 1_800.0)),
+            ["0 min", "10 min", "20 min", "30 min"]
+        );
+        let close = Axis::times(5_600.0, 35_600.0);
+        assert_eq!(names(&close), ["0", "10 ms", "20 ms", "30 ms", "40 ms"]);
+        let far = Axis::times(55.0, 7_000.0);
+        assert_eq!(
+            names(&far),
+            [
+                "50 µs", "100 µs", "200 µs", "500 µs", "1 ms", "2 ms", "5 ms", "10 ms"
+            ]
+        );
+        assert_eq!(far.scale, Scale::Log(50.0, 10_000.0));
+        assert_eq!(
+            names(&Axis::times(1.0, 5e5)),
+            ["1 µs", "10 µs", "100 µs", "1 ms", "10 ms", "100 ms"]
+        );
+        let nines = Axis::percentiles(1e4, "cycles");
+        assert_eq!(names(&nines), ["0", "50", "90", "99", "99.9", "99.99"]);
+        for value in [0.0, 1e-9, 1e18, f64::MAX] {
+            for axis in [
+                Axis::counts(value),
+                Axis::times(value, value),
+                Axis::ratios(1.0, value),
+            ] {
+                assert!(axis.ticks.len() < 200, "{value} {:?}", axis.scale);
+            }
+        }
+    }
+
+    #[test]
+    fn places_are_between_the_ends() {
+        let scale = Scale::Log(1.0, 100.0);
+        assert_eq!(
+            [scale.place(1.0), scale.place(10.0), scale.place(100.0)],
+            [0.0, 0.5, 1.0]
+        );
+        assert_eq!([scale.place(0.0), scale.place(1e9)], [0.0, 1.0]);
+        assert!(!scale.shows(0.5) && scale.shows(1.0));
+        assert_eq!(Scale::Linear(-2.0, 2.0).place(0.0), 0.5);
+    }
+
+    #[test]
+    fn a_script_element_cannot_be_ended_by_a_name() {
+        let chart = Chart {
+            id: "x",
+            title: String::new(),
+            subtitle: String::new(),
+            description: String::new(),
+            x: Axis::counts(1.0),
+            y: Axis::counts(1.0),
+            series: vec![Series {
+                name: "</script>".into(),
+                colour: "0".into(),
+                stroke: Stroke::Thin,
+                points: vec![(0.0, Some(1.0)), (1.0, None)],
+                tell: format::count,
+            }],
+            zones: Vec::new(),
+            level: None,
+            heads: vec![(0.0, "a".into()), (1.0, "b".into())],
+            stamp: None,
+        };
+        let json = hover(&chart);
+        assert!(!json.contains('<'), "{json}");
+        let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(read["series"][0]["y"], serde_json::json!([0.0, null]));
+        assert_eq!(read["series"][0]["text"], serde_json::json!(["1", ""]));
+    }
 }

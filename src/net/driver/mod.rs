@@ -52,10 +52,9 @@
 //!
 //! # Sleeping
 //!
-//! A turn with nothing to do is followed by [`Driver::park`], which looks everywhere once more after it has
-//! declared the core parked (`mesh::wake` says why), and sets the ring's timer to the next deadline. The task then
-//! waits for the core's eventfd. glommio can put a core to sleep with a runnable task, so `server::cores` has a thread
-//! that wakes each core's task every 50 ms; it never decides *when* something is done.
+//! A turn with nothing to do is followed by [`Driver::sleep`], which looks everywhere once more after it has
+//! declared the core parked (`mesh::wake` says why) and then waits in the ring, until the next deadline at the latest. The
+//! core's eventfd is one of the ring's operations, so there is one place to wait in and one system call for it.
 //!
 //! A panic while a turn handles a connection ends the process: in release builds it aborts, and
 //! `server::cores` ends the process when a core ends by itself. There is no state worth keeping in a core whose
@@ -109,6 +108,8 @@ pub const LINGER_MS: u64 = 1_000;
 const ACCEPT_PAUSE_MS: u64 = 50;
 /// Steps of TLS handshakes per turn: about a millisecond of them.
 pub const HANDSHAKES_PER_TURN: usize = 4;
+/// The longest sleep of a core that has nothing to wait for.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// Calls to the kernel per turn while it says that it has more: it does about twenty completions per call.
 const SUBMITS_PER_TURN: usize = 4;
 
@@ -294,8 +295,6 @@ pub struct Driver<S> {
     fed_bytes: usize,
     /// When to accept again, after accepting failed.
     accept_at_ms: Option<u64>,
-    /// When the ring's timer fires.
-    timer_at_ms: Option<u64>,
     /// When to end, finished or not; set once the shutdown has begun.
     stop_at_ms: Option<u64>,
     start: Start,
@@ -338,8 +337,7 @@ impl<S: StateMachine> Driver<S> {
             counters,
         } = setup;
         let core_count = u32::try_from(links.receivers.len() + 1).expect("at most 64 cores");
-        ring.register_eventfd(wake.eventfd())?;
-        ring.mute();
+        ring.watch(wake.eventfd());
         let listeners = listeners
             .into_iter()
             .map(|listener| Listening {
@@ -386,7 +384,6 @@ impl<S: StateMachine> Driver<S> {
             links_hard: 0,
             fed_bytes: 0,
             accept_at_ms: None,
-            timer_at_ms: None,
             stop_at_ms: None,
             start: Start::Recovering,
             reported_drained: false,
@@ -434,15 +431,25 @@ impl<S: StateMachine> Driver<S> {
         })
     }
 
-    /// Prepares for waiting on the core's eventfd, and returns whether to wait; if not, there is something
-    /// to do. After the wait call [`Driver::unpark`].
+    /// Waits until there is something to do: a completion, something from another thread, a deadline. It may also
+    /// return for nothing.
     ///
     /// Errors: as [`Driver::turn`].
-    pub fn park(&mut self) -> io::Result<bool> {
-        self.set_timer();
+    pub fn sleep(&mut self) -> io::Result<()> {
         self.wake.parking().park();
-        let mut stay = self.ring.unmute()?;
-        stay |= self
+        let waited = if self.may_sleep() {
+            self.counters.parks.add(1);
+            self.ring.wait(self.until_deadline())
+        } else {
+            Ok(())
+        };
+        self.wake.parking().unpark();
+        waited
+    }
+
+    /// Whether no other thread has something for this core, which has just declared itself parked.
+    fn may_sleep(&mut self) -> bool {
+        let mut stay = self
             .links
             .receivers
             .iter()
@@ -455,18 +462,7 @@ impl<S: StateMachine> Driver<S> {
         stay |= self.reported_drained && self.shutdown.all_drained();
         // After `park`, as `LinkSender::flush` asks.
         stay |= self.flush_links();
-        if stay {
-            self.unpark();
-            return Ok(false);
-        }
-        self.counters.parks.add(1);
-        Ok(true)
-    }
-
-    /// Says that the core is awake again.
-    pub fn unpark(&mut self) {
-        self.wake.parking().unpark();
-        self.ring.mute();
+        !stay
     }
 
     /// Gives `input` to the shard and does at once what cannot wait for the flush.
@@ -627,9 +623,8 @@ impl<S: StateMachine> Driver<S> {
         busy | self.end_lingers()
     }
 
-    /// Sets the ring's timer for a core that is about to sleep. One that is set too early stays: it wakes
-    /// the core for nothing, once.
-    fn set_timer(&mut self) {
+    /// Time from this turn's to the next deadline.
+    fn until_deadline(&self) -> Duration {
         let lingering = self.lingering.front().map(|linger| linger.until_ms);
         let deadlines = [
             self.shard.next_deadline(),
@@ -637,14 +632,10 @@ impl<S: StateMachine> Driver<S> {
             self.accept_at_ms,
             self.stop_at_ms,
         ];
-        let Some(at_ms) = deadlines.into_iter().flatten().min() else {
-            return;
-        };
-        if self.timer_at_ms.is_none_or(|set_ms| at_ms < set_ms) {
-            let delay_ms = at_ms.saturating_sub(self.now.mono_ms);
-            self.ring.set_timer(Duration::from_millis(delay_ms));
-            self.timer_at_ms = Some(at_ms);
-        }
+        let next_ms = deadlines.into_iter().flatten().min();
+        next_ms.map_or(SLEEP_MAX, |at_ms| {
+            Duration::from_millis(at_ms.saturating_sub(self.now.mono_ms)).min(SLEEP_MAX)
+        })
     }
 
     fn drain_links(&mut self) -> bool {
@@ -720,7 +711,8 @@ impl<S: StateMachine> Driver<S> {
             }
             Completion::Writable { key } => self.socket_writable(conn_key(key)),
             Completion::Accepted { key, socket, more } => self.accepted(key, socket, more),
-            Completion::Timer => self.timer_at_ms = None,
+            Completion::Woken { more: true } => {}
+            Completion::Woken { more: false } => self.ring.watch(self.wake.eventfd()),
             // A broker's driver connects to nobody.
             Completion::Connected { .. } => {}
         }

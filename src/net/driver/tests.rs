@@ -20,7 +20,7 @@ const CHUNK: usize = 16 << 10;
 
 /// Echoes what it receives, except for these commands:
 /// * `quit`: answers `bye` and closes.
-/// * `over`: hands the connection to shard 1.
+/// * `over`: hands the connection to shard 1, which answers `here`.
 /// * `wait`: stops reading for 50 ms.
 /// * `bulk`: sends [`BULK_BYTES`], of which a megabyte at most is outbound at a time.
 /// * `mesh`: sends 30 messages to shard 1.
@@ -46,7 +46,7 @@ pub(super) const BULK_BYTES: usize = 48 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Accepted(ConnKey),
-    HandedOver(Vec<u8>),
+    HandedOver,
     Identified(String),
     Received(usize),
     Closed(CloseCause),
@@ -70,7 +70,11 @@ impl Fake {
                 outbox.dirty.push(conn);
                 outbox.close.push(conn);
             }
-            b"over" if !state.has_moved => {
+            b"over" if state.has_moved => {
+                state.outbound.push_back(b"here".to_vec());
+                outbox.dirty.push(conn);
+            }
+            b"over" => {
                 self.conns.remove(&conn);
                 outbox.handover.push(Handover {
                     conn,
@@ -128,14 +132,13 @@ impl StateMachine for Fake {
                 assert!(self.conns.insert(conn, FakeConn::default()).is_none());
             }
             Input::HandedOver { conn, unread } => {
-                self.seen.push(Seen::HandedOver(unread.to_vec()));
-                let mut state = FakeConn {
+                assert!(unread.is_empty(), "it comes when all is told");
+                self.seen.push(Seen::HandedOver);
+                let state = FakeConn {
                     has_moved: true,
                     ..FakeConn::default()
                 };
-                state.outbound.push_back(b"here".to_vec());
                 assert!(self.conns.insert(conn, state).is_none());
-                outbox.dirty.push(conn);
             }
             Input::Identified { username, .. } => self.seen.push(Seen::Identified(username.into())),
             Input::Received { conn, bytes } => {
@@ -170,7 +173,8 @@ impl StateMachine for Fake {
                 self.seen.push(Seen::Mesh(up_to));
             }
             Input::Link { pressure, .. } => self.seen.push(Seen::Link(pressure)),
-            Input::Limits(_) | Input::Memory(_) => {}
+            Input::Limits(_) | Input::Memory(_) | Input::Rules { .. } => {}
+            Input::Demanded { .. } | Input::Verdict { .. } => {}
             Input::Tick => {
                 self.seen.push(Seen::Tick);
                 for (_, conn) in self
@@ -239,8 +243,11 @@ impl Cores {
         };
         let wakes: Vec<_> = (0..count).map(|_| Arc::new(Wake::new().unwrap())).collect();
         let shutdown = Arc::new(Shutdown::new(wakes.clone()));
-        let mut listeners = Listener::bind_door(door, 1).unwrap();
-        let address = listeners[0].address();
+        // Each core has all listeners, but nobody knows the other cores' ports.
+        let mut listeners: Vec<_> = (0..count)
+            .map(|_| Listener::bind_door(door, 1).unwrap())
+            .collect();
+        let address = listeners[0][0].address();
         let links = full_mesh(link, &wakes).into_iter();
         let parts = Parts {
             limits: Arc::default(),
@@ -251,7 +258,7 @@ impl Cores {
         let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
             let setup = DriverSetup {
                 id: ShardId(index as u8),
-                listeners: std::mem::take(&mut listeners),
+                listeners: std::mem::take(&mut listeners[index]),
                 links,
                 wake,
                 shutdown: Arc::clone(&shutdown),
@@ -510,7 +517,7 @@ fn a_connection_moves_to_its_owner() {
     let mut client = cores.connect();
     client.write_all(b"over").unwrap();
     assert_eq!(cores.read(&mut client, 4), b"here");
-    assert_eq!(cores.seen(1), [Seen::HandedOver(b"over".to_vec())]);
+    assert_eq!(cores.seen(1), [Seen::HandedOver, Seen::Received(4)]);
     assert!(cores.drivers[0].sockets.is_empty());
     client.write_all(b"echo").unwrap();
     assert_eq!(cores.read(&mut client, 4), b"echo");
@@ -585,10 +592,9 @@ fn under_hard_pressure_nothing_is_fed_and_nothing_is_lost() {
     assert_eq!(cores.seen(0).len(), fed);
     assert_eq!(cores.drivers[0].ring.buffers_free(), 0);
     assert!(
-        cores.drivers[0].park().unwrap(),
+        cores.drivers[0].may_sleep(),
         "waiting for the link is no reason to stay awake"
     );
-    cores.drivers[0].unpark();
     cores.drivers.push(other);
     assert!(cores.read(&mut second, 60_000) == text);
     cores.until(|cores| cores.closed(CloseCause::PeerClosed));
@@ -652,61 +658,73 @@ fn a_stop_does_not_wait_longer_than_it_was_told() {
     assert_eq!(cores.turn(), [Turn::Finished]);
 }
 
-/// Waits for the eventfd at most 5 s and returns how long it took.
-fn sleep_until_woken(driver: &Driver<Fake>) -> Duration {
+/// Lets a core sleep as its thread does until it has something to do, of which `cause` on another thread, a little later,
+/// is the reason. Returns how long it slept, without the pauses for nothing.
+fn sleep_until(cores: &mut Cores, core: usize, cause: impl FnOnce() + Send + 'static) -> Duration {
+    cores.settle();
     let start = Instant::now();
-    let mut eventfd = driver.wake.eventfd().try_clone().unwrap();
-    let waiter = std::thread::spawn(move || eventfd.read_exact(&mut [0; 8]).unwrap());
-    while !waiter.is_finished() {
-        assert!(start.elapsed() < Duration::from_secs(5), "not woken");
-        std::thread::sleep(Duration::from_millis(1));
+    let wake = Arc::clone(&cores.drivers[core].wake);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        cause();
+        // A lost wake is to fail the test, not to hang it.
+        std::thread::sleep(Duration::from_secs(5));
+        wake.eventfd().write_all(&1u64.to_ne_bytes()).unwrap();
+    });
+    let now = cores.now;
+    while start.elapsed() < Duration::from_secs(5) {
+        cores.drivers[core].sleep().unwrap();
+        if cores.drivers[core].turn(now).unwrap() != Turn::Idle {
+            return start.elapsed();
+        }
     }
-    start.elapsed()
+    panic!("not woken");
 }
 
 #[test]
-fn a_parked_core_wakes_for_sockets_links_deadlines_and_the_end() {
+fn a_sleeping_core_wakes_for_sockets_links_deadlines_and_the_end() {
     let mut cores = Cores::new(2);
     let mut client = cores.connect();
     client.write_all(b"hello").unwrap();
     cores.read(&mut client, 5);
-    let park = |cores: &mut Cores, core: usize| {
-        cores.settle();
-        while !cores.drivers[core].park().unwrap() {
-            cores.settle();
-        }
-    };
 
-    park(&mut cores, 0);
-    client.write_all(b"x").unwrap();
-    sleep_until_woken(&cores.drivers[0]);
-    cores.drivers[0].unpark();
+    let mut sender = client.try_clone().unwrap();
+    sleep_until(&mut cores, 0, move || sender.write_all(b"x").unwrap());
     assert_eq!(cores.read(&mut client, 1), b"x");
 
-    park(&mut cores, 1);
+    // A message that comes before the sleep keeps the core awake.
+    cores.settle();
     client.write_all(b"mesh").unwrap();
     let now = cores.now;
     while cores.drivers[0].turn(now).unwrap() == Turn::Idle {}
-    sleep_until_woken(&cores.drivers[1]);
-    cores.drivers[1].unpark();
+    let parks = cores.drivers[1].counters.parks.get();
+    cores.drivers[1].sleep().unwrap();
+    assert_eq!(cores.drivers[1].counters.parks.get(), parks);
     cores.until(|cores| cores.seen(1).len() == 30);
+    // One that comes later wakes it.
+    let wake = Arc::clone(&cores.drivers[1].wake);
+    cores.settle();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(20));
+        wake.wake();
+    });
+    cores.drivers[1].sleep().unwrap();
 
     client.write_all(b"wait").unwrap();
-    park(&mut cores, 0);
-    let slept = sleep_until_woken(&cores.drivers[0]);
+    cores.settle();
+    let start = Instant::now();
+    cores.drivers[0].sleep().unwrap();
+    let slept = start.elapsed();
     assert!(
         slept >= Duration::from_millis(2) && slept < Duration::from_secs(1),
         "{slept:?}"
     );
-    cores.drivers[0].unpark();
     cores.now.mono_ms += 50;
     cores.settle();
 
-    park(&mut cores, 0);
-    cores.shutdown.request(Duration::ZERO);
-    sleep_until_woken(&cores.drivers[0]);
-    cores.drivers[0].unpark();
-    assert_eq!(cores.turn(), [Turn::Finished; 2]);
+    let shutdown = Arc::clone(&cores.shutdown);
+    sleep_until(&mut cores, 0, move || shutdown.request(Duration::ZERO));
+    cores.until(|cores| cores.turn() == [Turn::Finished; 2]);
 }
 
 /// Run by the test below, in a process that may open few files.
