@@ -385,7 +385,7 @@ fn reader_that_never_reads() {
 #[test]
 fn takeover_storm_of_one_client() {
     // Or the storm would end with a ban.
-    on_each_of_its_own(&["--set", "limits.ban-connects-max=infinity"], |broker| {
+    on_each_of_its_own(&["--set", "limits.ban-takeovers-max=infinity"], |broker| {
         for clean in [true, false] {
             let connect = Connect::v311(unique("storm")).clean(clean);
             let start = Instant::now();

@@ -305,7 +305,7 @@ fn sighup_reads_everything_again_or_changes_nothing() {
         "SIGHUP: read again; changed: limits.sessions-max; needs restart: cores, limits.packet-bytes-max.",
     );
     let mut refused = Raw::open_at(broker.addr);
-    refused.send_connect(&Connect::v5(&unique("refused")));
+    refused.send_connect(&Connect::v5(unique("refused")));
     assert_eq!(refused.read_connack().code, 0x97);
     stays.barrier();
 
@@ -318,7 +318,7 @@ fn sighup_reads_everything_again_or_changes_nothing() {
     broker.await_log(&format!("SIGHUP: {file}:5:1: `limits.queue-full` is `odd`"));
     broker.await_log("SIGHUP: nothing was changed");
     let mut refused = Raw::open_at(broker.addr);
-    refused.send_connect(&Connect::v5(&unique("refused")));
+    refused.send_connect(&Connect::v5(unique("refused")));
     assert_eq!(refused.read_connack().code, 0x97);
 
     // The lists of a listener are read at accept.

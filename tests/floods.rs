@@ -175,13 +175,14 @@ fn stalled_subscribers_delay_nobody() {
     beside_healthy_clients(&name, &broker, || {
         let mut publisher = Raw::v311(&broker, &unique("publisher"));
         let payload = vec![b'x'; 8 << 10];
-        // 4 MiB for each subscriber: far more than a socket and the outgoing buffer take.
-        for _ in 0..16 {
-            for _ in 0..32 {
+        // 4 MiB for each subscriber: far more than a socket and the outgoing buffer take. No more at a time than the
+        // outgoing buffer takes, so that who reads, however slowly, gets everything.
+        for _ in 0..128 {
+            for _ in 0..4 {
                 publisher.publish(&topic, 0, &payload);
             }
             for client in &mut subscribers {
-                client.receive(32);
+                client.receive(4);
             }
         }
     });

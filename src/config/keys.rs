@@ -193,8 +193,8 @@ limit_keys! {
         "Memory of the broker; near it, work is refused in the order of docs/limits.md. \"auto\" is four fifths of what the process may have.";
     ban_auth_failures_max: u32, "ban-auth-failures-max", Live, Count, 1..=U32, ENDLESS,
         "Failed authentications from one address within ban-window that ban it.";
-    ban_connects_max: u32, "ban-connects-max", Live, Count, 1..=U32, ENDLESS,
-        "Connects of one client identifier within ban-window that ban it: two clients that fight over one.";
+    ban_takeovers_max: u32, "ban-takeovers-max", Live, Count, 1..=U32, ENDLESS,
+        "Connects with an identifier that is connected, within ban-window, that ban it: two clients that fight over one.";
     ban_window_s: u32, "ban-window", Live, Seconds, 1..=86_400, &[],
         "The time in which these are counted.";
     ban_time_s: u32, "ban-time", Live, Seconds, 1..=U32, ENDLESS,

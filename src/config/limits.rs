@@ -148,8 +148,8 @@ pub struct Limits {
     pub memory_bytes_max: u64,
     /// Failed authentications from one address within `ban_window_s` that ban it; [`NO_LIMIT`] never does.
     pub ban_auth_failures_max: u32,
-    /// CONNECTs of one Client Identifier within `ban_window_s` that ban it; [`NO_LIMIT`] never does.
-    pub ban_connects_max: u32,
+    /// Takeovers of one Client Identifier within `ban_window_s` that ban it; [`NO_LIMIT`] never does.
+    pub ban_takeovers_max: u32,
     /// The time in which they are counted.
     pub ban_window_s: u32,
     /// How long a ban lasts.
@@ -195,7 +195,7 @@ impl Default for Limits {
             publish_rate_full: PublishRatePolicy::Wait,
             memory_bytes_max: MEMORY_AUTO,
             ban_auth_failures_max: 100,
-            ban_connects_max: 300,
+            ban_takeovers_max: 60,
             ban_window_s: 60,
             ban_time_s: 300,
         }

@@ -415,7 +415,8 @@ fn inconsistencies(listener: &ListenerSpec, login: &LoginSpec) -> Vec<(&'static 
             let message = "`tls.client-certificate` needs `tls.client-ca-file`, the authorities that are believed";
             wrong.push(("tls.client-certificate", message.into()));
         }
-        if !asks && !(tls.client_ca.is_empty() && tls.crl.is_empty()) {
+        let names_authorities = !tls.client_ca.is_empty() || !tls.crl.is_empty();
+        if names_authorities && !asks {
             let message =
                 "it has no effect without `tls.client-certificate` = \"optional\" or \"required\"";
             let key = if tls.client_ca.is_empty() {

@@ -38,7 +38,10 @@ impl Sources {
 }
 
 fn with_drop_ins(file: &Path) -> Result<Vec<PathBuf>, Vec<ConfigError>> {
-    let dir = file.parent().unwrap_or(Path::new("")).join(DROP_INS);
+    let dir = file
+        .parent()
+        .unwrap_or_else(|| Path::new(""))
+        .join(DROP_INS);
     let mut paths = match fs::read_dir(&dir) {
         Ok(entries) => entries
             .map(|entry| entry.map(|entry| entry.path()))

@@ -8,6 +8,7 @@ use super::admission::Admission;
 use super::transport::Door;
 use crate::access::RulesInForce;
 use crate::config::limits::Limits;
+use crate::heap;
 use crate::mesh::wake::Wake;
 use crate::shard::budget::MemoryLevel;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -32,18 +33,21 @@ pub struct Live {
     parts: Mutex<Parts>,
     /// How short memory is, a `MemoryLevel`.
     memory: AtomicU8,
+    memory_bytes_max: u64,
     admission: Arc<Admission>,
     wakes: Vec<Arc<Wake>>,
 }
 
 impl Live {
-    /// The first parts, for the cores with these wakes. The seed is unknown to clients.
-    pub fn new(parts: Parts, wakes: Vec<Arc<Wake>>, hash_seed: u64) -> Self {
+    /// The first parts, for the cores with these wakes. The seed is unknown to clients. More than `memory_bytes_max` of
+    /// memory is too much.
+    pub fn new(parts: Parts, wakes: Vec<Arc<Wake>>, hash_seed: u64, memory_bytes_max: u64) -> Self {
         Self {
             version: AtomicU64::new(0),
             admission: Arc::new(Admission::new(parts.doors.len(), hash_seed)),
             parts: Mutex::new(parts),
             memory: AtomicU8::new(MemoryLevel::Ample as u8),
+            memory_bytes_max,
             wakes,
         }
     }
@@ -58,11 +62,16 @@ impl Live {
         MemoryLevel::from_u8(self.memory.load(Ordering::Relaxed))
     }
 
-    /// Tells the cores how short memory is, if that has changed.
-    pub fn set_memory(&self, level: MemoryLevel) {
-        if self.memory.swap(level as u8, Ordering::Relaxed) != level as u8 {
+    /// Looks how short memory is, and wakes the cores if that has changed. Each core does it each turn, so that a flood is
+    /// noticed before it is over.
+    pub fn measure_memory(&self) -> MemoryLevel {
+        let before = self.memory();
+        let level = MemoryLevel::of(heap::bytes_in_use(), self.memory_bytes_max, before);
+        if level != before {
+            self.memory.store(level as u8, Ordering::Relaxed);
             self.wakes.iter().for_each(|wake| wake.wake());
         }
+        level
     }
 
     /// The number of the parts in force; a core compares it with that of the parts it has.

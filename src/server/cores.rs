@@ -8,7 +8,7 @@
 //! An executor has this one task and no other: the driver waits in its own ring, not in the executor's (ADR 10).
 
 use super::clock::Clock;
-use super::memory::MemoryWatch;
+use super::memory;
 use crate::access::RulesInForce;
 use crate::auth::pool::Pool;
 use crate::config::limits::Limits;
@@ -150,7 +150,6 @@ impl std::error::Error for StartError {}
 /// The running cores.
 pub struct Cores {
     threads: Vec<ExecutorJoinHandle<()>>,
-    memory_watch: MemoryWatch,
     shutdown: Arc<Shutdown>,
     addresses: Vec<Bind>,
     live: Arc<Live>,
@@ -195,11 +194,14 @@ impl Cores {
         } else {
             Vec::new()
         };
-        let live = Arc::new(Live::new(live_parts, wakes.clone(), config.hash_seed));
+        let live = Arc::new(Live::new(
+            live_parts,
+            wakes.clone(),
+            config.hash_seed,
+            memory::bytes_max(config.limits.memory_bytes_max),
+        ));
         let mut cores = Self {
             threads: Vec::with_capacity(count),
-            memory_watch: MemoryWatch::start(Arc::clone(&live), config.limits.memory_bytes_max)
-                .map_err(StartError::System)?,
             shutdown: Arc::new(Shutdown::new(wakes.clone())),
             addresses,
             live,
@@ -296,7 +298,6 @@ impl Cores {
                 end_process(&error.to_string());
             }
         }
-        self.memory_watch.stop();
         // After the cores: what they have left is written.
         if let Some(store) = self.store {
             store.stop();
@@ -310,7 +311,6 @@ impl Cores {
         self.threads
             .into_iter()
             .for_each(|thread| drop(thread.join()));
-        self.memory_watch.stop();
         if let Some(store) = self.store {
             store.stop();
         }

@@ -1,52 +1,10 @@
 //! How much memory the broker may take when its configuration leaves that to us.
 
 use crate::config::limits::MEMORY_AUTO;
-use crate::heap;
-use crate::net::live::Live;
-use crate::shard::budget::MemoryLevel;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
-use std::{fs, io};
-
-/// How often it is measured.
-const PERIOD: Duration = Duration::from_millis(50);
-
-/// The thread that measures how much memory is taken and tells the cores when that matters.
-#[derive(Debug)]
-pub(super) struct MemoryWatch {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl MemoryWatch {
-    /// `configured` is `limits.memory-max`.
-    pub(super) fn start(live: Arc<Live>, configured: u64) -> io::Result<Self> {
-        let most = bytes_max(configured);
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::Builder::new()
-            .name("memory".into())
-            .spawn(move || {
-                while !stopped.load(Ordering::Relaxed) {
-                    thread::park_timeout(PERIOD);
-                    live.set_memory(MemoryLevel::of(heap::bytes_in_use(), most, live.memory()));
-                }
-            })?;
-        Ok(Self { stop, thread })
-    }
-
-    pub(super) fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
-        // It cannot fail but by a panic, and it has none.
-        let _ = self.thread.join();
-    }
-}
+use std::fs;
 
 /// The bytes that `limits.memory-max` stands for.
-fn bytes_max(configured: u64) -> u64 {
+pub(super) fn bytes_max(configured: u64) -> u64 {
     if configured != MEMORY_AUTO {
         return configured;
     }

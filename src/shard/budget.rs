@@ -49,7 +49,7 @@ impl MemoryLevel {
     /// The level at which `bytes` of `bytes_max` are taken, after `before`: a level is left a little below where it is
     /// entered, so that it does not flap.
     pub fn of(bytes: u64, bytes_max: u64, before: Self) -> Self {
-        let percent = u128::from(bytes) * 100 / u128::from(bytes_max.max(1));
+        let percent = bytes / (bytes_max / 100).max(1);
         let from = |level| {
             let entered = match level {
                 Self::Ample => 0,

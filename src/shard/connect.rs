@@ -99,7 +99,6 @@ impl Shard {
             self.connect_refused_under(limit, key, client_id, outbox);
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
-        self.count_connect(key, client_id, outbox);
         let recorded = self.keeper.emitted;
         let identity = admitted.identity;
         let username = identity.username.clone();
@@ -195,6 +194,7 @@ impl Shard {
         if let Some(session_key) = existing {
             if let Some(old) = self.sessions[session_key.0 as usize].conn {
                 self.counters.takeovers += 1;
+                self.count_takeover(key, client_id, outbox);
                 if self.events {
                     outbox.events.push(Event::ClientTakeover {
                         old,

@@ -79,7 +79,7 @@ impl Limit {
             Self::AddressConnections => "limits.connections-per-address-max",
             Self::AddressConnectRate => "limits.connect-rate-per-address-max",
             Self::AddressBan => "limits.ban-auth-failures-max",
-            Self::ClientBan => "limits.ban-connects-max",
+            Self::ClientBan => "limits.ban-takeovers-max",
             Self::Sessions => "limits.sessions-max",
             Self::Subscriptions => "limits.subscriptions-per-session-max",
             Self::TopicLevels => "limits.topic-levels-max",
@@ -158,9 +158,9 @@ impl Shard {
         }
     }
 
-    /// Counts a CONNECT of its Client Identifier, which is banned when there are too many.
-    pub(super) fn count_connect(&mut self, key: ConnKey, client_id: &str, outbox: &mut Outbox) {
-        let rule = BanRule::new(self.limits.ban_connects_max, &self.limits);
+    /// Counts a takeover of its Client Identifier, which is banned when there are too many.
+    pub(super) fn count_takeover(&mut self, key: ConnKey, client_id: &str, outbox: &mut Outbox) {
+        let rule = BanRule::new(self.limits.ban_takeovers_max, &self.limits);
         let hash = self.client_id_hash(client_id);
         if self.bans.count(hash, rule, self.now.mono_ms) {
             outbox.events.push(Event::Banned {
@@ -181,7 +181,7 @@ impl Shard {
     ) -> Option<(Limit, End)> {
         let hash = self.client_id_hash(client_id);
         if self.bans.is_banned(hash, self.now.mono_ms) {
-            let what = "the Client Identifier is banned for a while: it connected too often";
+            let what = "the Client Identifier is banned for a while: too many took its session from each other";
             return Some((Limit::ClientBan, End::new(ReasonCode::Banned, what)));
         }
         if self.find_session(client_id).is_none() {

@@ -521,13 +521,18 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Takes the parts that the server has replaced.
-    fn look_at_live(&mut self) {
-        let memory = self.live.memory();
+    /// Tells the shard how short memory is, when that has changed.
+    pub(super) fn look_at_memory(&mut self) {
+        let memory = self.live.measure_memory();
         if memory != self.memory {
             self.memory = memory;
             self.tell(Input::Memory(memory));
         }
+    }
+
+    /// Takes the parts that the server has replaced.
+    fn look_at_live(&mut self) {
+        self.look_at_memory();
         let version = self.live.version();
         if version == self.live_version {
             return;

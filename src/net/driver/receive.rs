@@ -214,6 +214,7 @@ impl<S: StateMachine> Driver<S> {
     pub(super) fn flush_if_much_was_fed(&mut self) {
         if self.fed_bytes >= FLUSH_BYTES {
             self.flush();
+            self.look_at_memory();
         }
     }
 }

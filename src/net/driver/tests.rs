@@ -254,7 +254,7 @@ impl Cores {
             doors: vec![Arc::clone(door)],
             rules: RulesInForce::default(),
         };
-        let live = Arc::new(Live::new(parts, wakes.clone(), 1));
+        let live = Arc::new(Live::new(parts, wakes.clone(), 1, u64::MAX));
         let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
             let setup = DriverSetup {
                 id: ShardId(index as u8),
