@@ -1,9 +1,13 @@
 //! The command line: one binary that is the broker, its configuration checker and two small clients.
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use ringmq::access::Rules;
+use ringmq::auth::acl_tool::AclQuestion;
+use ringmq::auth::load;
+use ringmq::auth::passwd::PasswdArgs;
 use ringmq::cert::DevCertificates;
 use ringmq::client::{PubArgs, SubArgs};
-use ringmq::config::{ConfigError, Loaded, Origin, Setting};
+use ringmq::config::{ConfigError, Origin, Setting, Sources, Value};
 use ringmq::store::tool::StoreVerb;
 use ringmq::torture::TortureArgs;
 use std::path::PathBuf;
@@ -26,7 +30,8 @@ pub(crate) struct Cli {
 const AFTER_HELP: &str = "\
 Every option can also be given in the environment (RINGMQ_CORES=2, RINGMQ_BIND=ADDR:PORT,ADDR:PORT, \
 RINGMQ_CONFIG=FILE, RINGMQ_LIMITS__SESSIONS_MAX=1000) and in the file of --config; `ringmq config default` \
-prints that file with every key. A flag wins over the environment, and the environment over the file.
+prints that file with every key. Files named conf.d/*.toml beside it are read after it. A flag wins over the \
+environment, and the environment over the files. SIGHUP reads all of it again.
 
 Exit status: 0 after a graceful stop, 1 failure, 2 usage, 3 invalid configuration, 70 when a core failed, 78 when the kernel does \
 not grant what is needed (it says what to do).";
@@ -41,6 +46,11 @@ pub(crate) enum Verb {
     Store(StoreVerb),
     /// Kill a broker under load again and again, and check that it keeps what it had acknowledged
     Torture(TortureArgs),
+    /// Make password files (the flags of mosquitto_passwd)
+    Passwd(PasswdArgs),
+    /// Ask the rules of who may publish and read what
+    #[command(subcommand)]
+    Acl(AclVerb),
     /// Make certificates
     #[command(subcommand)]
     Cert(CertVerb),
@@ -58,6 +68,51 @@ pub(crate) enum ConfigVerb {
     Show(BrokerArgs),
     /// Print a file with every key, its default and what it says
     Default,
+    /// Print the JSON schema of the file, for editors
+    Schema,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AclVerb {
+    /// Say whether a client may do something, and which rule says so; exit 0 if it may, 4 if not
+    Test(AclTestArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AclTestArgs {
+    #[command(flatten)]
+    pub(crate) question: AclQuestion,
+    /// Rules in mosquitto's grammar, instead of those of the configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl AclTestArgs {
+    /// The rules that are asked.
+    ///
+    /// Errors: everything that is wrong with them.
+    pub(crate) fn rules(&self) -> Result<Rules, Vec<String>> {
+        if let Some(file) = &self.file {
+            return load::rules_of_file(file);
+        }
+        let file = self.config.clone();
+        let sources = Sources {
+            file: file.or_else(|| std::env::var_os("RINGMQ_CONFIG").map(PathBuf::from)),
+            flags: Vec::new(),
+        };
+        let in_words = |errors: Vec<ConfigError>| errors.iter().map(ToString::to_string).collect();
+        let loaded = sources.load().map_err(in_words as fn(_) -> Vec<String>)?;
+        match load::rules(&loaded)?.rules {
+            Some(rules) => Ok((*rules).clone()),
+            None => Err(vec![
+                "the configuration has no rules, so everything is permitted; --file names others"
+                    .into(),
+            ]),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,9 +159,13 @@ impl CertDevArgs {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BrokerArgs {
-    /// Address to listen on (repeatable) [default: 127.0.0.1:1883]
+    /// Address to listen on, or unix:PATH (repeatable) [default: 127.0.0.1:1883]
     #[arg(long, value_name = "ADDR:PORT")]
     bind: Vec<String>,
+    /// How clients prove who they are, where their listener does not say it: anonymous, password, cert, jwt or
+    /// http. Needed for addresses that other machines can reach [default: anonymous, on this machine only]
+    #[arg(long, value_name = "METHOD")]
+    auth: Option<String>,
     /// Shards, a thread each: 1 to 64, or "auto" for the CPUs this process may use [default: auto]
     #[arg(long, value_name = "N")]
     cores: Option<String>,
@@ -125,37 +184,21 @@ pub(crate) struct BrokerArgs {
     /// What is logged: error, warn, info or debug [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Let anyone who reaches an address that is not loopback read and publish everything
-    #[arg(long, action = ArgAction::SetTrue)]
-    allow_anonymous: bool,
     /// Set any key of the configuration file: --set limits.packet-bytes-max=64MiB (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
 impl BrokerArgs {
-    /// Puts the configuration together from the file, the environment and these flags.
-    pub(crate) fn load(&self) -> Result<Loaded, Vec<ConfigError>> {
-        let path = self
-            .config
-            .clone()
-            .or_else(|| std::env::var_os("RINGMQ_CONFIG").map(PathBuf::from));
-        let text = match &path {
-            Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
-                let message = format!("cannot read {}: {error}", path.display());
-                vec![ConfigError {
-                    origin: Origin::Default,
-                    message,
-                }]
-            })?),
-            None => None,
-        };
-        // What is not UTF-8 cannot be a value of ours.
-        let env = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        let file = path.as_deref().zip(text.as_deref());
-        Loaded::new(file, env, self.settings()?)
+    /// Where the configuration comes from.
+    ///
+    /// Errors: a flag that is none.
+    pub(crate) fn sources(&self) -> Result<Sources, Vec<ConfigError>> {
+        let file = self.config.clone();
+        Ok(Sources {
+            file: file.or_else(|| std::env::var_os("RINGMQ_CONFIG").map(PathBuf::from)),
+            flags: self.settings()?,
+        })
     }
 
     fn settings(&self) -> Result<Vec<Setting>, Vec<ConfigError>> {
@@ -163,7 +206,7 @@ impl BrokerArgs {
         let mut flag = |flag: &str, name: &str, text: String| {
             settings.push(Setting {
                 name: name.into(),
-                text,
+                value: Value::Commas(text),
                 origin: Origin::Flag(flag.into()),
             });
         };
@@ -185,8 +228,8 @@ impl BrokerArgs {
         if let Some(level) = &self.log_level {
             flag("--log-level", "log-level", level.clone());
         }
-        if self.allow_anonymous {
-            flag("--allow-anonymous", "allow-anonymous", "true".into());
+        if let Some(method) = &self.auth {
+            flag("--auth", "auth", method.clone());
         }
         for set in &self.set {
             let Some((key, value)) = set.split_once('=') else {

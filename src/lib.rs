@@ -6,9 +6,11 @@
 //! |---|---|---|
 //! | [`protocol`] | bytes ⇄ packets, for MQTT 3.1, 3.1.1 and 5.0 | nothing |
 //! | [`topic`] | filters, the index of subscriptions, interest of other cores, shared groups, retained messages | `protocol` |
-//! | [`session`] | what outlives a connection: in flight, received, queue, will | `protocol`, `topic`, the words of [`shard::input`] and [`shard::message`] |
-//! | [`shard`] | a core's whole state: [`shard::input::Input`] in, [`shard::outbox::Outbox`] out | the three above, `config::limits` |
+//! | [`access`] | who may publish and read what | `topic` |
+//! | [`session`] | what outlives a connection: in flight, received, queue, will | `protocol`, `topic`, `access`, the words of [`shard::input`] and [`shard::message`] |
+//! | [`shard`] | a core's whole state: [`shard::input::Input`] in, [`shard::outbox::Outbox`] out | the four above, `config::limits` |
 //! | [`net`] | sockets: the core's io_uring, the turn, listening, writing, TLS and WebSocket | all above, `mesh`, `config` |
+//! | [`auth`] | who clients are: password files, tokens, SCRAM, a service; and the threads that judge | `access`, `shard::credentials`, `mesh::wake`, `config` |
 //! | [`mesh`] | links between cores | `shard`, `net::ring` |
 //! | [`store`] | what outlives the process: one SQLite database and its thread | `shard`, `mesh::wake`, `config` |
 //! | [`server`] | the process: probe, data directory, cores, signals, log | all above |
@@ -19,13 +21,16 @@
 //!
 //! # The rule
 //!
-//! `protocol`, `topic`, `session` and `shard` are pure: no I/O, no clock, no thread, no `async`, no randomness
+//! `protocol`, `topic`, `access`, `session` and `shard` are pure: no I/O, no clock, no thread, no `async`, no randomness
 //! but from a seed, and no word of the other rooms. Time is passed in, what is to be done comes out, so that
 //! many shards with their links run in one thread under a simulator, and a seed repeats a run.
 //! `tests/tidy.rs` fails when the rule is broken, and clippy when one of them asks for the time.
 
 #![warn(clippy::disallowed_methods)]
 
+pub mod access;
+#[allow(clippy::disallowed_methods, reason = "tokens end in real time")]
+pub mod auth;
 #[allow(
     clippy::disallowed_methods,
     reason = "a certificate is valid from now on"
@@ -35,6 +40,7 @@ pub mod civil;
 #[allow(clippy::disallowed_methods, reason = "a client lives in real time")]
 pub mod client;
 pub mod config;
+pub mod heap;
 #[allow(clippy::disallowed_methods, reason = "its tests wait for the kernel")]
 pub mod mesh;
 #[allow(

@@ -3,13 +3,18 @@
 mod cli;
 
 use clap::Parser;
-use cli::{BrokerArgs, CertDevArgs, CertVerb, Cli, ConfigVerb, Verb};
-use ringmq::config::{self, Loaded};
+use cli::{AclTestArgs, AclVerb, BrokerArgs, CertDevArgs, CertVerb, Cli, ConfigVerb, Verb};
+use ringmq::auth::passwd;
+use ringmq::config::{self, Loaded, Sources};
+use ringmq::heap::CountingAllocator;
 use ringmq::{cert, client, server, store, torture};
 use std::process::ExitCode;
 
 /// The configuration is not valid; the number is mosquitto's.
 const EXIT_CONFIG: u8 = 3;
+
+#[global_allocator]
+static HEAP: CountingAllocator = CountingAllocator;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -17,7 +22,7 @@ fn main() -> ExitCode {
         None if cli.test_config => check(&cli.broker),
         None => with_config(&cli.broker, server::run),
         Some(Verb::Config(ConfigVerb::Check(args))) => check(&args),
-        Some(Verb::Config(ConfigVerb::Show(args))) => with_config(&args, |loaded| {
+        Some(Verb::Config(ConfigVerb::Show(args))) => with_config(&args, |_, loaded| {
             print!("{}", loaded.show());
             ExitCode::SUCCESS
         }),
@@ -25,8 +30,14 @@ fn main() -> ExitCode {
             print!("{}", config::sample());
             ExitCode::SUCCESS
         }
+        Some(Verb::Config(ConfigVerb::Schema)) => {
+            print!("{}", config::schema());
+            ExitCode::SUCCESS
+        }
         Some(Verb::Store(verb)) => store::tool::run(&verb),
         Some(Verb::Torture(args)) => torture::run(&args),
+        Some(Verb::Passwd(args)) => passwd::run(&args),
+        Some(Verb::Acl(AclVerb::Test(args))) => test_acl(&args),
         Some(Verb::Cert(CertVerb::Dev(args))) => make_certificates(args),
         Some(Verb::Pub(args)) => client::run_pub(*args),
         Some(Verb::Sub(args)) => client::run_sub(*args),
@@ -54,16 +65,32 @@ fn make_certificates(args: CertDevArgs) -> ExitCode {
     }
 }
 
+fn test_acl(args: &AclTestArgs) -> ExitCode {
+    match args.rules() {
+        Ok(rules) => args.question.run(&rules),
+        Err(errors) => {
+            for error in errors {
+                eprintln!("ringmq: {error}");
+            }
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
 fn check(args: &BrokerArgs) -> ExitCode {
-    with_config(args, |_| {
+    with_config(args, |_, _| {
         println!("The configuration is valid.");
         ExitCode::SUCCESS
     })
 }
 
-fn with_config(args: &BrokerArgs, run: impl FnOnce(&Loaded) -> ExitCode) -> ExitCode {
-    match args.load() {
-        Ok(loaded) => run(&loaded),
+fn with_config(args: &BrokerArgs, run: impl FnOnce(&Sources, &Loaded) -> ExitCode) -> ExitCode {
+    let loaded = args.sources().and_then(|sources| {
+        let loaded = sources.load()?;
+        Ok((sources, loaded))
+    });
+    match loaded {
+        Ok((sources, loaded)) => run(&sources, &loaded),
         Err(errors) => {
             for error in errors {
                 eprintln!("ringmq: {error}");

@@ -56,6 +56,46 @@ fn a_mistake_in_the_file_is_named_with_its_place() {
 }
 
 #[test]
+fn drop_ins_are_read_after_the_file_and_every_mistake_is_told() {
+    let dir = Scratch::new("drop-ins");
+    let file = dir.write("ringmq.toml", "[limits]\nsessions-max = 1\n");
+    fs::create_dir(dir.path("conf.d")).unwrap();
+    dir.write("conf.d/20.toml", "[limits]\nsessions-max = 3\n");
+    dir.write("conf.d/10.toml", "[limits]\nsessions-max = 2\n");
+    dir.write("conf.d/30.toml.bak", "no toml");
+    let shown = stdout(&ringmq(&["config", "show", "--config", &file]));
+    let line = shown.lines().find(|line| line.starts_with("sessions-max"));
+    let place = dir.path("conf.d/20.toml:2:1");
+    assert!(line.is_some_and(|line| line.ends_with(&place)), "{shown}");
+
+    dir.write("ringmq.toml", "pin = 3\n");
+    dir.write("conf.d/10.toml", "cores = \nlimits = \n");
+    dir.write("conf.d/20.toml", "[listener.a]\nbind = \"nowhere\"\n");
+    let said = stderr(&ringmq(&["config", "check", "--config", &file]));
+    let places: Vec<_> = said
+        .lines()
+        .filter_map(|line| line.split(": ").nth(1))
+        .collect();
+    let expected = [
+        dir.path("conf.d/10.toml:1:9"),
+        dir.path("conf.d/10.toml:2:10"),
+        format!("{file}:1:1"),
+        dir.path("conf.d/20.toml:2:1"),
+    ];
+    assert_eq!(places, expected, "{said}");
+}
+
+#[test]
+fn the_schema_in_docs_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/ringmq.schema.json");
+    let schema = stdout(&ringmq(&["config", "schema"]));
+    assert!(
+        fs::read_to_string(path).unwrap() == schema,
+        "`ringmq config schema > docs/ringmq.schema.json` writes it anew"
+    );
+}
+
+#[test]
 fn what_is_in_force_is_shown_with_its_origin() {
     let dir = Scratch::new("show");
     let file = dir.write(
@@ -107,17 +147,19 @@ fn what_is_in_force_is_shown_with_its_origin() {
 fn a_listener_for_other_machines_needs_a_word_for_it() {
     let output = ringmq(&["--bind", "0.0.0.0:0"]);
     assert_eq!(output.status.code(), Some(3));
-    assert!(
-        stderr(&output).contains("add --allow-anonymous"),
-        "{}",
-        stderr(&output)
+    assert_eq!(
+        stderr(&output),
+        "ringmq: --bind: 0.0.0.0:0 can be reached from other machines, and nothing says how their clients prove \
+         who they are. Add auth = \"anonymous\" (--auth anonymous) to let everybody read and publish everything, \
+         or auth = \"password\", \"cert\", \"jwt\" or \"http\", or bind 127.0.0.1 instead\n"
     );
 
-    let mut broker = Running::start(&["--bind", "0.0.0.0:0", "--cores", "1", "--allow-anonymous"]);
+    let mut broker =
+        Running::start(&["--bind", "0.0.0.0:0", "--cores", "1", "--auth", "anonymous"]);
     broker.stop("TERM");
     let log = broker.log();
     assert!(
-        log.contains("anyone who reaches a listener can read and publish everything"),
+        log.contains("anyone who reaches it can read and publish everything"),
         "{log}"
     );
     assert!(!log.contains("local only"), "{log}");
@@ -145,7 +187,7 @@ fn the_banner_is_one_line_and_each_listener_has_one() {
     for part in [
         env!("CARGO_PKG_VERSION"),
         "local only",
-        "--allow-anonymous",
+        "--auth anonymous",
         "no configuration file",
         "2 shards",
         &format!("mqtt://{}", broker.addr),
@@ -246,6 +288,72 @@ fn the_first_signal_says_goodbye_and_ends_with_0() {
         assert_eq!(client.expect_disconnect().reason, 0x8b);
         client.expect_closed();
     }
+}
+
+#[test]
+fn sighup_reads_everything_again_or_changes_nothing() {
+    let dir = Scratch::new("sighup");
+    let listener = "[listener.lan]\nbind = \"127.0.0.1:0\"\n";
+    let file = dir.write("ringmq.toml", &format!("cores = 1\n{listener}"));
+    let mut broker = Running::start(&["--config", &file]);
+    let mut stays = connect_v5(broker.addr, &unique("stays"));
+
+    let limits = "[limits]\nsessions-max = 1\npacket-bytes-max = \"1KiB\"\n";
+    dir.write("ringmq.toml", &format!("cores = 2\n{listener}{limits}"));
+    broker.signal("HUP");
+    broker.await_log(
+        "SIGHUP: read again; changed: limits.sessions-max; needs restart: cores, limits.packet-bytes-max.",
+    );
+    let mut refused = Raw::open_at(broker.addr);
+    refused.send_connect(&Connect::v5(unique("refused")));
+    assert_eq!(refused.read_connack().code, 0x97);
+    stays.barrier();
+
+    // A mistake anywhere: nothing changes.
+    dir.write(
+        "ringmq.toml",
+        &format!("{listener}[limits]\nsessions-max = 5\nqueue-full = \"odd\"\n"),
+    );
+    broker.signal("HUP");
+    broker.await_log(&format!("SIGHUP: {file}:5:1: `limits.queue-full` is `odd`"));
+    broker.await_log("SIGHUP: nothing was changed");
+    let mut refused = Raw::open_at(broker.addr);
+    refused.send_connect(&Connect::v5(unique("refused")));
+    assert_eq!(refused.read_connack().code, 0x97);
+
+    // The lists of a listener are read at accept.
+    dir.write(
+        "ringmq.toml",
+        &format!("{listener}deny = \"127.0.0.0/8\"\n"),
+    );
+    broker.signal("HUP");
+    broker.await_log("changed: listener.lan.deny, limits.sessions-max; needs restart: cores.");
+    Raw::open_at(broker.addr).expect_closed();
+    stays.barrier();
+    assert!(broker.stop("TERM").success());
+}
+
+#[test]
+fn certificates_are_replaced_without_a_restart() {
+    let dir = Scratch::new("certificates");
+    let certs = dir.path("certs");
+    let make = || {
+        let made = ringmq(&["cert", "dev", "--dir", &certs, "--force"]);
+        assert!(made.status.success(), "{made:?}");
+    };
+    make();
+    let text = "[listener.tls]\nbind = \"127.0.0.1:0\"\n[listener.tls.tls]\n\
+                certificate-file = \"certs/server.crt\"\nkey-file = \"certs/server.key\"\n";
+    let file = dir.write("ringmq.toml", text);
+    let mut broker = Running::start(&["--config", &file, "--cores", "1"]);
+    fs::write(dir.path("certs/server.key"), "no key").unwrap();
+    broker.signal("HUP");
+    broker.await_log("SIGHUP: listener tls: ");
+    broker.await_log("SIGHUP: nothing was changed");
+    make();
+    broker.signal("HUP");
+    broker.await_log("SIGHUP: read again; no key has changed; new certificates: listener.tls.");
+    assert!(broker.stop("TERM").success());
 }
 
 #[test]
@@ -561,6 +669,15 @@ impl Running {
             self.logged.push('\n');
         }
         self.logged.clone()
+    }
+
+    /// Waits for a line of the log that contains `text`.
+    fn await_log(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "{text} in {}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     fn signal(&self, name: &str) {

@@ -950,7 +950,8 @@ fn certificates_are_read_again_without_touching_connections() {
             ..TlsSpec::default()
         },
     )]);
-    let tls = server.cores().doors()[0].tls().expect("it has TLS");
+    let doors = server.cores().live().parts().doors;
+    let tls = doors[0].tls().expect("it has TLS");
     let can_connect = || Client::is_let_in(&server.bind("tls"), &Kind::Tls.route(), "reload-new");
     let mut old = Client::connect(&server.bind("tls"), &Kind::Tls.route(), "reload-old");
     old.subscribe("reload");

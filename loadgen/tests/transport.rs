@@ -64,6 +64,8 @@ fn every_verb_s_links_go_through_every_transport() {
         log_clients: false,
         ring: RingConfig::default(),
         link: None,
+        rules: ringmq::access::RulesInForce::default(),
+        judges: None,
         store: None,
     })
     .expect("the broker starts");

@@ -59,9 +59,33 @@ pub struct QueueFullRule {
     pub policy: QueueFullPolicy,
 }
 
+/// What happens to a client that publishes faster than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishRatePolicy {
+    /// It is not read until it is back within its rate: the network slows it down, and nothing is lost.
+    Wait,
+    /// It is disconnected with 0x96 (Message rate too high).
+    Disconnect,
+}
+
+/// A bound that bounds nothing.
+pub const NO_LIMIT: u32 = u32::MAX;
+/// [`Limits::memory_bytes_max`]: four fifths of the memory this process may have.
+pub const MEMORY_AUTO: u64 = 0;
+
 /// The bounds of one broker. All sizes are bytes, all times say their unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Connections in all, beside what RLIMIT_NOFILE allows; [`NO_LIMIT`] is none.
+    pub connections_max: u32,
+    /// Connections from one address; [`NO_LIMIT`] is none.
+    pub connections_per_address_max: u32,
+    /// Connections accepted per second in all; more wait in the kernel. [`NO_LIMIT`] is none.
+    pub connect_rate_max: u32,
+    /// Connections accepted per second from one address; more are closed. [`NO_LIMIT`] is none.
+    pub connect_rate_per_address_max: u32,
+    /// TLS handshakes begun per second in all; more wait in the kernel. [`NO_LIMIT`] is none.
+    pub handshake_rate_max: u32,
     /// Largest packet accepted from a client after CONNECT; announced in CONNACK. At most 268,435,460.
     pub packet_bytes_max: u32,
     /// Largest CONNECT packet.
@@ -110,11 +134,36 @@ pub struct Limits {
     pub retained_bytes_max: u64,
     /// Sessions in all, spread over the shards.
     pub sessions_max: u32,
+    /// Bytes of a Topic Name or Topic Filter.
+    pub topic_bytes_max: u16,
+    /// Levels a Topic Filter has before its first wildcard, at least; 0 allows `#`.
+    pub wildcard_levels_min: u16,
+    /// PUBLISH packets per second from one client, with one second's worth at once; [`NO_LIMIT`] is none.
+    pub publish_rate_max: u32,
+    /// Bytes of PUBLISH packets per second from one client, with one second's worth at once; [`NO_LIMIT`] is none.
+    pub publish_bytes_rate_max: u32,
+    /// What happens to a client beyond either.
+    pub publish_rate_full: PublishRatePolicy,
+    /// Memory the broker may take, in bytes of its heap; [`MEMORY_AUTO`] or `u64::MAX` for none.
+    pub memory_bytes_max: u64,
+    /// Failed authentications from one address within `ban_window_s` that ban it; [`NO_LIMIT`] never does.
+    pub ban_auth_failures_max: u32,
+    /// Takeovers of one Client Identifier within `ban_window_s` that ban it; [`NO_LIMIT`] never does.
+    pub ban_takeovers_max: u32,
+    /// The time in which they are counted.
+    pub ban_window_s: u32,
+    /// How long a ban lasts.
+    pub ban_time_s: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections_max: NO_LIMIT,
+            connections_per_address_max: NO_LIMIT,
+            connect_rate_max: NO_LIMIT,
+            connect_rate_per_address_max: NO_LIMIT,
+            handshake_rate_max: NO_LIMIT,
             packet_bytes_max: 8 << 20,
             connect_packet_bytes_max: 64 << 10,
             connect_timeout_ms: 10_000,
@@ -139,6 +188,16 @@ impl Default for Limits {
             retained_messages_max: 2_000_000,
             retained_bytes_max: 1 << 30,
             sessions_max: 2_000_000,
+            topic_bytes_max: u16::MAX,
+            wildcard_levels_min: 0,
+            publish_rate_max: NO_LIMIT,
+            publish_bytes_rate_max: NO_LIMIT,
+            publish_rate_full: PublishRatePolicy::Wait,
+            memory_bytes_max: MEMORY_AUTO,
+            ban_auth_failures_max: 100,
+            ban_takeovers_max: 60,
+            ban_window_s: 60,
+            ban_time_s: 300,
         }
     }
 }

@@ -30,6 +30,26 @@ pub struct ListenerSpec {
     pub deny: Vec<Network>,
     /// Options of its TCP sockets.
     pub tcp: TcpSpec,
+    /// How clients prove who they are. Never none on a listener that other machines can reach: the configuration
+    /// is refused. None on any other lets everybody in.
+    pub auth: Option<AuthMethod>,
+    /// Connections through it at a time; `u32::MAX` is no limit.
+    pub connections_max: u32,
+}
+
+/// How clients of a listener prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Not at all.
+    Anonymous,
+    /// With a User Name and a Password.
+    Password,
+    /// With a certificate.
+    Certificate,
+    /// With a JSON Web Token in place of the Password.
+    Jwt,
+    /// As a service that is asked over HTTP says.
+    Http,
 }
 
 impl ListenerSpec {
@@ -44,6 +64,8 @@ impl ListenerSpec {
             allow: Vec::new(),
             deny: Vec::new(),
             tcp: TcpSpec::default(),
+            auth: None,
+            connections_max: u32::MAX,
         }
     }
 
@@ -51,6 +73,11 @@ impl ListenerSpec {
     pub fn admits(&self, peer: IpAddr) -> bool {
         let is_in = |networks: &[Network]| networks.iter().any(|network| network.contains(peer));
         !is_in(&self.deny) && (self.allow.is_empty() || is_in(&self.allow))
+    }
+
+    /// Whether everybody is let in without a proof of who they are.
+    pub fn is_open(&self) -> bool {
+        matches!(self.auth, None | Some(AuthMethod::Anonymous))
     }
 
     /// Whether only this machine can reach it: a loopback address or a unix socket.

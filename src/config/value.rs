@@ -31,16 +31,20 @@ const TIME_SUFFIXES_MS: &[(&str, u64)] = &[
 ];
 
 impl Unit {
+    /// What a value in this unit is, for an error.
+    pub(super) fn wanted(self) -> &'static str {
+        match self {
+            Self::Count => "a whole number",
+            Self::Bytes => "a size such as 65536, \"64KiB\" or \"8MiB\"",
+            Self::Milliseconds | Self::Seconds => "a time such as \"500ms\", \"10s\" or \"24h\"",
+        }
+    }
+
     /// Reads a number in this unit.
     ///
     /// Errors: a sentence without the key, such as "`8 parsecs` is not a size".
     pub(super) fn parse(self, text: &str) -> Result<u64, String> {
-        let wanted = match self {
-            Self::Count => "a whole number",
-            Self::Bytes => "a size such as 65536, \"64KiB\" or \"8MiB\"",
-            Self::Milliseconds | Self::Seconds => "a time such as \"500ms\", \"10s\" or \"24h\"",
-        };
-        let bad = || format!("`{text}` is not {wanted}");
+        let bad = || format!("`{text}` is not {}", self.wanted());
         let trimmed = text.trim();
         let digits_end = trimmed
             .find(|c: char| !c.is_ascii_digit() && c != '_')

@@ -18,6 +18,7 @@
 use super::spsc::{self, Consumer, Producer};
 use super::sync::{Arc, AtomicBool, AtomicU64, Ordering, fence};
 use super::wake::Wake;
+use crate::net::admission::Permit;
 use crate::net::transport::Transport;
 use crate::shard::input::{Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
@@ -46,6 +47,10 @@ pub struct HandedOverSocket {
     pub unread: Vec<u8>,
     /// What lies between the socket and MQTT.
     pub transport: Option<Box<Transport>>,
+    /// The number of the listener through which it came.
+    pub listener: u16,
+    /// The place it has taken.
+    pub permit: Option<Box<Permit>>,
 }
 
 /// An amount of waiting messages; reached when either number is.
@@ -532,6 +537,8 @@ mod tests {
             socket: far.into(),
             unread: b"CONNECT".to_vec(),
             transport: None,
+            listener: 0,
+            permit: None,
         })));
         sender.flush();
         let Some(LinkMessage::Handover(socket)) = receiver.take() else {

@@ -16,6 +16,8 @@ pub struct NetCounters {
     pub handshakes: Counter,
     /// Connections that TLS, WebSocket or a PROXY header ended.
     pub transports_failed: Counter,
+    /// Times accepting was stopped because connections came faster than they may.
+    pub accepts_paced: Counter,
     /// Connections passed to the core that owns their session.
     pub handed_over: Counter,
     /// Bytes received from sockets.

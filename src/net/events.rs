@@ -3,7 +3,7 @@
 //! The sentences are the ones log scrapers know from mosquitto.
 
 use crate::shard::counters::DropCause;
-use crate::shard::outbox::Event;
+use crate::shard::outbox::{Denial, Event};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -117,6 +117,48 @@ impl fmt::Display for LogRecord {
                 "Client {} [{peer}] already connected, closing old connection.",
                 Plain(client_id)
             ),
+            Event::Denied { denials, more } => {
+                let mut between = "";
+                for denial in denials {
+                    write!(f, "{between}{denial}")?;
+                    between = " ";
+                }
+                if *more > 0 {
+                    write!(f, " {more} more denials are not named.")?;
+                }
+                Ok(())
+            }
+            Event::TurnedAway { limit, more } => {
+                write!(f, "Connection from {peer} turned away: {}", limit.key())?;
+                put_more(f, *more)
+            }
+            Event::Banned {
+                client_id,
+                limit,
+                time_s,
+                ..
+            } => {
+                match client_id {
+                    Some(client_id) => write!(f, "Client {} [{peer}]", Plain(client_id))?,
+                    None => write!(f, "Address of {peer}")?,
+                }
+                write!(f, " is banned for {time_s} s ({}).", limit.key())
+            }
+            Event::Limited {
+                client_id,
+                limit,
+                more,
+                ..
+            } => {
+                let client_id = client_id.as_deref().unwrap_or("<unknown>");
+                write!(
+                    f,
+                    "Client {} [{peer}] was limited: {}",
+                    Plain(client_id),
+                    limit.key()
+                )?;
+                put_more(f, *more)
+            }
             Event::Dropped { counts, named } => {
                 let total: u64 = counts.iter().sum();
                 write!(f, "{total} messages were dropped:")?;
@@ -141,6 +183,35 @@ impl fmt::Display for LogRecord {
                 f.write_str(".")
             }
         }
+    }
+}
+
+impl fmt::Display for Denial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client {}", Plain(&self.client_id))?;
+        if let Some(username) = &self.username {
+            write!(f, " (user '{}')", Plain(username))?;
+        }
+        let verb = match self.is_shadow {
+            true => "would not be permitted",
+            false => "was not permitted",
+        };
+        let topic = Plain(&self.topic);
+        write!(f, " {verb} to {} \"{topic}\"", self.action)?;
+        if self.count > 1 {
+            write!(f, " ({} times)", self.count)?;
+        }
+        match &self.rule {
+            Some(rule) => write!(f, ": {}.", Plain(rule)),
+            None => f.write_str(": no rule permits it."),
+        }
+    }
+}
+
+fn put_more(f: &mut fmt::Formatter<'_>, more: u64) -> fmt::Result {
+    match more {
+        0 => f.write_str("."),
+        more => write!(f, "; so were {more} others since the last such line."),
     }
 }
 

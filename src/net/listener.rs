@@ -125,6 +125,11 @@ impl Listener {
         }
     }
 
+    /// Asks something else of those who come in from now on.
+    pub fn set_door(&mut self, door: Arc<Door>) {
+        self.door = door;
+    }
+
     /// What is asked of those who come in.
     pub fn door(&self) -> &Arc<Door> {
         &self.door

@@ -3,6 +3,7 @@
 //! An entry is 16 bytes and knows nothing of MQTT; that is all the shell keeps for an idle connection of a plain
 //! listener. What lies between other sockets and MQTT is in a table beside it, which is empty until it is needed.
 
+use crate::net::admission::Permit;
 use crate::net::ring::Key;
 use crate::net::transport::Transport;
 use crate::shard::input::ConnKey;
@@ -91,6 +92,10 @@ pub struct Sockets {
     slots: Vec<Socket>,
     /// As long as the last connection needs that has one.
     transports: Vec<Option<Box<Transport>>>,
+    /// The same.
+    permits: Vec<Option<Box<Permit>>>,
+    /// The number of the listener through which each came.
+    listeners: Vec<u16>,
     free: Vec<u32>,
 }
 
@@ -121,6 +126,44 @@ impl Sockets {
             self.transports[index] = Some(transport);
         }
         Some(ConnKey { index, generation })
+    }
+
+    /// Remembers the number of the listener through which a connection came.
+    pub fn set_listener(&mut self, key: ConnKey, listener: u16) {
+        let at = key.index as usize;
+        if at >= self.listeners.len() {
+            self.listeners.resize(at + 1, 0);
+        }
+        self.listeners[at] = listener;
+    }
+
+    /// The number of the listener through which a connection came.
+    pub fn listener(&self, key: ConnKey) -> u16 {
+        let listener = self.listeners.get(key.index as usize);
+        listener
+            .copied()
+            .expect("it is set when a connection comes")
+    }
+
+    /// Keeps the place that a connection has taken until it is removed.
+    pub fn set_permit(&mut self, key: ConnKey, permit: Option<Box<Permit>>) {
+        let at = key.index as usize;
+        if permit.is_some() && at >= self.permits.len() {
+            self.permits.resize_with(at + 1, || None);
+        }
+        if let Some(place) = self.permits.get_mut(at) {
+            *place = permit;
+        }
+    }
+
+    /// The place that a connection has taken, if it was counted.
+    pub fn permit(&mut self, key: ConnKey) -> Option<&mut Permit> {
+        self.permits.get_mut(key.index as usize)?.as_deref_mut()
+    }
+
+    /// The same, for the core to which the connection moves.
+    pub fn take_permit(&mut self, key: ConnKey) -> Option<Box<Permit>> {
+        self.permits.get_mut(key.index as usize)?.take()
     }
 
     /// What lies between the socket with this key and MQTT, if anything does or did.
@@ -162,10 +205,11 @@ impl Sockets {
         let fd = slot.fd.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
-        let transport = self
-            .transports
-            .get_mut(key.index as usize)
-            .and_then(Option::take);
+        let at = key.index as usize;
+        let transport = self.transports.get_mut(at).and_then(Option::take);
+        if let Some(permit) = self.permits.get_mut(at) {
+            *permit = None;
+        }
         Some((fd, transport))
     }
 

@@ -1,12 +1,13 @@
-//! Certificates, keys, authorities and revocation lists are read again on SIGHUP and when their files change.
+//! Certificates, keys, authorities and revocation lists are read again when their files change, and the operator is told
+//! before a certificate ends. SIGHUP reads them too (`reload`).
 
 use super::log;
 use crate::config::LogLevel;
+use crate::net::live::Live;
 use crate::net::transport::Door;
-use crate::net::transport::tls_files::{Prepared, ServerTls, TlsFileError};
+use crate::net::transport::tls_files::TlsFileError;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,65 +18,30 @@ const WARN_DAYS: i64 = 14;
 /// And again after so long.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Asks the thread that watches the files to read all of them now.
-#[derive(Clone, Debug)]
-pub(super) struct Reload(SyncSender<()>);
-
-impl Reload {
-    pub(super) fn request(&self) {
-        // One that is waiting already does for both.
-        let _ = self.0.try_send(());
-    }
+/// Starts the thread that watches the files of the listeners, whichever those are at the time.
+pub(super) fn watch(live: Arc<Live>) -> io::Result<()> {
+    thread::Builder::new()
+        .name("certificates".into())
+        .spawn(move || run(&live))?;
+    Ok(())
 }
 
-/// Starts the thread, unless no listener has TLS.
-pub(super) fn watch(doors: &[Arc<Door>]) -> io::Result<Reload> {
-    let (sender, requests) = sync_channel(1);
-    let doors: Vec<_> = doors
-        .iter()
-        .filter(|door| door.tls().is_some())
-        .cloned()
-        .collect();
-    if !doors.is_empty() {
-        thread::Builder::new()
-            .name("certificates".into())
-            .spawn(move || run(&doors, &requests))?;
-    }
-    Ok(Reload(sender))
-}
-
-fn run(doors: &[Arc<Door>], requests: &Receiver<()>) {
+fn run(live: &Live) {
     let polls_per_warning = (WARN_EVERY.as_secs() / POLL.as_secs()).max(1);
     let mut polls = 0;
     loop {
+        let doors = live.parts().doors;
         if polls % polls_per_warning == 0 {
-            warn_of_expiry(doors);
+            warn_of_expiry(&doors);
+        }
+        for door in &doors {
+            if let Some(tls) = door.tls().filter(|tls| tls.has_changed()) {
+                tell(tls.reload(), &door.spec().name);
+            }
         }
         polls += 1;
-        match requests.recv_timeout(POLL) {
-            Ok(()) => tell(reload_all(doors), "all listeners"),
-            Err(RecvTimeoutError::Timeout) => {
-                for door in doors {
-                    if let Some(tls) = door.tls().filter(|tls| tls.has_changed()) {
-                        tell(tls.reload(), &door.spec().name);
-                    }
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
+        thread::sleep(POLL);
     }
-}
-
-/// All or nothing.
-fn reload_all(doors: &[Arc<Door>]) -> Result<(), TlsFileError> {
-    let all = doors.iter().filter_map(|door| door.tls());
-    let prepared: Vec<(&ServerTls, Prepared)> = all
-        .map(|tls| Ok((tls, tls.prepare()?)))
-        .collect::<Result<_, _>>()?;
-    for (tls, prepared) in prepared {
-        tls.commit(prepared);
-    }
-    Ok(())
 }
 
 fn tell(reloaded: Result<(), TlsFileError>, whose: &str) {

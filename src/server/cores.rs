@@ -8,6 +8,9 @@
 //! An executor has this one task and no other: the driver waits in its own ring, not in the executor's (ADR 10).
 
 use super::clock::Clock;
+use super::memory;
+use crate::access::RulesInForce;
+use crate::auth::pool::Pool;
 use crate::config::limits::Limits;
 use crate::config::listener::{Bind, ListenerSpec};
 use crate::mesh::link::{LinkConfig, full_mesh};
@@ -16,6 +19,7 @@ use crate::net::counters::NetCounters;
 use crate::net::driver::{Driver, DriverSetup, Shutdown, Turn};
 use crate::net::events::LogSink;
 use crate::net::listener::Listener;
+use crate::net::live::{Live, Parts};
 use crate::net::ring::{Ring, RingConfig, RingError};
 use crate::net::transport::Door;
 use crate::net::transport::tls_files::TlsFileError;
@@ -74,6 +78,10 @@ pub struct CoreConfig {
     pub ring: RingConfig,
     /// The sizes of the links; `None` are those that fit the number of shards.
     pub link: Option<LinkConfig>,
+    /// Who may publish and read what.
+    pub rules: RulesInForce,
+    /// Those who judge clients; without them no listener that asks for a proof lets anybody in.
+    pub judges: Option<Arc<Pool>>,
     /// What outlives the process, if anything does.
     pub store: Option<StoreConfig>,
 }
@@ -144,7 +152,7 @@ pub struct Cores {
     threads: Vec<ExecutorJoinHandle<()>>,
     shutdown: Arc<Shutdown>,
     addresses: Vec<Bind>,
-    doors: Vec<Arc<Door>>,
+    live: Arc<Live>,
     counters: Vec<Arc<NetCounters>>,
     store: Option<Store>,
 }
@@ -167,6 +175,11 @@ impl Cores {
         assert!((1..=ShardId::COUNT_MAX).contains(&count));
         let doors = open_doors(&config.listeners)?;
         let (listeners, addresses) = bind(&doors, count)?;
+        let live_parts = Parts {
+            limits: Arc::clone(&config.limits),
+            doors,
+            rules: config.rules.clone(),
+        };
         let wakes = (0..count)
             .map(|_| Wake::new().map(Arc::new))
             .collect::<Result<Vec<_>, _>>();
@@ -181,11 +194,17 @@ impl Cores {
         } else {
             Vec::new()
         };
+        let live = Arc::new(Live::new(
+            live_parts,
+            wakes.clone(),
+            config.hash_seed,
+            memory::bytes_max(config.limits.memory_bytes_max),
+        ));
         let mut cores = Self {
             threads: Vec::with_capacity(count),
             shutdown: Arc::new(Shutdown::new(wakes.clone())),
             addresses,
-            doors,
+            live,
             counters: (0..count).map(|_| Arc::default()).collect(),
             store,
         };
@@ -202,7 +221,9 @@ impl Cores {
                     links,
                     wake,
                     shutdown: Arc::clone(&cores.shutdown),
+                    live: Arc::clone(&cores.live),
                     log: config.log.clone(),
+                    auth: None,
                     store: None,
                     outbox: Outbox::default(),
                     counters: Arc::clone(&cores.counters[index]),
@@ -243,9 +264,9 @@ impl Cores {
         &self.addresses
     }
 
-    /// The listeners, for reading their certificates again.
-    pub fn doors(&self) -> &[Arc<Door>] {
-        &self.doors
+    /// What can be replaced while they run.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// What each core counts about its sockets.
@@ -437,6 +458,8 @@ fn start_driver(
         now,
     });
     setup.store = recovered.link;
+    let judges = config.judges.as_ref();
+    setup.auth = judges.map(|judges| judges.link(Arc::clone(&setup.wake)));
     shard.set_next_numbers(
         StoredSession(recovered.last_session),
         StoredMessage(recovered.last_message),
@@ -600,6 +623,8 @@ mod tests {
                 ..RingConfig::default()
             },
             link: None,
+            rules: RulesInForce::default(),
+            judges: None,
             store: None,
         }
     }

@@ -10,6 +10,7 @@ use crate::shard::outbox::Event;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -19,10 +20,11 @@ const KIND_RECORDS_MAX: u32 = 200;
 const WINDOW_MS: u64 = 10_000;
 
 static LOG: OnceLock<Log> = OnceLock::new();
+/// The least severe level that is logged, a `LogLevel`.
+static LEVEL: AtomicU8 = AtomicU8::new(LogLevel::Info as u8);
 
 #[derive(Clone, Copy)]
 struct Log {
-    level: LogLevel,
     stamp: Stamp,
 }
 
@@ -43,19 +45,23 @@ pub(super) fn start(level: LogLevel) {
         Some(_) => Stamp::Priority,
         None => Stamp::Time,
     };
-    assert!(
-        LOG.set(Log { level, stamp }).is_ok(),
-        "the log is started once"
-    );
+    assert!(LOG.set(Log { stamp }).is_ok(), "the log is started once");
+    set_level(level);
+}
+
+/// Changes what is logged from now on.
+pub(super) fn set_level(level: LogLevel) {
+    LEVEL.store(level as u8, Ordering::Relaxed);
+}
+
+fn is_logged(level: LogLevel) -> bool {
+    level as u8 <= LEVEL.load(Ordering::Relaxed)
 }
 
 /// Writes a line about the broker itself.
 pub(super) fn line(level: LogLevel, text: impl fmt::Display) {
-    let log = LOG.get().copied().unwrap_or(Log {
-        level: LogLevel::Info,
-        stamp: Stamp::Time,
-    });
-    if level <= log.level {
+    let log = LOG.get().copied().unwrap_or(Log { stamp: Stamp::Time });
+    if is_logged(level) {
         log.write(level, &text.to_string());
     }
 }
@@ -88,12 +94,15 @@ fn write_records(records: &Receiver<LogRecord>) {
         match record {
             Ok(record) => {
                 let level = match record.event {
-                    Event::Dropped { .. } => LogLevel::Warn,
+                    Event::Dropped { .. }
+                    | Event::TurnedAway { .. }
+                    | Event::Banned { .. }
+                    | Event::Limited { .. } => LogLevel::Warn,
                     _ => LogLevel::Info,
                 };
                 let kind = kind(&record.event);
-                let admitted = log.level >= LogLevel::Debug || limiters[kind].admits(now_ms);
-                if log.level >= level && admitted {
+                let admitted = is_logged(LogLevel::Debug) || limiters[kind].admits(now_ms);
+                if is_logged(level) && admitted {
                     log.write(level, &record.to_string());
                 }
             }
@@ -103,12 +112,16 @@ fn write_records(records: &Receiver<LogRecord>) {
     }
 }
 
-const KINDS: [&str; 5] = [
+const KINDS: [&str; 9] = [
     "connected",
     "refused",
     "disconnected",
     "taken over",
     "and what was dropped",
+    "banned",
+    "and their limits",
+    "turned away",
+    "and what was denied",
 ];
 
 fn kind(event: &Event) -> usize {
@@ -118,6 +131,10 @@ fn kind(event: &Event) -> usize {
         Event::ClientDisconnected { .. } => 2,
         Event::ClientTakeover { .. } => 3,
         Event::Dropped { .. } => 4,
+        Event::Banned { .. } => 5,
+        Event::Limited { .. } => 6,
+        Event::TurnedAway { .. } => 7,
+        Event::Denied { .. } => 8,
     }
 }
 

@@ -6,11 +6,15 @@ pub mod cores;
 mod cpus;
 pub(crate) mod data_dir;
 mod log;
+mod memory;
 mod probe;
+mod reload;
 mod signals;
 
-use crate::config::listener::{Bind, ListenerSpec};
-use crate::config::{CoreCount, Loaded, LogLevel};
+use crate::auth::load;
+use crate::auth::pool::Pool;
+use crate::config::listener::Bind;
+use crate::config::{CoreCount, Loaded, LogLevel, Sources};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
 use crate::shard::input::ShardId;
@@ -18,6 +22,7 @@ use crate::shard::record::Durability;
 use crate::store::schema;
 use cores::{CoreConfig, Cores, StoreConfig};
 use data_dir::Installation;
+use reload::Reloader;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -33,14 +38,14 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// Records of client events that may wait for stderr.
 const LOG_RECORDS_MAX: usize = 8192;
 
-/// Runs the broker until it is asked to stop.
+/// Runs the broker that `loaded` describes until it is asked to stop; on SIGHUP `sources` are read again.
 ///
 /// Prints the banner, and, when all cores are ready, a line `listening on ADDR:PORT` for each listener, to stdout.
 ///
 /// Returns: 0 after a graceful stop, 1 when something failed, 78 when the kernel does not grant what is needed.
-pub fn run(loaded: &Loaded) -> ExitCode {
+pub fn run(sources: &Sources, loaded: &Loaded) -> ExitCode {
     log::start(loaded.config.log_level);
-    match serve(loaded) {
+    match serve(sources, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Refused(refusal)) => {
             eprintln!("{refusal}");
@@ -58,7 +63,7 @@ enum Failure {
     Other(String),
 }
 
-fn serve(loaded: &Loaded) -> Result<(), Failure> {
+fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
     let config = &loaded.config;
     let shard_count = shard_count(config.cores);
     let nofile = probe::check(shard_count).map_err(Failure::Refused)?;
@@ -66,6 +71,21 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
         .map_err(Failure::Other)?;
     let failed = |what: &str, error: &dyn fmt::Display| Failure::Other(format!("{what}: {error}"));
 
+    let random = |_| data_dir::random_key().map_err(|error| failed("no random bytes", &error));
+    let secret = [random(())?, random(())?].concat();
+    let secret: [u8; 32] = secret.try_into().expect("two keys of sixteen bytes");
+    let in_lines = |errors: Vec<String>| Failure::Other(errors.join("\n"));
+    let rules = load::rules(loaded).map_err(in_lines)?;
+    let judgement = load::judgement(loaded, &secret).map_err(in_lines)?;
+    let judges = Pool::new(
+        judgement.sources,
+        &secret,
+        config.login.waiting_max as usize,
+    );
+    judges
+        .grow(judgement.threads)
+        .map_err(|error| failed("cannot start a thread", &error))?;
+    let judges = Arc::new(judges);
     let seeds = data_dir::random_key().map_err(|error| failed("no random bytes", &error))?;
     let (hash_seed, random_seed) = seeds.split_at(seeds.len() / 2);
     let number = |bytes: &[u8]| {
@@ -77,11 +97,7 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     let core_config = CoreConfig {
         shard_count,
         pin: config.pin,
-        listeners: config
-            .listeners
-            .iter()
-            .map(|listener| ListenerSpec::tcp(&listener.name, listener.bind))
-            .collect(),
+        listeners: config.listeners.clone(),
         limits: Arc::new(config.limits.clone()),
         placement_key: installation.placement_key,
         hash_seed: number(hash_seed),
@@ -90,6 +106,8 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
         log_clients: config.log_level >= LogLevel::Info,
         ring: RingConfig::default(),
         link: None,
+        rules,
+        judges: Some(Arc::clone(&judges)),
         store: installation
             .dir
             .as_ref()
@@ -104,9 +122,16 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     // The log ends when the last sink is gone.
     drop(core_config);
 
-    let certificates = certificates::watch(cores.doors())
+    certificates::watch(Arc::clone(cores.live()))
         .map_err(|error| failed("cannot start a thread", &error))?;
     let stopper = cores.stopper();
+    let mut reloader = Reloader::new(
+        sources.clone(),
+        loaded.clone(),
+        Arc::clone(cores.live()),
+        judges,
+        secret,
+    );
     let stop = move |signal| {
         log::line(
             LogLevel::Info,
@@ -114,19 +139,14 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
         );
         stopper.request(DRAIN);
     };
-    signals::listen(stop, move || certificates.request())
+    signals::listen(stop, move || reloader.reload())
         .map_err(|error| failed("cannot listen for signals", &error))?;
 
     log::line(
         LogLevel::Info,
         banner(loaded, &installation, shard_count, nofile, &cores),
     );
-    if !loaded.is_local_only() {
-        log::line(
-            LogLevel::Warn,
-            "allow-anonymous: anyone who reaches a listener can read and publish everything.",
-        );
-    }
+    warn_of_open_listeners(loaded);
     if config.pin && shard_count > cpus::available() {
         log::line(
             LogLevel::Warn,
@@ -149,6 +169,19 @@ fn serve(loaded: &Loaded) -> Result<(), Failure> {
     let _ = writer.join();
     log::line(LogLevel::Info, "ringmq has stopped.");
     Ok(())
+}
+
+/// Said at each start: nobody shall be open to the world without knowing it.
+fn warn_of_open_listeners(loaded: &Loaded) {
+    for listener in loaded.open_to_all() {
+        log::line(
+            LogLevel::Warn,
+            format_args!(
+                "listener {} at {} is open: auth = \"anonymous\", so anyone who reaches it can read and publish everything.",
+                listener.name, listener.bind
+            ),
+        );
+    }
 }
 
 fn shard_count(cores: CoreCount) -> usize {
@@ -178,19 +211,26 @@ fn banner(
     let mut parts = vec![format!("ringmq {}", env!("CARGO_PKG_VERSION"))];
     if loaded.is_local_only() {
         parts.push(
-            "local only: just this machine can connect (to open it: --bind 0.0.0.0:1883 --allow-anonymous)".into(),
+            "local only: just this machine can connect (to open it to everybody: --bind 0.0.0.0:1883 --auth anonymous)".into(),
         );
     }
-    parts.push(match &loaded.path {
-        Some(path) => format!("configuration {}", path.display()),
-        None => "no configuration file".into(),
+    let files: Vec<String> = loaded
+        .files
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    parts.push(match files.is_empty() {
+        true => "no configuration file".into(),
+        false => format!("configuration {}", files.join(" ")),
     });
     parts.push(match shard_count {
         1 => "1 shard".into(),
         count => format!("{count} shards"),
     });
     let addresses: Vec<String> = cores
-        .doors()
+        .live()
+        .parts()
+        .doors
         .iter()
         .zip(cores.addresses())
         .map(|(door, address)| match (door.spec().scheme(), address) {

@@ -1,8 +1,10 @@
 //! CONNECT (MQTT 5 §3.1): to the owner of the session first, then takeover, session, CONNACK.
 
 use super::Shard;
+use super::access::May;
 use super::connection::{End, Next, Stage, Whole, keep_alive_ms};
 use super::input::ConnKey;
+use super::login::Admission;
 use super::outbox::{Event, Handover, Outbox};
 use super::record::Durability;
 use crate::config::limits::QueueFullPolicy;
@@ -52,10 +54,10 @@ impl Shard {
                 return Ok(self.refuse(key, Some(version), None, end, outbox));
             }
         }
-        let assigned = connect
-            .client_id
-            .is_empty()
-            .then(|| self.assign_client_id());
+        let assigned = connect.client_id.is_empty().then(|| {
+            self.assigned_before(key)
+                .unwrap_or_else(|| self.assign_client_id())
+        });
         let client_id = assigned.as_deref().unwrap_or(connect.client_id);
         let owner = self.placement.owner(client_id);
         if owner != self.id {
@@ -75,13 +77,35 @@ impl Shard {
             .properties
             .packet_bytes_max
             .map_or(u32::MAX, NonZeroU32::get);
-        let against = self.reason_to_refuse(&connect, client_id, assigned.as_deref(), outbox);
-        if let Some(end) = against {
+        let admitted = match self.admission(key, &connect, assigned.as_deref(), whole, outbox) {
+            Admission::Granted(admitted) => *admitted,
+            Admission::Waits => return Ok(Next::Stop),
+            Admission::Refused(end) => {
+                return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
+            }
+        };
+        if let Some(will) = &connect.will
+            && !self.may_as(&admitted.identity, client_id, May::Publish(will.topic))
+        {
+            self.counters.publishes_denied += 1;
+            let what = "the client may not publish to its Will Topic";
+            let end = End::new(ReasonCode::NotAuthorized, what);
+            return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
+        }
+        if let Some(end) = self.reason_to_refuse(&connect, assigned.as_deref()) {
+            return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
+        }
+        if let Some((limit, end)) = self.limit_of_connect(&connect, client_id, outbox) {
+            self.connect_refused_under(limit, key, client_id, outbox);
             return Ok(self.refuse(key, Some(version), Some(client_id), end, outbox));
         }
         let recorded = self.keeper.emitted;
-        let (session, session_present) = self.session_for(key, &connect, client_id, outbox);
+        let identity = admitted.identity;
+        let username = identity.username.clone();
+        let (session, session_present) =
+            self.session_for(key, &connect, client_id, username.as_deref(), outbox);
         self.open_connection(key, &connect, session);
+        self.let_in(key, identity);
         self.keep_session(session, outbox);
         if self.keeper.is_on() {
             let record = Some(self.keeper.emitted).filter(|last| *last > recorded);
@@ -107,6 +131,8 @@ impl Shard {
             assigned: assigned.as_deref(),
             session_present,
             user: UserProperties::from_raw(&user).expect("written just now"),
+            method: self.login_method(key),
+            data: admitted.data.as_deref(),
         };
         self.put_connack(&mut connack, &connect, &granted);
         self.control(key, outbox, |out| out.extend_from_slice(&connack));
@@ -119,27 +145,15 @@ impl Shard {
                 clean_start: connect.clean_start,
                 session_present,
                 keep_alive_s: self.open(key).keep_alive_s,
-                username: self.username(key, &connect).map(Into::into),
+                username: username.or_else(|| connect.username.map(Into::into)),
             });
         }
         self.pump(session, outbox);
         Ok(Next::Continue)
     }
 
-    /// Who the client is: what its certificate says holds.
-    fn username<'a>(&'a self, key: ConnKey, connect: &Connect<'a>) -> Option<&'a str> {
-        let certified = self.usernames.get(&key.index).map(|name| &**name);
-        certified.or(connect.username)
-    }
-
     /// What stands against this client, after its packet was found well-formed.
-    fn reason_to_refuse(
-        &mut self,
-        connect: &Connect<'_>,
-        client_id: &str,
-        assigned: Option<&str>,
-        outbox: &mut Outbox,
-    ) -> Option<End> {
+    fn reason_to_refuse(&self, connect: &Connect<'_>, assigned: Option<&str>) -> Option<End> {
         if let Some(packet_bytes_max) = connect.properties.packet_bytes_max
             && packet_bytes_max.get() < SMALL_PACKET_BYTES_MAX
         {
@@ -152,6 +166,8 @@ impl Shard {
                 assigned,
                 session_present: false,
                 user: UserProperties::from_raw(&user).expect("written just now"),
+                method: None,
+                data: None,
             };
             self.put_connack(&mut connack, connect, &granted);
             if connack.len() > packet_bytes_max.get() as usize {
@@ -162,35 +178,6 @@ impl Shard {
                 });
             }
         }
-        if connect.properties.authentication_method.is_some() {
-            return Some(End {
-                reason: ReasonCode::BadAuthenticationMethod,
-                what: "no such Authentication Method",
-                statement: "MQTT-4.12.0-1",
-            });
-        }
-        let sessions_max = (self.limits.sessions_max as usize).div_ceil(self.shard_count);
-        if self.sessions.len() >= sessions_max
-            && self.find_session(client_id).is_none()
-            && !self.evict_session(outbox)
-        {
-            return Some(End::new(
-                ReasonCode::QuotaExceeded,
-                "limits.sessions-max: no more sessions on this broker",
-            ));
-        }
-        let levels = |topic: &str| memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
-        let levels_max = usize::from(self.limits.topic_levels_max);
-        if connect
-            .will
-            .as_ref()
-            .is_some_and(|will| levels(will.topic) > levels_max)
-        {
-            return Some(End::new(
-                ReasonCode::TopicNameInvalid,
-                "the Will Topic has more levels than this broker allows",
-            ));
-        }
         None
     }
 
@@ -200,12 +187,14 @@ impl Shard {
         key: ConnKey,
         connect: &Connect<'_>,
         client_id: &str,
+        username: Option<&str>,
         outbox: &mut Outbox,
     ) -> (SessionKey, bool) {
         let mut existing = self.find_session(client_id);
         if let Some(session_key) = existing {
             if let Some(old) = self.sessions[session_key.0 as usize].conn {
                 self.counters.takeovers += 1;
+                self.count_takeover(key, client_id, outbox);
                 if self.events {
                     outbox.events.push(Event::ClientTakeover {
                         old,
@@ -225,10 +214,14 @@ impl Shard {
                 session.disconnected_at_ms = self.now.mono_ms as i64;
                 self.set_online(session_key, false, outbox);
             }
+            // What waits for one user is none of another's business, though both give the same Client Identifier.
+            let is_of_another = self
+                .owner_of(session_key)
+                .is_some_and(|owner| owner != username);
             let session = &mut self.sessions[session_key.0 as usize];
             let will_is_due = session.will.as_ref().is_some_and(|will| will.delay_s == 0);
             // A session that was to end with its connection is not resumed, even when both meet (§3.1.2.11.2).
-            if connect.clean_start || session.expiry_s == 0 {
+            if connect.clean_start || session.expiry_s == 0 || is_of_another {
                 self.end_session(session_key, outbox);
                 existing = None;
             } else if will_is_due {
@@ -339,6 +332,8 @@ impl Shard {
             server_keep_alive_s: (keep_alive_s != connect.keep_alive_s).then_some(keep_alive_s),
             response_information: response_topic.as_deref(),
             user: granted.user.clone(),
+            authentication_method: granted.method,
+            authentication_data: granted.data,
             ..ConnackProperties::default()
         };
         let connack = Connack {
@@ -350,7 +345,7 @@ impl Shard {
     }
 
     /// Answers a CONNECT that cannot be granted, in the version it was sent in if that is known, and closes.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         key: ConnKey,
         answer: Option<Version>,
@@ -388,6 +383,14 @@ impl Shard {
                 }
             });
         }
+        if matches!(
+            end.reason,
+            ReasonCode::BadUserNameOrPassword
+                | ReasonCode::NotAuthorized
+                | ReasonCode::BadAuthenticationMethod
+        ) {
+            outbox.auth_failures.push(key);
+        }
         if self.events {
             outbox.events.push(Event::ConnectRefused {
                 conn: key,
@@ -417,6 +420,9 @@ struct Granted<'a> {
     assigned: Option<&'a str>,
     session_present: bool,
     user: UserProperties<'a>,
+    /// Authentication Method, and the data with which the server proves itself (§3.2.2.3.17).
+    method: Option<&'a str>,
+    data: Option<&'a [u8]>,
 }
 
 /// The value of a User Property of CONNECT.

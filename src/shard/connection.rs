@@ -20,6 +20,8 @@ pub(super) enum Stage {
     Vacant,
     /// No CONNECT yet.
     AwaitsConnect,
+    /// Its CONNECT is being judged.
+    Authenticating,
     /// It has a session.
     Open,
     /// What is outbound is still written; what arrives is ignored.
@@ -32,6 +34,13 @@ pub(super) const PAUSED_BY_LINK: u8 = 1;
 pub(super) const PAUSED_BY_STORE: u8 = 4;
 /// The client does not read its acknowledgements.
 pub(super) const PAUSED_BY_OUTBOUND: u8 = 2;
+/// It published faster than it may.
+pub(super) const PAUSED_BY_RATE: u8 = 4;
+/// It publishes while memory is exhausted.
+pub(super) const PAUSED_BY_MEMORY: u8 = 8;
+
+/// Somebody has to say first who it is.
+pub(super) const PAUSED_BY_LOGIN: u8 = 8;
 
 /// Control bytes outbound above which the client is not read until it has read some.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
@@ -53,7 +62,7 @@ pub(super) struct Connection {
     pub(super) version: Version,
     /// The shell owes writes for it.
     pub(super) dirty: bool,
-    /// Why it is not read: `PAUSED_BY_LINK` and its like.
+    /// Why it is not read: bits `PAUSED_BY_…`.
     pub(super) paused: u8,
     /// Nothing leaves yet: what CONNACK says is not durable.
     pub(super) is_corked: bool,
@@ -221,13 +230,25 @@ impl Shard {
     }
 
     pub(super) fn received(&mut self, key: ConnKey, bytes: &[u8], outbox: &mut Outbox) {
-        let Some(conn) = self.conn_mut(key) else {
+        let Some(conn_stage) = self.conn(key).map(|conn| conn.stage) else {
             return;
         };
-        if conn.stage == Stage::Closing {
+        if conn_stage == Stage::Closing {
             return;
         }
         self.counters.bytes_received += bytes.len() as u64;
+        if conn_stage == Stage::Authenticating {
+            match self.takes_login_bytes(key, bytes) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(end) => return self.end_connection(key, end, outbox),
+            }
+        }
+        self.feed(key, bytes, outbox);
+    }
+
+    /// Handles bytes that have arrived, just now or before.
+    pub(super) fn feed(&mut self, key: ConnKey, bytes: &[u8], outbox: &mut Outbox) {
         if let Err(end) = self.packets(key, bytes, outbox) {
             self.counters.protocol_errors += 1;
             self.end_connection(key, end, outbox);
@@ -297,11 +318,11 @@ impl Shard {
     fn cut_next<'a>(&self, key: ConnKey, bytes: &'a [u8]) -> Result<Cut<'a>, End> {
         let conn = &self.conns[key.index as usize];
         if conn.stage != Stage::AwaitsConnect {
-            return Ok(cut_version(
-                bytes,
-                self.limits.packet_bytes_max as usize,
-                conn.version,
-            )?);
+            let bytes_max = match conn.stage {
+                Stage::Authenticating => self.limits.connect_packet_bytes_max,
+                _ => self.limits.packet_bytes_max,
+            };
+            return Ok(cut_version(bytes, bytes_max as usize, conn.version)?);
         }
         // MQTT 5 [MQTT-3.1.0-1]: the first byte alone tells, so nothing is buffered for another protocol.
         if bytes[0] >> 4 != PacketType::Connect as u8 {
@@ -327,6 +348,9 @@ impl Shard {
         if conn.stage == Stage::AwaitsConnect {
             return self.connect(key, whole, outbox);
         }
+        if conn.stage == Stage::Authenticating {
+            return self.login_packet(key, header.packet_type, whole, outbox);
+        }
         match header.packet_type {
             PacketType::Publish => self.publish(key, header.flags, body, outbox)?,
             PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
@@ -346,13 +370,7 @@ impl Shard {
                     statement: "MQTT-3.1.0-2",
                 });
             }
-            PacketType::Auth if version.is_v5() => {
-                return Err(End {
-                    reason: ReasonCode::ProtocolError,
-                    what: "AUTH without an Authentication Method in CONNECT",
-                    statement: "MQTT-4.12.0-7",
-                });
-            }
+            PacketType::Auth if version.is_v5() => self.reauthenticate(key, body, outbox)?,
             PacketType::Auth => {
                 return Err(End::new(
                     ReasonCode::MalformedPacket,
@@ -473,7 +491,7 @@ impl Shard {
         let Some(conn) = self.conn(key) else { return };
         match conn.stage {
             Stage::Vacant | Stage::Closing => {}
-            Stage::AwaitsConnect => {
+            Stage::AwaitsConnect | Stage::Authenticating => {
                 if self.events {
                     outbox.events.push(Event::ConnectRefused {
                         conn: key,
@@ -541,6 +559,7 @@ impl Shard {
     /// Frees the slot.
     pub(super) fn vacate(&mut self, key: ConnKey) {
         self.usernames.remove(&key.index);
+        self.logins.remove(&key.index);
         let conn = &mut self.conns[key.index as usize];
         let generation = conn.generation;
         *conn = Connection {
@@ -574,6 +593,8 @@ impl Shard {
         let connect_timeout_ms = u64::from(self.limits.connect_timeout_ms);
         let now_ms = self.now.mono_ms;
         let reads_nothing = self.reads_nothing();
+        let login = self.logins.get(&key.index);
+        let expires_at_ms = login.and_then(|login| login.expires_at_ms);
         let read_nothing_until_ms = self.read_nothing_until_ms;
         let Some(conn) = self.conn_mut(key) else {
             return;
@@ -584,18 +605,22 @@ impl Shard {
         conn.timer_tick = 0;
         let allowed_ms = match conn.stage {
             Stage::Vacant | Stage::Closing => return,
-            Stage::AwaitsConnect => connect_timeout_ms,
-            Stage::Open if conn.keep_alive_s == 0 => return,
-            Stage::Open => keep_alive_ms(conn.keep_alive_s),
+            Stage::AwaitsConnect | Stage::Authenticating => connect_timeout_ms,
+            Stage::Open => match (conn.keep_alive_s, expires_at_ms) {
+                (0, None) => return,
+                (0, Some(_)) => u64::from(u32::MAX) * 1_000,
+                (keep_alive_s, _) => keep_alive_ms(keep_alive_s),
+            },
         };
         // Time in which we chose not to read is no silence of the client's.
-        if conn.paused != 0 || reads_nothing {
+        if (conn.paused != 0 || reads_nothing) && conn.stage != Stage::Authenticating {
             conn.last_received_ms = now_ms;
         }
         conn.last_received_ms = conn.last_received_ms.max(read_nothing_until_ms);
         // Only whole packets count as received, so bytes that drip in do not prolong the time to CONNECT.
-        let deadline_ms = conn.last_received_ms + allowed_ms;
+        let silent_at_ms = conn.last_received_ms + allowed_ms;
         let (stage, session) = (conn.stage, conn.session);
+        let deadline_ms = expires_at_ms.map_or(silent_at_ms, |at_ms| at_ms.min(silent_at_ms));
         if deadline_ms > now_ms {
             self.set_conn_timer(key, deadline_ms);
             if stage == Stage::Open {
@@ -608,6 +633,13 @@ impl Shard {
             End::new(
                 ReasonCode::ProtocolError,
                 "no CONNECT within the time allowed",
+            )
+        } else if stage == Stage::Authenticating {
+            return self.login_timed_out(key, outbox);
+        } else if expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
+            End::new(
+                ReasonCode::MaximumConnectTime,
+                "the token with which the client came in has expired",
             )
         } else {
             self.counters.keep_alive_timeouts += 1;

@@ -1,5 +1,7 @@
 //! What a shard counts: plain integers, summed over the shards by whoever asks.
 
+use super::limited::Refusals;
+
 /// Why a message was not delivered to a session, or not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -22,17 +24,21 @@ pub enum DropCause {
     NoMember,
     /// The session ended while the message waited.
     SessionEnded,
+    /// It waited for a session that was away when memory was exhausted.
+    Memory,
     /// It waited longer than the operator allows.
     Aged,
     /// A queue or the store refused it, and its publisher was told.
     Refused,
     /// The store could not read it back.
     Lost,
+    /// While it waited, its client lost the right to receive it.
+    Denied,
 }
 
 impl DropCause {
     /// All causes, in the order of their counters.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::SlowConsumer,
         Self::QueueFull,
         Self::Expired,
@@ -42,9 +48,11 @@ impl DropCause {
         Self::RetainedLimit,
         Self::NoMember,
         Self::SessionEnded,
+        Self::Memory,
         Self::Aged,
         Self::Refused,
         Self::Lost,
+        Self::Denied,
     ];
 
     /// The cause as a metric label.
@@ -59,15 +67,17 @@ impl DropCause {
             Self::RetainedLimit => "retained_limit",
             Self::NoMember => "no_member",
             Self::SessionEnded => "session_ended",
+            Self::Memory => "memory",
             Self::Aged => "aged",
             Self::Refused => "refused",
             Self::Lost => "lost",
+            Self::Denied => "denied",
         }
     }
 }
 
 /// Counts since the start, and the present sizes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Counters {
     /// Connections accepted on this core.
     pub connections_accepted: u64,
@@ -83,6 +93,12 @@ pub struct Counters {
     pub keep_alive_timeouts: u64,
     /// PUBLISH packets from clients.
     pub publish_received: u64,
+    /// PUBLISH packets from clients that may not publish to their topic.
+    pub publishes_denied: u64,
+    /// Filters that clients may not subscribe to.
+    pub subscribes_denied: u64,
+    /// Deliveries left out because the client may not receive the topic.
+    pub deliveries_denied: u64,
     /// PUBLISH packets to clients.
     pub publish_sent: u64,
     /// Payload bytes from clients.
@@ -109,6 +125,8 @@ pub struct Counters {
     pub dropped: [u64; DropCause::ALL.len()],
     /// Messages dropped under all causes.
     pub dropped_total: u64,
+    /// What was refused under a limit.
+    pub refusals: Refusals,
 }
 
 impl Counters {

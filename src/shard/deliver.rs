@@ -92,6 +92,8 @@ enum Sent {
     /// The client does not accept packets of this size (MQTT 5 §3.1.2.11.4).
     TooLarge,
     Expired,
+    /// The client may not receive the topic any more.
+    Denied,
 }
 
 impl Shard {
@@ -148,6 +150,11 @@ impl Shard {
                     }
                 }
             });
+        if self.guard.is_on() {
+            let found = matches.len();
+            matches.retain(|found| self.may_have(SessionKey(found.session), publication.topic));
+            self.counters.deliveries_denied += (found - matches.len()) as u64;
+        }
         let cache = matches.len() > 1;
         for found in &matches {
             let options = DeliveryOptions {
@@ -189,8 +196,8 @@ impl Shard {
         images: Option<&mut Images>,
         outbox: &mut Outbox,
     ) {
+        let outbound_bytes_max = self.outbound_bytes_max();
         let session = &mut self.sessions[to.session.0 as usize];
-        let outbound_bytes_max = self.limits.outbound_bytes_max as usize;
         let Some(key) = session.conn else {
             if to.options.qos == QoS::AtMostOnce {
                 self.counters.drop_one(DropCause::Offline);
@@ -285,6 +292,7 @@ impl Shard {
             Sent::Yes => return,
             Sent::TooLarge => DropCause::TooLarge,
             Sent::Expired => DropCause::Expired,
+            Sent::Denied => DropCause::Denied,
         };
         self.note_drops(Some(session), topic, cause, 1);
         let Some(packet_id) = packet_id else {
@@ -383,7 +391,7 @@ impl Shard {
             packet_id: Some(packet_id),
             subscription_ids: ids.as_ref().map_or(&[], |ids| &ids[..]),
         };
-        let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
+        let sent = self.write_waiting(key, conn_key, &mut publication, &outgoing, outbox);
         self.not_sent(key, Some(packet_id), message.topic(), &sent, outbox);
         true
     }
@@ -450,7 +458,7 @@ impl Shard {
             packet_id,
             subscription_ids: ids.as_ref().map_or(&[][..], |ids| &ids[..]),
         };
-        let sent = self.write(conn_key, &mut publication, &outgoing, outbox);
+        let sent = self.write_waiting(key, conn_key, &mut publication, &outgoing, outbox);
         self.not_sent(key, packet_id, message.topic(), &sent, outbox);
     }
 
@@ -497,6 +505,10 @@ impl Shard {
         }
         for message in found {
             if message.expires_at_ms() <= now_ms {
+                continue;
+            }
+            if !self.may_have(key, message.topic()) {
+                self.counters.deliveries_denied += 1;
                 continue;
             }
             let mut publication = Publication::from_message(&message);
@@ -560,6 +572,21 @@ impl Shard {
         };
         let sent = self.write(conn_key, publication, &outgoing, outbox);
         self.not_sent(key, packet_id, publication.topic, &sent, outbox);
+    }
+
+    /// Writes a message that has waited, unless its client may not have it any more.
+    fn write_waiting(
+        &mut self,
+        session: SessionKey,
+        key: ConnKey,
+        publication: &mut Publication<'_>,
+        outgoing: &Outgoing<'_>,
+        outbox: &mut Outbox,
+    ) -> Sent {
+        if !self.may_have(session, publication.topic) {
+            return Sent::Denied;
+        }
+        self.write(key, publication, outgoing, outbox)
     }
 
     fn write(

@@ -48,7 +48,7 @@ impl Shard {
             };
             match conn.stage {
                 Stage::Vacant | Stage::Closing => {}
-                Stage::AwaitsConnect => self.close(key, outbox),
+                Stage::AwaitsConnect | Stage::Authenticating => self.close(key, outbox),
                 Stage::Open => {
                     let session = conn.session;
                     if conn.version.is_v5() {

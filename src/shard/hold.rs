@@ -112,12 +112,13 @@ impl Shard {
         let all_max = self.limits.queue_bytes_all_max / self.shard_count as u64;
         let left = all_max.saturating_sub(self.queued_bytes);
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        QueueLimits {
+        let limits = QueueLimits {
             messages_max: self.limits.queue_messages_max as usize,
             bytes_max: (self.limits.queue_bytes_max as usize).min(queued.saturating_add(left)),
             resident_max: self.limits.queue_resident_max as usize,
             policy: session.queue_full,
-        }
+        };
+        self.tighten(session, limits)
     }
 
     /// Puts a message into a queue, if its policy allows.

@@ -1,8 +1,13 @@
 //! What a core's state machine is told: everything that can happen to it, as data.
 
+use super::budget::MemoryLevel;
+use super::credentials::{Demand, Verdict};
 use super::mesh_message::MeshMessage;
 use super::message::Message;
 use super::record::{FetchToken, Lsn, StoredMessage};
+use crate::access::Rules;
+use crate::config::limits::Limits;
+use std::sync::Arc;
 
 /// The number of a shard, 0 to 63. One shard is one core's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +89,27 @@ pub enum Input<'a> {
         /// Its User Name, whatever CONNECT says.
         username: &'a str,
     },
+    /// The listener demands something of the client. Comes before its first bytes; without it nothing is demanded.
+    Demanded {
+        /// The connection.
+        conn: ConnKey,
+        /// What.
+        demand: Demand,
+    },
+    /// What was asked with `Outbox::auth` is answered. Late, early, or for a connection that is gone: all is well.
+    Verdict {
+        /// The connection that was asked about.
+        conn: ConnKey,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// Other rules hold from now on, also for those who are connected.
+    Rules {
+        /// Who may do what; none permits everything.
+        rules: Option<Arc<Rules>>,
+        /// Rules on trial: what they would deny is told, and permitted.
+        shadow: Option<Arc<Rules>>,
+    },
     /// A connection arrived from the core that accepted it, because this shard owns its client id.
     /// `unread` begins with its whole CONNECT packet, or is empty and comes as `Received` after `Identified`.
     HandedOver {
@@ -127,6 +153,10 @@ pub enum Input<'a> {
         /// The new state.
         pressure: Pressure,
     },
+    /// Other bounds hold from now on. Those that clients were told in CONNACK are the same as before.
+    Limits(&'a Arc<Limits>),
+    /// How short memory is from now on.
+    Memory(MemoryLevel),
     /// Time passed: at or after `Shard::next_deadline`.
     Tick,
     /// The store has made records durable.

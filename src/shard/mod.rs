@@ -15,11 +15,15 @@
 //! 6. What a peer is told of a stored session, or of a message for one, it is told after the record of it is durable (ADR 7).
 //! 7. No output depends on the iteration order of a hash map.
 
+mod access;
 mod ack;
+pub mod ban;
+pub mod budget;
 mod commit;
 mod connect;
 mod connection;
 pub mod counters;
+pub mod credentials;
 mod deliver;
 mod disconnect;
 mod drops;
@@ -29,6 +33,8 @@ mod hold;
 pub mod input;
 mod invariants;
 mod linger;
+pub mod limited;
+mod login;
 mod mesh;
 pub mod mesh_message;
 pub mod message;
@@ -37,6 +43,7 @@ pub mod outbox;
 pub mod placement;
 mod publication;
 mod publish;
+pub mod rate;
 pub mod record;
 mod recovery;
 mod retain;
@@ -54,6 +61,9 @@ use crate::topic::index::{Index, Subscriber};
 use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
 use crate::topic::share::Groups;
+use access::Guard;
+use ban::Bans;
+use budget::Budget;
 use commit::Keeper;
 use connection::{Connection, End};
 use counters::Counters;
@@ -62,11 +72,13 @@ use drops::Drops;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashTable};
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
+use login::Login;
 use mesh::PendingSuback;
 use message::Message;
 use outbound::Pool;
 use outbox::Outbox;
 use placement::Placement;
+use rate::Rates;
 use record::Durability;
 use retain::Upkeep;
 use slab::Slab;
@@ -150,11 +162,18 @@ pub struct Shard {
     link_paused: Vec<ConnKey>,
     /// The User Names of connections that showed a certificate, by `ConnKey::index`.
     usernames: HashMap<u32, Box<str>, FixedState>,
+    /// What is known of connections whose listener demands something, by `ConnKey::index`.
+    logins: HashMap<u32, Box<Login>, FixedState>,
+    guard: Guard,
     /// Connections to end once the present input is handled.
     to_end: Vec<(ConnKey, End)>,
     wheel: Wheel,
     pool: Pool,
     counters: Counters,
+    rates: Rates,
+    budget: Budget,
+    /// Client Identifiers that connected too often, by their hash.
+    bans: Bans,
     keeper: Keeper,
     /// Bytes in all queues, each message charged to every queue that holds it.
     queued_bytes: u64,
@@ -213,9 +232,14 @@ impl Shard {
             link_paused: Vec::new(),
             to_end: Vec::new(),
             usernames: HashMap::default(),
+            logins: HashMap::default(),
+            guard: Guard::default(),
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
             counters: Counters::default(),
+            rates: Rates::default(),
+            budget: Budget::default(),
+            bans: Bans::default(),
             keeper: Keeper::new(durability, hash_seed),
             queued_bytes: 0,
             evict_at: 0,
@@ -239,6 +263,9 @@ impl Shard {
             Input::Tick => self.tick(outbox),
             Input::Accepted { conn } => self.accepted(conn, outbox),
             Input::Identified { conn, username } => self.identified(conn, username),
+            Input::Demanded { conn, demand } => self.demanded(conn, demand),
+            Input::Verdict { conn, verdict } => self.verdict(conn, verdict, outbox),
+            Input::Rules { rules, shadow } => self.set_rules(rules, shadow),
             Input::HandedOver { conn, unread } => self.handed_over(conn, unread, outbox),
             Input::Closed { conn, cause } => {
                 let what = match cause {
@@ -256,6 +283,8 @@ impl Shard {
                 self.closed(conn, what, outbox);
             }
             Input::Link { to, pressure } => self.link(to, pressure, outbox),
+            Input::Memory(level) => self.memory(level, outbox),
+            Input::Limits(limits) => self.limits = Arc::clone(limits),
             Input::Committed { up_to, refused } => self.committed(up_to, refused, outbox),
             Input::Fetched { token, messages } => self.fetched(token, messages, outbox),
             Input::StoreState { accepting } => self.keeper.accepts = accepting,
@@ -270,6 +299,7 @@ impl Shard {
         }
         self.keeper.send_ends(outbox);
         self.tell_drops(outbox);
+        self.tell_denials(outbox);
     }
 
     /// Monotonic milliseconds at which `Input::Tick` is due, if anything is timed.

@@ -1,7 +1,9 @@
 //! What a core's state machine wants done: filled during a turn, drained by the shell at its end.
 
 use super::counters::DropCause;
+use super::credentials::AuthRequest;
 use super::input::{ConnKey, ShardId};
+use super::limited::Limit;
 use super::mesh_message::MeshMessage;
 use super::message::{MessageBatch, MessageParts};
 use super::record::{Fetch, Record};
@@ -39,8 +41,12 @@ pub struct Outbox {
     pub pause: Vec<ConnKey>,
     /// Connections to read from again.
     pub resume: Vec<ConnKey>,
+    /// Clients to be judged; each is answered with `Input::Verdict`.
+    pub auth: Vec<AuthRequest>,
     /// What the operator may want to know.
     pub events: Vec<Event>,
+    /// Connections whose clients failed to authenticate.
+    pub auth_failures: Vec<ConnKey>,
     /// What is to be kept: together or not at all. The shard counts them: the first ever is `Lsn(1)`.
     pub records: Vec<Record>,
     /// What is to be read back, each answered by one `Input::Fetched`.
@@ -57,7 +63,9 @@ impl Default for Outbox {
             close: Vec::new(),
             pause: Vec::new(),
             resume: Vec::new(),
+            auth: Vec::new(),
             events: Vec::new(),
+            auth_failures: Vec::new(),
             records: Vec::new(),
             fetch: Vec::new(),
         }
@@ -102,10 +110,31 @@ impl Outbox {
             && self.close.is_empty()
             && self.pause.is_empty()
             && self.resume.is_empty()
+            && self.auth.is_empty()
             && self.events.is_empty()
+            && self.auth_failures.is_empty()
             && self.records.is_empty()
             && self.fetch.is_empty()
     }
+}
+
+/// What a rule kept a client from doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Client Identifier.
+    pub client_id: Box<str>,
+    /// User Name, if it was verified.
+    pub username: Option<Box<str>>,
+    /// `publish to`, `subscribe to` or `receive from`.
+    pub action: &'static str,
+    /// Topic Name or Topic Filter.
+    pub topic: Box<str>,
+    /// The rule, with its place; none when there was none to permit it.
+    pub rule: Option<Box<str>>,
+    /// Whether the rule is on trial, so that nothing was denied.
+    pub is_shadow: bool,
+    /// How often.
+    pub count: u64,
 }
 
 /// Something the log may tell. The shell adds the peer's address, which only it knows.
@@ -154,6 +183,13 @@ pub enum Event {
         /// The statement broken, such as `MQTT-3.8.3-4`; empty if none.
         statement: &'static str,
     },
+    /// What clients wanted to do was denied since the last such event; at most one every ten seconds.
+    Denied {
+        /// What, whom and by which rule.
+        denials: Box<[Denial]>,
+        /// How much more that is not among them.
+        more: u64,
+    },
     /// A connection lost its session to a newer connection with the same Client Identifier.
     ClientTakeover {
         /// The older connection, being closed.
@@ -162,6 +198,35 @@ pub enum Event {
         new: ConnKey,
         /// The Client Identifier that both gave.
         client_id: Box<str>,
+    },
+    /// A connection was closed before anything was read of it; at most one a second for each limit.
+    TurnedAway {
+        /// The limit.
+        limit: Limit,
+        /// How many more were, since the last such event.
+        more: u64,
+    },
+    /// Who did something too often is banned from now on.
+    Banned {
+        /// The connection that did it last.
+        conn: ConnKey,
+        /// The Client Identifier that is banned; none when the peer's address is.
+        client_id: Option<Box<str>>,
+        /// The limit that was reached.
+        limit: Limit,
+        /// How long the ban lasts, in seconds.
+        time_s: u32,
+    },
+    /// Something was refused under a limit; at most one a second for each.
+    Limited {
+        /// The connection.
+        conn: ConnKey,
+        /// The Client Identifier, when it is known.
+        client_id: Option<Box<str>>,
+        /// The limit.
+        limit: Limit,
+        /// Refusals under it since the last such event, without this one.
+        more: u64,
     },
     /// Messages were dropped since the last such event; at most one every ten seconds.
     Dropped {

@@ -1,10 +1,12 @@
 //! PUBLISH from a client (MQTT 5 §3.3), and the way of every message through this shard.
 
 use super::Shard;
+use super::access::{May, may_have};
 use super::connection::{End, Handled, PAUSED_BY_LINK};
 use super::counters::DropCause;
 use super::deliver::Recipient;
 use super::input::{ConnKey, Pressure, ShardId};
+use super::limited::Limit;
 use super::mesh_message::MeshMessage;
 use super::message::{MessageParts, NEVER};
 use super::outbox::Outbox;
@@ -53,12 +55,13 @@ impl Shard {
                 &alias_topic
             }
         };
-        let levels = memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
-        if levels > usize::from(self.limits.topic_levels_max) {
-            return Err(End::new(
-                ReasonCode::TopicNameInvalid,
-                "the Topic Name has more levels than this broker allows",
-            ));
+        self.check_topic(key, topic, outbox)?;
+        self.charge(key, body.len(), outbox)?;
+        self.pause_for_memory(key, outbox);
+        if !self.may(session, May::Publish(topic)) && !self.is_repetition(session, &publish) {
+            self.counters.publishes_denied += 1;
+            self.deny_publish(key, &publish, outbox);
+            return Ok(());
         }
         if publish.qos == QoS::ExactlyOnce {
             let id = publish.packet_id.expect("decode demands one for QoS 2");
@@ -92,6 +95,9 @@ impl Shard {
         } else {
             0
         };
+        if publish.retain && stamp == 0 {
+            self.refused_under(Limit::Retained, key, outbox);
+        }
         let mut publication = Publication::new(&MessageParts {
             topic,
             properties: &properties,
@@ -123,6 +129,33 @@ impl Shard {
         };
         self.finish_storing(&mut publication, source, outbox);
         Ok(())
+    }
+
+    /// Whether it is a QoS 2 PUBLISH that came again, and so was judged before.
+    fn is_repetition(&mut self, session: SessionKey, publish: &Publish<'_>) -> bool {
+        let state = &self.sessions[session.0 as usize].state;
+        let id = publish
+            .packet_id
+            .filter(|_| publish.qos == QoS::ExactlyOnce);
+        state
+            .as_ref()
+            .zip(id)
+            .is_some_and(|(state, id)| state.received.contains(id))
+    }
+
+    /// A message that the client may not publish goes to nobody. MQTT 5 has a Reason Code for that; a client of 3.x is told
+    /// that its message has arrived, which is all it can be told (MQTT 3.1.1 §3.3.5).
+    fn deny_publish(&mut self, key: ConnKey, publish: &Publish<'_>, outbox: &mut Outbox) {
+        let Some(id) = publish.packet_id else { return };
+        let answer = match publish.qos {
+            QoS::ExactlyOnce => PacketType::Pubrec,
+            _ => PacketType::Puback,
+        };
+        let reason = match self.open(key).version.is_v5() {
+            true => ReasonCode::NotAuthorized,
+            false => ReasonCode::Success,
+        };
+        self.acknowledge(key, answer, id, reason, outbox);
     }
 
     /// A QoS 2 PUBLISH came again: its PUBREC is sent again, and not before the first one may.
@@ -299,6 +332,11 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> bool {
         let sessions = &self.sessions;
+        let guard = &mut self.guard;
+        let topic = publication.topic;
+        let mut may = |member: &super::Subscription| {
+            may_have(guard, sessions, SessionKey(member.session), topic)
+        };
         let queue_max = self.limits.queue_messages_max as usize;
         let has_space = |member: &super::Subscription| {
             let state = &sessions[member.session as usize].state;
@@ -306,10 +344,11 @@ impl Shard {
                 .as_ref()
                 .is_none_or(|state| state.queue.len() < queue_max)
         };
-        let member = match self.groups.pick_member(group, has_space) {
+        let usable = |member: &super::Subscription| has_space(member) && may(member);
+        let member = match self.groups.pick_member(group, usable) {
             Some(member) => member,
             // All queues are full: the policy of one of them decides.
-            None => match self.groups.pick_member(group, |_| true) {
+            None => match self.groups.pick_member(group, may) {
                 Some(member) => member,
                 None => return false,
             },

@@ -47,6 +47,7 @@ impl Shard {
     pub(super) fn retain_stamp(&mut self, topic: &str, payload: &[u8]) -> u64 {
         let is_full = self.retained.count() >= self.limits.retained_messages_max as usize
             || self.retained.bytes() as u64 >= self.limits.retained_bytes_max;
+        let is_full = is_full || !self.has_memory_to_retain();
         if is_full && !payload.is_empty() && self.retained.get(topic).is_none() {
             self.counters.drop_one(DropCause::RetainedLimit);
             return 0;

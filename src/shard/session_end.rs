@@ -1,6 +1,7 @@
 //! A session loses its connection, and perhaps ends (MQTT 5 §4.1, §3.1.2.5).
 
 use super::Shard;
+use super::access::May;
 use super::connection::End;
 use super::counters::DropCause;
 use super::message::{Message, MessageParts, NEVER};
@@ -103,6 +104,7 @@ impl Shard {
             self.begin_redispatch(stored, groups, in_store, outbox);
             self.refuse_held(stored, state.on_hold, outbox);
         }
+        self.forget_identity(key);
         let session = self.sessions.remove(key.0 as usize);
         let hash = self.client_id_hash(&session.client_id);
         let entry = self.by_client_id.find_entry(hash, |other| *other == key.0);
@@ -192,6 +194,15 @@ impl Shard {
         let Some(will) = session.will.take() else {
             return;
         };
+        let topic = will.message().topic();
+        if self.owner_of(key).is_some() && !self.may(key, May::Publish(topic)) {
+            self.counters.publishes_denied += 1;
+            // The record that it has none is due all the same.
+            if ending.is_none() {
+                self.keep_session(key, outbox);
+            }
+            return;
+        }
         self.counters.wills_published += 1;
         let message = self.will_message(&will);
         let mut publication = Publication::from_message(&message);

@@ -3,6 +3,7 @@
 //! SUBACK is a promise: a PUBLISH sent anywhere after it was received is delivered. So when a filter is new to
 //! the other cores, SUBACK waits until each of them has acknowledged the announcement.
 
+use super::access::May;
 use super::commit::Wait;
 use super::connection::{End, Handled, Stage};
 use super::input::ConnKey;
@@ -36,7 +37,7 @@ impl Shard {
         let recorded = self.keeper.emitted;
         for (text, options) in subscribe.filters() {
             let id = subscribe.subscription_id;
-            let code = match self.subscribe_one(session, text, options, id, outbox) {
+            let code = match self.subscribe_one(key, session, text, options, id, outbox) {
                 Ok(subscribed) => {
                     sequence = sequence.max(subscribed.sequence);
                     replays.extend(subscribed.replay);
@@ -90,6 +91,7 @@ impl Shard {
 
     fn subscribe_one(
         &mut self,
+        conn: ConnKey,
         session_key: SessionKey,
         text: &str,
         options: SubscribeOptions,
@@ -97,19 +99,15 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Result<SubscribedOne, ReasonCode> {
         let filter = TopicFilter::parse(text).map_err(|_| ReasonCode::TopicFilterInvalid)?;
-        if filter.level_count() > usize::from(self.limits.topic_levels_max) {
-            return Err(ReasonCode::TopicFilterInvalid);
-        }
         let is_shared = filter.share_name().is_some();
         if is_shared && options.no_local {
             return Err(ReasonCode::ProtocolError);
         }
-        let held = self.sessions[session_key.0 as usize].subscriptions.len();
-        if held >= self.limits.subscriptions_per_session_max as usize
-            && self.find_subscription(session_key, &filter).is_none()
-        {
-            return Err(ReasonCode::QuotaExceeded);
+        if !self.may(session_key, May::Subscribe(filter.filter())) {
+            self.counters.subscribes_denied += 1;
+            return Err(ReasonCode::NotAuthorized);
         }
+        self.check_filter(conn, text, &filter, outbox)?;
         let entry = Subscription {
             session: session_key.0,
             id: id.map_or(0, NonZeroU32::get),

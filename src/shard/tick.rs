@@ -17,6 +17,8 @@ impl Shard {
                 TimerKind::Connection => self.conn_timer(timer, outbox),
                 TimerKind::Session => self.session_timer(timer, outbox),
                 TimerKind::Retained => self.retained_timer(),
+                TimerKind::Rate => self.rate_timer(timer, outbox),
+                TimerKind::Memory => self.memory_timer(outbox),
                 TimerKind::Hold => self.hold_timer(outbox),
                 TimerKind::Linger => self.linger_timer(outbox),
             }

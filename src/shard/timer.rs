@@ -26,6 +26,10 @@ pub(super) enum TimerKind {
     Session,
     /// Upkeep of the retained index.
     Retained,
+    /// A connection that published too fast may be read again. `index` and `generation` are its key's.
+    Rate,
+    /// Memory is exhausted, and there may be more to give up.
+    Memory,
     /// Messages that wait for room in a queue.
     Hold,
     /// Messages that wait for their receivers' acknowledgements.

@@ -172,6 +172,13 @@ impl Broker {
         }
     }
 
+    /// The broker's log so far; empty when it is not ours.
+    pub(crate) fn log(&self) -> String {
+        let spawned = self.spawned.as_ref();
+        let log = spawned.map(|spawned| fs::read(spawned.dir.join("log")).unwrap_or_default());
+        String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
+    }
+
     /// The end of the broker's log, for a test that failed.
     pub(crate) fn log_tail(&self) -> String {
         self.spawned

@@ -188,6 +188,8 @@ impl Server {
             log_clients: true,
             ring: RingConfig::default(),
             link: None,
+            rules: ringmq::access::RulesInForce::default(),
+            judges: None,
             store: None,
         });
         Self {

@@ -60,6 +60,8 @@
 //! `server::cores` ends the process when a core ends by itself. There is no state worth keeping in a core whose
 //! invariants are broken.
 
+mod admit;
+mod auth;
 mod close;
 mod flush;
 mod receive;
@@ -72,19 +74,23 @@ mod through_tests;
 use super::counters::NetCounters;
 use super::events::{LogRecord, LogSink};
 use super::listener::{Listener, Reserve, is_shortage};
+use super::live::Live;
 use super::ring::{Completion, Key, Received, Ring, RingError};
 use super::sockets::Sockets;
-use super::transport::{Admitted, Scratch};
+use super::transport::Scratch;
+use crate::access::RulesInForce;
+use crate::auth::pool::AuthLink;
+use crate::config::limits::Limits;
 use crate::mesh::link::{LinkMessage, Links};
 use crate::mesh::wake::Wake;
 use crate::shard::Shard;
+use crate::shard::budget::MemoryLevel;
 use crate::shard::input::{ConnKey, Input, Now, Pressure, ShardId};
 use crate::shard::mesh_message::MeshMessage;
 use crate::shard::message::Message;
 use crate::shard::outbox::{Event, Outbox};
 use crate::store::port::{News, StoreLink};
 use close::Linger;
-use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -150,8 +156,12 @@ pub struct DriverSetup {
     pub wake: Arc<Wake>,
     /// How it is told to stop; shared by all cores.
     pub shutdown: Arc<Shutdown>,
+    /// What can be replaced while it runs; shared by all cores.
+    pub live: Arc<Live>,
     /// Where the shard's events go, if they are wanted.
     pub log: Option<LogSink>,
+    /// Its way to those who judge clients, if there are any.
+    pub auth: Option<AuthLink>,
     /// Its end of the store, if there is one.
     pub store: Option<StoreLink>,
     /// What the shard wants done from its recovery.
@@ -241,7 +251,19 @@ pub struct Driver<S> {
     links: Links,
     wake: Arc<Wake>,
     shutdown: Arc<Shutdown>,
+    live: Arc<Live>,
+    /// The version of the parts this core has.
+    live_version: u64,
+    limits: Arc<Limits>,
+    /// What the shard was last told.
+    memory: MemoryLevel,
+    core_count: u32,
+    /// How far accepting is ahead of its rates, in monotonic nanoseconds.
+    accept_clock_ns: u64,
+    handshake_clock_ns: u64,
     log: Option<LogSink>,
+    auth: Option<AuthLink>,
+    rules: RulesInForce,
     store: Option<StoreLink>,
     counters: Arc<NetCounters>,
     outbox: Outbox,
@@ -307,11 +329,14 @@ impl<S: StateMachine> Driver<S> {
             links,
             wake,
             shutdown,
+            live,
             log,
+            auth,
             store,
             outbox,
             counters,
         } = setup;
+        let core_count = u32::try_from(links.receivers.len() + 1).expect("at most 64 cores");
         ring.watch(wake.eventfd());
         let listeners = listeners
             .into_iter()
@@ -331,7 +356,17 @@ impl<S: StateMachine> Driver<S> {
             links,
             wake,
             shutdown,
+            // Another one, so that the first turn tells the shard all of them.
+            live_version: live.version().wrapping_sub(1),
+            limits: live.parts().limits,
+            memory: MemoryLevel::Ample,
+            core_count,
+            accept_clock_ns: 0,
+            handshake_clock_ns: 0,
+            live,
             log,
+            auth,
+            rules: RulesInForce::default(),
             store,
             counters,
             outbox,
@@ -360,6 +395,7 @@ impl<S: StateMachine> Driver<S> {
     /// Errors: the ring is useless; the core cannot go on.
     pub fn turn(&mut self, now: Now) -> io::Result<Turn> {
         self.now = now;
+        self.look_at_live();
         let mut busy = self.look_at_shutdown();
         busy |= self.look_at_start()?;
         busy |= self.look_at_clock();
@@ -371,6 +407,7 @@ impl<S: StateMachine> Driver<S> {
         }
         busy |= self.drain_links();
         busy |= self.drain_store();
+        busy |= self.drain_auth();
         self.feed_deferred();
         busy |= self.continue_handshakes();
         while let Some(completion) = self.ring.next_completion() {
@@ -418,8 +455,10 @@ impl<S: StateMachine> Driver<S> {
             .iter()
             .any(|(_, receiver)| !receiver.is_empty());
         stay |= self.store.as_ref().is_some_and(StoreLink::has_news);
+        stay |= self.auth.as_ref().is_some_and(AuthLink::has_news);
         stay |= self.start == Start::Ready && self.shutdown.all_ready();
         stay |= self.shutdown.is_requested() && self.stop_at_ms.is_none();
+        stay |= self.live.version() != self.live_version || self.live.memory() != self.memory;
         stay |= self.reported_drained && self.shutdown.all_drained();
         // After `park`, as `LinkSender::flush` asks.
         stay |= self.flush_links();
@@ -435,6 +474,9 @@ impl<S: StateMachine> Driver<S> {
     /// Takes from the outbox what must be in force before the next input: a connection that leaves or is
     /// closed must not be fed any more.
     fn absorb(&mut self) {
+        if !self.outbox.auth_failures.is_empty() {
+            self.count_auth_failures();
+        }
         if !self.outbox.events.is_empty() {
             self.log_events();
         }
@@ -455,27 +497,54 @@ impl<S: StateMachine> Driver<S> {
             self.resume(self.outbox.resume[at]);
         }
         self.outbox.resume.clear();
+        if !self.outbox.auth.is_empty() {
+            self.ask_about_clients();
+        }
     }
 
     fn log_events(&mut self) {
-        for event in self.outbox.events.drain(..) {
-            let Some(log) = &self.log else { continue };
+        let Some(log) = self.log.clone() else {
+            return self.outbox.events.clear();
+        };
+        for event in std::mem::take(&mut self.outbox.events) {
             let conn = match &event {
                 Event::ClientConnected { conn, .. }
                 | Event::ConnectRefused { conn, .. }
                 | Event::ClientDisconnected { conn, .. }
-                | Event::ClientTakeover { new: conn, .. } => Some(*conn),
-                Event::Dropped { .. } => None,
+                | Event::ClientTakeover { new: conn, .. }
+                | Event::Banned { conn, .. }
+                | Event::Limited { conn, .. } => Some(*conn),
+                Event::Dropped { .. } | Event::Denied { .. } | Event::TurnedAway { .. } => None,
             };
-            let peer = conn.and_then(|conn| {
-                if let Some(transport) = self.sockets.transport(conn) {
-                    return transport.peer();
-                }
-                let socket = self.sockets.get(conn)?;
-                SockRef::from(&*socket).peer_addr().ok()?.as_socket()
-            });
+            let peer = conn.and_then(|conn| self.peer(conn));
             log.put(LogRecord { peer, event });
         }
+    }
+
+    /// Tells the shard how short memory is, when that has changed.
+    pub(super) fn look_at_memory(&mut self) {
+        let memory = self.live.measure_memory();
+        if memory != self.memory {
+            self.memory = memory;
+            self.tell(Input::Memory(memory));
+        }
+    }
+
+    /// Takes the parts that the server has replaced.
+    fn look_at_live(&mut self) {
+        self.look_at_memory();
+        let version = self.live.version();
+        if version == self.live_version {
+            return;
+        }
+        self.live_version = version;
+        let parts = self.live.parts();
+        for (listening, door) in self.listeners.iter_mut().zip(parts.doors) {
+            listening.listener.set_door(door);
+        }
+        self.tell_rules(parts.rules);
+        self.tell(Input::Limits(&parts.limits));
+        self.limits = parts.limits;
     }
 
     /// Whether clients are let in: all cores were ready.
@@ -693,29 +762,10 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Takes in a new connection, unless its listener's lists are against it.
-    fn admit(&mut self, listener: Key, socket: OwnedFd) {
-        let door = self.listeners[listener.index as usize].listener.door();
-        let transport = if door.is_plain() {
-            None
-        } else {
-            // None for a unix socket; a peer that is gone again is noticed soon enough.
-            let peer = SockRef::from(&socket).peer_addr().ok();
-            match door.admit(peer.and_then(|peer| peer.as_socket())) {
-                Some(Admitted::Plain) => None,
-                Some(Admitted::Through(transport)) => Some(transport),
-                None => return self.counters.turned_away.add(1),
-            }
-        };
-        if let Some(conn) = self.sockets.insert(socket, transport) {
-            self.tell(Input::Accepted { conn });
-            self.to_arm.push(conn);
-        }
-    }
-
     fn pause_accepting(&mut self) {
         if self.stop_at_ms.is_none() {
-            self.accept_at_ms = Some(self.now.mono_ms + ACCEPT_PAUSE_MS);
+            let at_ms = self.now.mono_ms + ACCEPT_PAUSE_MS;
+            self.accept_at_ms = self.accept_at_ms.max(Some(at_ms));
         }
     }
 

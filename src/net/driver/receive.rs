@@ -152,6 +152,8 @@ impl<S: StateMachine> Driver<S> {
     pub(super) fn hand_over(&mut self, handover: Handover) {
         let Handover { conn, to, unread } = handover;
         assert!(to != self.id);
+        let permit = self.sockets.take_permit(conn);
+        let listener = self.sockets.listener(conn);
         let Some((socket, transport)) = self.sockets.remove(conn) else {
             return;
         };
@@ -160,6 +162,8 @@ impl<S: StateMachine> Driver<S> {
             socket,
             unread,
             transport,
+            listener,
+            permit,
         };
         self.send(to, LinkMessage::Handover(Box::new(handed_over)));
     }
@@ -170,6 +174,8 @@ impl<S: StateMachine> Driver<S> {
             socket,
             unread,
             transport,
+            listener,
+            permit,
         } = handed_over;
         let username = transport
             .as_ref()
@@ -177,22 +183,21 @@ impl<S: StateMachine> Driver<S> {
         let Some(conn) = self.sockets.insert(socket, transport) else {
             return;
         };
+        self.sockets.set_permit(conn, permit);
+        self.sockets.set_listener(conn, listener);
         if let Some(socket) = self.sockets.get(conn) {
             socket.settled = true;
         }
         self.to_arm.push(conn);
         self.fed_bytes += unread.len();
-        let Some(username) = username else {
-            return self.tell(Input::HandedOver {
-                conn,
-                unread: &unread,
-            });
-        };
         self.tell(Input::HandedOver { conn, unread: &[] });
-        self.tell(Input::Identified {
-            conn,
-            username: &username,
-        });
+        self.demand(conn);
+        if let Some(username) = username {
+            self.tell(Input::Identified {
+                conn,
+                username: &username,
+            });
+        }
         // The shard closes it when it is stopping.
         let is_open = self
             .sockets
@@ -209,6 +214,7 @@ impl<S: StateMachine> Driver<S> {
     pub(super) fn flush_if_much_was_fed(&mut self) {
         if self.fed_bytes >= FLUSH_BYTES {
             self.flush();
+            self.look_at_memory();
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The driver against real sockets on loopback, with a state machine that does what its peers tell it.
 
 use super::*;
+use crate::access::RulesInForce;
 use crate::config::listener::ListenerSpec;
 use crate::mesh::link::{LinkConfig, Mark, full_mesh};
+use crate::net::live::Parts;
 use crate::net::ring::RingConfig;
 use crate::net::transport::Door;
 use crate::shard::input::CloseCause;
 use crate::shard::outbox::Handover;
+use socket2::SockRef;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown as Side, SocketAddr, TcpStream};
@@ -17,7 +20,7 @@ const CHUNK: usize = 16 << 10;
 
 /// Echoes what it receives, except for these commands:
 /// * `quit`: answers `bye` and closes.
-/// * `over`: hands the connection to shard 1.
+/// * `over`: hands the connection to shard 1, which answers `here`.
 /// * `wait`: stops reading for 50 ms.
 /// * `bulk`: sends [`BULK_BYTES`], of which a megabyte at most is outbound at a time.
 /// * `mesh`: sends 30 messages to shard 1.
@@ -43,7 +46,7 @@ pub(super) const BULK_BYTES: usize = 48 << 20;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     Accepted(ConnKey),
-    HandedOver(Vec<u8>),
+    HandedOver,
     Identified(String),
     Received(usize),
     Closed(CloseCause),
@@ -67,7 +70,11 @@ impl Fake {
                 outbox.dirty.push(conn);
                 outbox.close.push(conn);
             }
-            b"over" if !state.has_moved => {
+            b"over" if state.has_moved => {
+                state.outbound.push_back(b"here".to_vec());
+                outbox.dirty.push(conn);
+            }
+            b"over" => {
                 self.conns.remove(&conn);
                 outbox.handover.push(Handover {
                     conn,
@@ -125,14 +132,13 @@ impl StateMachine for Fake {
                 assert!(self.conns.insert(conn, FakeConn::default()).is_none());
             }
             Input::HandedOver { conn, unread } => {
-                self.seen.push(Seen::HandedOver(unread.to_vec()));
-                let mut state = FakeConn {
+                assert!(unread.is_empty(), "it comes when all is told");
+                self.seen.push(Seen::HandedOver);
+                let state = FakeConn {
                     has_moved: true,
                     ..FakeConn::default()
                 };
-                state.outbound.push_back(b"here".to_vec());
                 assert!(self.conns.insert(conn, state).is_none());
-                outbox.dirty.push(conn);
             }
             Input::Identified { username, .. } => self.seen.push(Seen::Identified(username.into())),
             Input::Received { conn, bytes } => {
@@ -167,6 +173,8 @@ impl StateMachine for Fake {
                 self.seen.push(Seen::Mesh(up_to));
             }
             Input::Link { pressure, .. } => self.seen.push(Seen::Link(pressure)),
+            Input::Limits(_) | Input::Memory(_) | Input::Rules { .. } => {}
+            Input::Demanded { .. } | Input::Verdict { .. } => {}
             Input::Tick => {
                 self.seen.push(Seen::Tick);
                 for (_, conn) in self
@@ -235,17 +243,28 @@ impl Cores {
         };
         let wakes: Vec<_> = (0..count).map(|_| Arc::new(Wake::new().unwrap())).collect();
         let shutdown = Arc::new(Shutdown::new(wakes.clone()));
-        let mut listeners = Listener::bind_door(door, 1).unwrap();
-        let address = listeners[0].address();
+        // Each core has all listeners, but nobody knows the other cores' ports.
+        let mut listeners: Vec<_> = (0..count)
+            .map(|_| Listener::bind_door(door, 1).unwrap())
+            .collect();
+        let address = listeners[0][0].address();
         let links = full_mesh(link, &wakes).into_iter();
+        let parts = Parts {
+            limits: Arc::default(),
+            doors: vec![Arc::clone(door)],
+            rules: RulesInForce::default(),
+        };
+        let live = Arc::new(Live::new(parts, wakes.clone(), 1, u64::MAX));
         let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
             let setup = DriverSetup {
                 id: ShardId(index as u8),
-                listeners: std::mem::take(&mut listeners),
+                listeners: std::mem::take(&mut listeners[index]),
                 links,
                 wake,
                 shutdown: Arc::clone(&shutdown),
+                live: Arc::clone(&live),
                 log: None,
+                auth: None,
                 store: None,
                 outbox: Outbox::default(),
                 counters: Arc::default(),
@@ -498,7 +517,7 @@ fn a_connection_moves_to_its_owner() {
     let mut client = cores.connect();
     client.write_all(b"over").unwrap();
     assert_eq!(cores.read(&mut client, 4), b"here");
-    assert_eq!(cores.seen(1), [Seen::HandedOver(b"over".to_vec())]);
+    assert_eq!(cores.seen(1), [Seen::HandedOver, Seen::Received(4)]);
     assert!(cores.drivers[0].sockets.is_empty());
     client.write_all(b"echo").unwrap();
     assert_eq!(cores.read(&mut client, 4), b"echo");

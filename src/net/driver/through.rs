@@ -81,6 +81,13 @@ impl<S: StateMachine> Driver<S> {
         {
             self.counters.handshakes.add(1);
         }
+        let named = self
+            .sockets
+            .transport(conn)
+            .and_then(|transport| transport.take_named_peer());
+        if let Some(peer) = named {
+            self.peer_named(conn, peer);
+        }
         let identity = self
             .sockets
             .transport(conn)

@@ -71,6 +71,13 @@ impl Door {
         self.tls.as_ref()
     }
 
+    /// Whether it is proxies that say where connections come from.
+    pub fn is_behind_proxy(&self) -> bool {
+        let websocket = self.spec.websocket.as_ref();
+        self.spec.proxy.is_some()
+            || websocket.is_some_and(|websocket| !websocket.trusted_proxies.is_empty())
+    }
+
     /// Whether everybody may come in and nothing lies between the socket and MQTT.
     pub fn is_plain(&self) -> bool {
         let spec = &self.spec;
@@ -119,6 +126,7 @@ impl Door {
             peer,
             username: None,
             is_told: false,
+            is_named: false,
         })))
     }
 }
@@ -218,6 +226,7 @@ pub struct Transport {
     peer: Option<SocketAddr>,
     username: Option<Box<str>>,
     is_told: bool,
+    is_named: bool,
 }
 
 impl Transport {
@@ -238,6 +247,15 @@ impl Transport {
             .as_ref()
             .is_some_and(TlsSession::is_handshaking)
             && self.stage != Stage::Over
+    }
+
+    /// Where the peer is, once, when it can send MQTT and it was for proxies to say.
+    pub fn take_named_peer(&mut self) -> Option<SocketAddr> {
+        if self.stage != Stage::Open || self.is_named || !self.door.is_behind_proxy() {
+            return None;
+        }
+        self.is_named = true;
+        self.peer
     }
 
     /// Who the peer has proved to be, once, when it can send MQTT: the User Name of its certificate.

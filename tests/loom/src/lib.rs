@@ -9,7 +9,7 @@ pub mod mesh;
 
 /// Of `src/net`, what links need.
 pub mod net {
-    pub use ringmq::net::transport;
+    pub use ringmq::net::{admission, transport};
 
     /// Makes eventfds.
     pub mod ring {

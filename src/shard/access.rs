@@ -1,0 +1,237 @@
+//! What a client may do, asked where it does it.
+//!
+//! Without rules every question costs one branch. With rules it is asked when a message is published, when a filter is
+//! subscribed to, when a message finds a session, and when one that waited is sent: a queue may be older than the rules, or
+//! than the process. A session whose client has not been here since the process began is given messages unasked,
+//! because nobody knows yet what it may have; they are judged when they are sent.
+
+use super::Shard;
+use super::outbox::{Denial, Event, Outbox};
+pub(super) use crate::access::May;
+use crate::access::{Access, Identity, InForce, Rules};
+use crate::session::SessionKey;
+use std::sync::Arc;
+
+/// The least time between two log records about denials, in milliseconds.
+const TELL_DENIALS_MS: u64 = 10_000;
+/// Clients and topics that one log record names.
+const NAMED_MAX: usize = 32;
+
+/// The rules in force, and who they are for.
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    rules: Option<Arc<Rules>>,
+    /// Rules on trial: what they would deny is told, and permitted.
+    shadow: Option<Arc<Rules>>,
+    epoch: u32,
+    /// Whether there is anything to ask: rules, or a client with rules of its own.
+    is_on: bool,
+    /// By `SessionKey`; as long as the last session needs of whose client something is known.
+    clients: Vec<Option<Box<Access>>>,
+    named: Vec<(u32, Denial)>,
+    unnamed: u64,
+    tell_at_ms: u64,
+}
+
+impl Guard {
+    /// Whether there is anything to ask.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Answers for a client that has no session yet.
+    fn ask_as(&self, identity: &Identity, client_id: &str, may: May<'_>) -> bool {
+        let force = InForce {
+            rules: self.rules.as_deref(),
+            epoch: 1,
+        };
+        let mut access = Access::new(identity.clone());
+        access.may(force, client_id, may)
+    }
+
+    /// Answers for the client of a session that is connected, or was since the process began.
+    fn ask(&mut self, session: SessionKey, client_id: &str, may: May<'_>) -> bool {
+        let force = InForce {
+            rules: self.rules.as_deref(),
+            epoch: self.epoch,
+        };
+        let at = session.0 as usize;
+        if at >= self.clients.len() {
+            self.clients.resize_with(at + 1, || None);
+        }
+        let access =
+            self.clients[at].get_or_insert_with(|| Box::new(Access::new(Identity::default())));
+        let is_permitted = access.may(force, client_id, may);
+        // What a client does not receive is filtered, as the rules want it, and no news.
+        if !is_permitted && matches!(may, May::Receive(_)) {
+            return false;
+        }
+        if !is_permitted {
+            let none = Rules::default();
+            let rules = self.rules.as_deref().unwrap_or(&none);
+            let denial = denial(rules, access, client_id, may, false);
+            self.note(session, denial);
+        } else if let Some(shadow) = &self.shadow {
+            let would_be = denial(shadow, access, client_id, may, true);
+            self.note(session, would_be);
+        }
+        is_permitted
+    }
+
+    fn note(&mut self, session: SessionKey, denial: Option<Denial>) {
+        let Some(denial) = denial else { return };
+        let same = self.named.iter_mut().find(|(of, it)| {
+            *of == session.0
+                && it.action == denial.action
+                && it.topic == denial.topic
+                && it.is_shadow == denial.is_shadow
+        });
+        if let Some((_, it)) = same {
+            it.count += 1;
+        } else if self.named.len() < NAMED_MAX {
+            self.named.push((session.0, denial));
+        } else {
+            self.unnamed += 1;
+        }
+    }
+}
+
+/// What the log is told when these rules deny something; none when they permit it.
+fn denial(
+    rules: &Rules,
+    access: &Access,
+    client_id: &str,
+    may: May<'_>,
+    is_shadow: bool,
+) -> Option<Denial> {
+    let (action, topic) = match may {
+        May::Publish(topic) => ("publish to", topic),
+        May::Receive(topic) => ("receive from", topic),
+        May::Subscribe(filter) => ("subscribe to", filter),
+    };
+    let rule = access.deciding(rules, client_id, may);
+    if access.identity().is_superuser || rule.as_ref().is_some_and(|rule| rule.effect.permits) {
+        return None;
+    }
+    Some(Denial {
+        client_id: client_id.into(),
+        username: access.identity().username.clone(),
+        action,
+        topic: topic.into(),
+        rule: rule.map(|rule| format!("{}: {rule}", rule.place).into()),
+        is_shadow,
+        count: 1,
+    })
+}
+
+impl Shard {
+    /// Other rules hold from now on, for whoever is connected too.
+    pub(super) fn set_rules(&mut self, rules: Option<Arc<Rules>>, shadow: Option<Arc<Rules>>) {
+        let guard = &mut self.guard;
+        let has_own = |access: &Option<Box<Access>>| {
+            let own = access
+                .as_ref()
+                .map(|access| access.identity().rules.is_some());
+            own.unwrap_or(false)
+        };
+        guard.is_on = rules.is_some() || shadow.is_some() || guard.clients.iter().any(has_own);
+        guard.rules = rules;
+        guard.shadow = shadow;
+        // It is 0 for a client that was never asked about.
+        guard.epoch = guard.epoch.checked_add(1).unwrap_or(1);
+    }
+
+    /// Whether the client of a connected session may do this.
+    pub(super) fn may(&mut self, session: SessionKey, may: May<'_>) -> bool {
+        if !self.guard.is_on {
+            return true;
+        }
+        let client_id = &self.sessions[session.0 as usize].client_id;
+        self.guard.ask(session, client_id, may)
+    }
+
+    /// Whether a client that has no session yet may do this.
+    pub(super) fn may_as(&self, identity: &Identity, client_id: &str, may: May<'_>) -> bool {
+        // Rules of its own are none of the broker's yet.
+        let is_asked = self.guard.is_on || identity.rules.is_some();
+        !is_asked || self.guard.ask_as(identity, client_id, may)
+    }
+
+    /// Whether a message with this Topic Name may go to a session, be its client here or not.
+    pub(super) fn may_have(&mut self, session: SessionKey, topic: &str) -> bool {
+        if !self.guard.is_on {
+            return true;
+        }
+        let (guard, sessions) = (&mut self.guard, &self.sessions);
+        may_have(guard, sessions, session, topic)
+    }
+
+    /// A client has a session. Who it was before does not matter any more.
+    pub(super) fn set_identity(&mut self, session: SessionKey, identity: Identity) {
+        let guard = &mut self.guard;
+        guard.is_on |= identity.rules.is_some();
+        let at = session.0 as usize;
+        if identity == Identity::default() && !guard.is_on {
+            // Nobody in particular, with nothing to ask about.
+            self.forget_identity(session);
+            return;
+        }
+        if at >= guard.clients.len() {
+            guard.clients.resize_with(at + 1, || None);
+        }
+        guard.clients[at] = Some(Box::new(Access::new(identity)));
+    }
+
+    /// The session has ended; its number may be given to another.
+    pub(super) fn forget_identity(&mut self, session: SessionKey) {
+        if let Some(client) = self.guard.clients.get_mut(session.0 as usize) {
+            *client = None;
+        }
+        self.guard.named.retain(|(of, _)| *of != session.0);
+    }
+
+    /// The User Name of the client that has, or last had, a session; the outer none when nobody knows.
+    #[expect(
+        clippy::option_option,
+        reason = "a client without a name is somebody else than an unknown one"
+    )]
+    pub(super) fn owner_of(&self, session: SessionKey) -> Option<Option<&str>> {
+        let access = self.guard.clients.get(session.0 as usize)?.as_ref()?;
+        Some(access.identity().username.as_deref())
+    }
+
+    /// Tells the operator what was denied, or would be, and by which rule.
+    pub(super) fn tell_denials(&mut self, outbox: &mut Outbox) {
+        let guard = &mut self.guard;
+        if guard.named.is_empty() || self.now.mono_ms < guard.tell_at_ms {
+            return;
+        }
+        guard.tell_at_ms = self.now.mono_ms + TELL_DENIALS_MS;
+        let named = guard.named.drain(..).map(|(_, denial)| denial);
+        outbox.events.push(Event::Denied {
+            denials: named.collect(),
+            more: std::mem::take(&mut guard.unnamed),
+        });
+    }
+}
+
+/// As [`Shard::may_have`], while other parts of the shard are lent out.
+pub(super) fn may_have(
+    guard: &mut Guard,
+    sessions: &slab::Slab<crate::session::Session>,
+    session: SessionKey,
+    topic: &str,
+) -> bool {
+    if !guard.is_on {
+        return true;
+    }
+    let found = &sessions[session.0 as usize];
+    let is_known = guard
+        .clients
+        .get(session.0 as usize)
+        .is_some_and(Option::is_some);
+    if found.conn.is_none() && !is_known {
+        return true;
+    }
+    guard.ask(session, &found.client_id, May::Receive(topic))
+}
