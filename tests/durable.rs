@@ -4,6 +4,7 @@ mod world;
 
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::{PacketType, QoS, ReasonCode, Version};
+use ringmq::shard::counters::DropCause;
 use ringmq::shard::record::{Durability, Record};
 use world::{Packet, World, connect, options, persistent};
 
@@ -199,6 +200,35 @@ fn what_the_store_refuses_is_refused_to_the_publisher() {
             "3.x has no other word for it"
         );
     }
+}
+
+/// A member of a group left while a message of its queue waited for the store, behind one that had to be read
+/// back first. Then the store refused it, and the shard looked for it there: counted as lost, which is an alarm.
+#[test]
+fn what_a_member_left_may_be_refused_too() {
+    let limits = Limits {
+        queue_resident_max: 1,
+        inflight_messages_max: 1,
+        ..Limits::default()
+    };
+    let mut world = World::with_store(1, limits, Durability::Power);
+    let first = subscribed(&mut world, "first", "$share/g/t", QoS::AtLeastOnce);
+    let publisher = world.connect(0, "publisher", Version::V5);
+    // One in flight, one waits in memory, one in the store alone.
+    for id in 1..=3 {
+        world.publish(publisher, "t", &[id], QoS::AtLeastOnce, id.into());
+    }
+    world.commit();
+    world.publish(publisher, "t", &[4], QoS::AtLeastOnce, 4);
+    let second = world.connect(0, "second", Version::V5);
+    world.subscribe(second, "$share/g/t", QoS::AtLeastOnce);
+    world.cut(first);
+    world.commit_but(
+        0,
+        |record| matches!(record, Record::Message { message, .. } if message.payload() == [4]),
+    );
+    let dropped = world.shards[0].counters().dropped;
+    assert_eq!(dropped[DropCause::Refused as usize], 1);
 }
 
 #[test]

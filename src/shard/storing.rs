@@ -443,6 +443,11 @@ impl Shard {
         let Some(unstored) = self.keeper.unstored.remove(&number) else {
             return;
         };
+        let left = self.refused_of_left(number);
+        if left > 0 {
+            let topic = unstored.message.topic();
+            self.note_drops(None, topic, DropCause::Refused, left as u64);
+        }
         for key in unstored.sessions {
             let Some(session) = self.sessions.get_mut(key.0 as usize) else {
                 continue;
