@@ -606,6 +606,10 @@ impl Auditor {
                 });
             }
             self.model.sessions[session].unsubscribed.remove(text);
+            for (_, ended) in self.conns[socket].unsubacks.values_mut() {
+                // It tells of an end before this beginning.
+                ended.retain(|it| it != text);
+            }
             self.model.change(session, |all| {
                 match all.iter_mut().find(|it| it.text == new.text) {
                     Some(old) => *old = new,

@@ -226,6 +226,7 @@ impl Auditor {
             let flight = match old {
                 Some(old) => Flight {
                     released: is_released,
+                    socket: usize::MAX,
                     maybe_free: false,
                     ..old
                 },
@@ -252,6 +253,9 @@ impl Auditor {
             for receiver in &kept.receivers {
                 let session = self.known(receiver.session);
                 for id in &ids {
+                    if receiver.flags.options().retain {
+                        self.model.sessions[session].replayed.insert(*id);
+                    }
                     if receiver.flags.is_shared() {
                         self.model.may_go_to_another(*id);
                     }
