@@ -286,7 +286,8 @@ impl Auditor {
             return vec![id];
         }
         let all = self.model.messages.iter().enumerate();
-        all.filter(|(_, it)| it.payload.is_empty() && it.topic == message.topic())
+        let is_sent = |it: &crate::model::Message| !it.routings.is_empty();
+        all.filter(|(_, it)| it.payload.is_empty() && it.topic == message.topic() && is_sent(it))
             .map(|(id, _)| id)
             .collect()
     }
