@@ -22,14 +22,16 @@ fn a_mistake_in_the_file_is_named_with_its_place() {
     let dir = Scratch::new("mistake");
     let file = dir.write(
         "ringmq.toml",
-        "cores = 2\n\n[limits]\npakcet-bytes-max = \"8MiB\"\nsessions-max = 0\n",
+        "cores = 2\n\n[limits]\npakcet-bytes-max = \"8MiB\"\nsessions-max = 0\n\n\
+         [login]\npassword-file = [\"one\", \"two\"]\n",
     );
     let output = ringmq(&["config", "check", "--config", &file]);
     assert_eq!(output.status.code(), Some(3));
     let lines = stderr(&output);
     let expected = format!(
         "ringmq: {file}:4:1: unknown key `limits.pakcet-bytes-max`; did you mean `limits.packet-bytes-max`?\n\
-         ringmq: {file}:5:1: `limits.sessions-max` is 0; it must be from 1 to 4294967295\n"
+         ringmq: {file}:5:1: `limits.sessions-max` is 0; it must be from 1 to 4294967295\n\
+         ringmq: {file}:8:1: `login.password-file` must be one file\n"
     );
     assert_eq!(lines, expected);
     assert_eq!(

@@ -226,6 +226,19 @@ impl Shard {
         }
     }
 
+    /// The store has refused a message: what members left of it is given to nobody. Returns how many deliveries these are.
+    pub(super) fn refused_of_left(&mut self, number: u64) -> usize {
+        let mut dropped = 0;
+        for (_, job) in &mut self.keeper.redispatches {
+            let before = job.left.len();
+            // It stands behind those that are being read: these are durable.
+            job.left.retain(|delivery| delivery.number != number);
+            assert!(job.left.len() >= job.fetching);
+            dropped += before - job.left.len();
+        }
+        dropped
+    }
+
     fn redispatch_fetched(
         &mut self,
         job: usize,
