@@ -15,11 +15,11 @@ const RULES: &str = "\
 # who has no name
 topic read public/#
 user al
-topic readwrite home/#
-topic deny home/safe/#
+topic readwrite house/#
+topic deny house/safe/#
 topic read news/+
 user bo
-topic write home/#
+topic write house/#
 pattern readwrite own/%u/%c/#
 ";
 
@@ -80,8 +80,8 @@ fn publishing_and_subscribing() {
     let id = unique("al");
     let mut al = guarded.named("al", &id);
     for (topic, reason) in [
-        ("home/a", 0x10),
-        ("home/safe/a", 0x87),
+        ("house/a", 0x10),
+        ("house/safe/a", 0x87),
         ("news/a", 0x87),
         ("public/a", 0x87),
         (&format!("own/al/{id}/x"), 0x10),
@@ -92,14 +92,14 @@ fn publishing_and_subscribing() {
         assert_eq!(publish(&mut al, topic, "x"), reason, "{topic}");
     }
     for (filter, code) in [
-        ("home/#", 0),
+        ("house/#", 0),
         ("#", 0),
         ("news/x", 0),
-        ("home/safe/#", 0x87),
+        ("house/safe/#", 0x87),
         ("public/#", 0x87),
         ("$SYS/#", 0x87),
-        ("$share/g/home/a", 0),
-        ("$share/g/home/safe/a", 0x87),
+        ("$share/g/house/a", 0),
+        ("$share/g/house/safe/a", 0x87),
         (&format!("own/al/{id}/#"), 0),
         ("own/bo/#", 0x87),
     ] {
@@ -110,27 +110,27 @@ fn publishing_and_subscribing() {
     let id = bo.next_id();
     bo.send(&Publish::v5("news/a", "x").qos(2, id).encode());
     assert_eq!(bo.wait_for_ack(PUBREC).reason, 0x87);
-    bo.send(&Publish::v5("home/a", "x").qos(2, id).encode());
+    bo.send(&Publish::v5("house/a", "x").qos(2, id).encode());
     assert_eq!(bo.wait_for_ack(PUBREC).reason, 0);
     bo.send(&ack(PUBREL, id));
     bo.wait_for_ack(PUBCOMP);
     bo.publish("news/a", 0, "x");
     bo.barrier();
     let log = |text: &str| guarded.broker.await_log(text);
-    log("(user 'al') was not permitted to publish to \"home/safe/a\"");
-    log("(user 'al') was not permitted to subscribe to \"home/safe/#\"");
-    log("acl:5: deny home/safe/#");
+    log("(user 'al') was not permitted to publish to \"house/safe/a\"");
+    log("(user 'al') was not permitted to subscribe to \"house/safe/#\"");
+    log("acl:5: deny house/safe/#");
 
     // 3.1.1 has one code for a filter, and none for a message.
     let connect = Connect::v311(unique("old")).user_name("al");
     let mut old = Raw::connect(&guarded.broker, &connect.password("al"));
     assert_eq!(
-        old.subscribe(&[("home/safe/#", 1), ("home/a", 1)]),
+        old.subscribe(&[("house/safe/#", 1), ("house/a", 1)]),
         [0x80, 1]
     );
-    old.publish("home/safe/a", 1, "x");
-    old.publish("home/safe/a", 2, "x");
-    old.publish("home/a", 1, "y");
+    old.publish("house/safe/a", 1, "x");
+    old.publish("house/safe/a", 2, "x");
+    old.publish("house/a", 1, "y");
     assert_eq!(old.next_publish().text(), "y");
 }
 
@@ -138,7 +138,7 @@ fn publishing_and_subscribing() {
 fn what_is_delivered_is_judged_message_by_message() {
     let guarded = Guarded::start(&format!("{RULES}user root\ntopic readwrite #\n"), &[]);
     let mut root = guarded.client("root");
-    for topic in ["home/a", "home/safe/a", "news/a", "news/a/b"] {
+    for topic in ["house/a", "house/safe/a", "news/a", "news/a/b"] {
         root.retain(topic, 1, format!("kept {topic}"));
     }
     let mut al = guarded.client("al");
@@ -149,22 +149,22 @@ fn what_is_delivered_is_judged_message_by_message() {
         texts.sort_unstable();
         texts
     };
-    assert_eq!(texts(&mut al, 2), ["kept home/a", "kept news/a"]);
-    for topic in ["home/safe/b", "public/b", "news/b", "home/b"] {
+    assert_eq!(texts(&mut al, 2), ["kept house/a", "kept news/a"]);
+    for topic in ["house/safe/b", "public/b", "news/b", "house/b"] {
         root.publish(topic, 1, topic);
     }
-    assert_eq!(texts(&mut al, 2), ["home/b", "news/b"]);
+    assert_eq!(texts(&mut al, 2), ["house/b", "news/b"]);
     al.expect_nothing_before_barrier();
     // A shared subscription gives each message to a member that may have it.
     let mut bo = guarded.client("bo");
     let mut other = guarded.client("root");
-    let filter = "$share/g/home/#";
+    let filter = "$share/g/house/#";
     assert_eq!(bo.subscribe(&[(filter, 1)]), [0x87]);
     al.unsubscribe(&["#"]);
     assert_eq!(al.subscribe(&[(filter, 1)]), [1]);
     assert_eq!(other.subscribe(&[(filter, 1)]), [1]);
     for n in 0..20 {
-        root.publish("home/safe/shared", 1, n.to_string());
+        root.publish("house/safe/shared", 1, n.to_string());
     }
     assert_eq!(other.receive(20).len(), 20);
     al.expect_nothing_before_barrier();
@@ -179,9 +179,9 @@ fn wills() {
         connect.password("bo").will(will)
     };
     for (connect, code) in [
-        (with_will("home/a"), 0),
+        (with_will("house/a"), 0),
         (with_will("news/a"), 0x87),
-        (with_will("home/a"), 0),
+        (with_will("house/a"), 0),
     ] {
         let mut client = Raw::open(&guarded.broker);
         client.send_connect(&connect);
@@ -193,16 +193,16 @@ fn wills() {
     assert_eq!(client.read_connack().code, 5);
     // One that was granted is not published once the rules are others.
     let mut al = guarded.client("al");
-    al.subscribe(&[("home/#", 1)]);
-    let may = Raw::connect(&guarded.broker, &with_will("home/before"));
+    al.subscribe(&[("house/#", 1)]);
+    let may = Raw::connect(&guarded.broker, &with_will("house/before"));
     may.vanish();
-    assert_eq!(al.next_publish().topic, "home/before");
-    let may_not = Raw::connect(&guarded.broker, &with_will("home/after"));
-    guarded.rules("user al\ntopic read home/#\n");
+    assert_eq!(al.next_publish().topic, "house/before");
+    let may_not = Raw::connect(&guarded.broker, &with_will("house/after"));
+    guarded.rules("user al\ntopic read house/#\n");
     may_not.vanish();
     guarded
         .broker
-        .await_log("(user 'bo') was not permitted to publish to \"home/after\"");
+        .await_log("(user 'bo') was not permitted to publish to \"house/after\"");
     al.expect_nothing_before_barrier();
 }
 
@@ -320,14 +320,14 @@ fn acl_test_answers_with_file_and_line() {
     };
     for (args, status, said) in [
         (
-            &["--user", "al", "--write", "home/a"][..],
+            &["--user", "al", "--write", "house/a"][..],
             0,
-            format!("allowed by {file}:4: readwrite home/#"),
+            format!("allowed by {file}:4: readwrite house/#"),
         ),
         (
-            &["--user", "al", "--write", "home/safe/a"],
+            &["--user", "al", "--write", "house/safe/a"],
             4,
-            format!("denied by {file}:5: deny home/safe/#"),
+            format!("denied by {file}:5: deny house/safe/#"),
         ),
         (
             &["--user", "al", "--read", "news/+"],
@@ -345,7 +345,7 @@ fn acl_test_answers_with_file_and_line() {
             format!("allowed by {file}:2: read public/#"),
         ),
         (
-            &["--user", "bo", "--read", "home/a"],
+            &["--user", "bo", "--read", "house/a"],
             4,
             "denied: no rule permits it".into(),
         ),
@@ -363,7 +363,7 @@ fn acl_test_answers_with_file_and_line() {
         let args = [args, &["--config", &config]].concat();
         assert_eq!(ask(&args), (Some(status), said), "{args:?}");
     }
-    let one = ["--file", &file, "--user", "al", "--write", "home/a"];
+    let one = ["--file", &file, "--user", "al", "--write", "house/a"];
     assert_eq!(ask(&one).0, Some(0));
     let wrong = dir.write("wrong", "topic\n");
     let asked = ringmq(&["acl", "test", "--file", &wrong, "--read", "a"]);
