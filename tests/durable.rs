@@ -3,7 +3,8 @@
 mod world;
 
 use ringmq::config::limits::{Limits, QueueFullPolicy};
-use ringmq::protocol::{PacketType, QoS, ReasonCode, Version};
+use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version};
+use ringmq::shard::counters::DropCause;
 use ringmq::shard::record::{Durability, Record};
 use world::{Packet, World, connect, options, persistent};
 
@@ -199,6 +200,60 @@ fn what_the_store_refuses_is_refused_to_the_publisher() {
             "3.x has no other word for it"
         );
     }
+}
+
+/// Only when the message itself was refused did PUBREC free its identifier: when the store refused what was to be retained, the
+/// next PUBLISH under it was taken for a repetition and went to nobody.
+#[test]
+fn a_refused_identifier_is_free_whatever_was_refused() {
+    let mut world = stored(1);
+    let subscriber = subscribed(&mut world, "subscriber", "t", QoS::AtLeastOnce);
+    let publisher = keeper(&mut world, "publisher");
+    let properties = PublishProperties::default;
+    let qos = QoS::ExactlyOnce;
+    world.publish_with(publisher, "t", b"first", qos, 1, true, properties());
+    world.commit_but(0, |record| matches!(record, Record::Retained { .. }));
+    let refused = ack_of(PacketType::Pubrec, 1, ReasonCode::QuotaExceeded);
+    assert_eq!(world.next(publisher), refused);
+    let freed = |record: &Record| matches!(record, Record::ReceivedEnded { .. });
+    assert!(world.records[0].iter().any(freed), "in the store too");
+    world.publish_with(publisher, "t", b"second", qos, 1, false, properties());
+    world.commit();
+    let accepted = ack_of(PacketType::Pubrec, 1, ReasonCode::Success);
+    assert_eq!(world.next(publisher), accepted);
+    assert_eq!(
+        world.payloads(subscriber),
+        [b"first".to_vec(), b"second".to_vec()]
+    );
+}
+
+/// A member of a group left while a message of its queue waited for the store, behind one that had to be read
+/// back first. Then the store refused it, and the shard looked for it there: counted as lost, which is an alarm.
+#[test]
+fn what_a_member_left_may_be_refused_too() {
+    let limits = Limits {
+        queue_resident_max: 1,
+        inflight_messages_max: 1,
+        ..Limits::default()
+    };
+    let mut world = World::with_store(1, limits, Durability::Power);
+    let first = subscribed(&mut world, "first", "$share/g/t", QoS::AtLeastOnce);
+    let publisher = world.connect(0, "publisher", Version::V5);
+    // One in flight, one waits in memory, one in the store alone.
+    for id in 1..=3 {
+        world.publish(publisher, "t", &[id], QoS::AtLeastOnce, id.into());
+    }
+    world.commit();
+    world.publish(publisher, "t", &[4], QoS::AtLeastOnce, 4);
+    let second = world.connect(0, "second", Version::V5);
+    world.subscribe(second, "$share/g/t", QoS::AtLeastOnce);
+    world.cut(first);
+    world.commit_but(
+        0,
+        |record| matches!(record, Record::Message { message, .. } if message.payload() == [4]),
+    );
+    let dropped = world.shards[0].counters().dropped;
+    assert_eq!(dropped[DropCause::Refused as usize], 1);
 }
 
 #[test]

@@ -200,6 +200,7 @@ fn schema_of<T>(key: &Key<T>, defaults: &T) -> String {
             format!(r#""enum": [{}]"#, words.join(", "))
         }
         Kind::Number { .. } | Kind::Text { .. } => r#""type": ["string", "integer"]"#.to_owned(),
+        Kind::File { .. } => r#""type": "string""#.to_owned(),
         Kind::List { .. } | Kind::Files { .. } => {
             r#""type": ["string", "array"], "items": {"type": "string"}"#.to_owned()
         }

@@ -61,6 +61,11 @@ pub(super) enum Kind<T: 'static> {
         get: fn(&T) -> Vec<String>,
         set: fn(&mut T, &[String]) -> Result<(), String>,
     },
+    /// The path of a file that is read.
+    File {
+        get: fn(&T) -> Option<&Path>,
+        set: fn(&mut T, PathBuf),
+    },
     /// The paths of files that are read.
     Files {
         get: fn(&T) -> Vec<&Path>,
@@ -176,6 +181,10 @@ impl<T> Key<T> {
                 }
                 set(target, &value.items()).map_err(|error| format!("`{name}`: {error}"))?;
             }
+            Kind::File { set, .. } => {
+                let path = value.one().filter(|path| !path.is_empty());
+                set(target, places.resolve(path.ok_or_else(|| bad("one file"))?));
+            }
             Kind::Files { set, .. } => {
                 let items = value.items();
                 if *value == Value::Table || items.iter().any(String::is_empty) {
@@ -227,6 +236,7 @@ impl<T> Key<T> {
                 Some(if is_plain { text } else { quoted(text) })
             }
             Kind::List { get, .. } => list(get(target).into_iter().map(quoted)),
+            Kind::File { get, .. } => get(target).map(|path| quoted(path.display())),
             Kind::Files { get, .. } => list(get(target).iter().map(|path| quoted(path.display()))),
         }
     }

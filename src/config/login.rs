@@ -176,14 +176,6 @@ fn group(text: &str) -> Option<Group> {
     })
 }
 
-fn one(paths: Vec<PathBuf>) -> Option<PathBuf> {
-    paths.into_iter().next()
-}
-
-fn shown(path: &Option<PathBuf>) -> Vec<&Path> {
-    path.iter().map(PathBuf::as_path).collect()
-}
-
 fn all_shown(paths: &[PathBuf]) -> Vec<&Path> {
     paths.iter().map(PathBuf::as_path).collect()
 }
@@ -194,9 +186,9 @@ macro_rules! file_key {
             name: $name,
             doc: $doc,
             change: Change::Live,
-            kind: Kind::Files {
-                get: |spec| shown(&spec.$($field).+),
-                set: |spec, paths| spec.$($field).+ = one(paths),
+            kind: Kind::File {
+                get: |spec| spec.$($field).+.as_deref(),
+                set: |spec, path| spec.$($field).+ = Some(path),
             },
         }
     };

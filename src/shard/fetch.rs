@@ -146,9 +146,8 @@ impl Shard {
                 let before = state.queue.bytes();
                 let groups = &self.groups;
                 let gone = state.queue.arrived(number, message, |delivery, message| {
-                    let is_it =
-                        |group| delivery.is_of(group) && groups.member(group, key.0).is_some();
-                    group_of(groups, message.topic(), is_it)
+                    let is_in = |group| groups.member(group, key.0).is_some();
+                    delivery.group_among(&groups_of(groups, message.topic(), is_in))
                 });
                 let after = state.queue.bytes();
                 self.queued_bytes = self.queued_bytes + after as u64 - before as u64;
@@ -226,6 +225,19 @@ impl Shard {
         }
     }
 
+    /// The store has refused a message: what members left of it is given to nobody. Returns how many deliveries these are.
+    pub(super) fn refused_of_left(&mut self, number: u64) -> usize {
+        let mut dropped = 0;
+        for (_, job) in &mut self.keeper.redispatches {
+            let before = job.left.len();
+            // It stands behind those that are being read: these are durable.
+            job.left.retain(|delivery| delivery.number != number);
+            assert!(job.left.len() >= job.fetching);
+            dropped += before - job.left.len();
+        }
+        dropped
+    }
+
     fn redispatch_fetched(
         &mut self,
         job: usize,
@@ -251,8 +263,8 @@ impl Shard {
             return;
         };
         let groups = &it.groups;
-        let is_it = |group| delivery.is_of(group) && groups.contains(&group);
-        let group = group_of(&self.groups, message.topic(), is_it);
+        let was_in = |group| groups.contains(&group);
+        let group = delivery.group_among(&groups_of(&self.groups, message.topic(), was_in));
         if group.is_none() {
             // The member has left the group, and nobody knows to whom else it might go.
             self.counters.drop_one(DropCause::NoMember);
@@ -264,16 +276,16 @@ impl Shard {
     }
 }
 
-/// The group of a topic through which a message came, if there still is one.
-fn group_of(
+/// The groups of a topic that are `wanted`.
+fn groups_of(
     groups: &Groups<Subscription>,
     topic: &str,
-    is_it: impl Fn(GroupId) -> bool,
-) -> Option<GroupId> {
-    let mut found = None;
+    wanted: impl Fn(GroupId) -> bool,
+) -> Vec<GroupId> {
+    let mut found = Vec::new();
     groups.for_each_match(topic, |group| {
-        if found.is_none() && is_it(group) {
-            found = Some(group);
+        if wanted(group) {
+            found.push(group);
         }
     });
     found

@@ -482,10 +482,17 @@ impl Shard {
         if publish.qos == QoS::ExactlyOnce
             && let Some(session) = self.sessions.get_mut(publish.session.0 as usize)
         {
+            let stored = session.stored;
             let received = &mut session.state().received;
             // A PUBREC that refuses frees the identifier (MQTT 5 §4.3.3).
-            if received.settle(publish.packet_id, number) && is_refused {
+            if received.settle(publish.packet_id, number) && (reason as u8) >= 0x80 {
                 received.remove(publish.packet_id);
+                // It was recorded as in use when its retained message alone is refused.
+                if !is_refused && storing.message_record != 0 && stored != 0 {
+                    let session = StoredSession(stored);
+                    let packet_id = publish.packet_id;
+                    self.keep(Record::ReceivedEnded { session, packet_id }, outbox);
+                }
             }
         }
         let first = storing.acks.first.into_iter();
@@ -520,6 +527,11 @@ impl Shard {
         let Some(unstored) = self.keeper.unstored.remove(&number) else {
             return;
         };
+        let left = self.refused_of_left(number);
+        if left > 0 {
+            let topic = unstored.message.topic();
+            self.note_drops(None, topic, DropCause::Refused, left as u64);
+        }
         for key in unstored.sessions {
             let Some(session) = self.sessions.get_mut(key.0 as usize) else {
                 continue;

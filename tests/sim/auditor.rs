@@ -241,10 +241,8 @@ impl Auditor {
         let conn = &mut self.conns[socket];
         if std::mem::replace(&mut conn.open, false) {
             let session = conn.session.expect("an open connection has a session");
-            if self.model.may_refuse {
-                let uncertain = &mut self.model.sessions[session].uncertain;
-                uncertain.extend(conn.pubrecs.iter());
-            }
+            let uncertain = &mut self.model.sessions[session].uncertain;
+            uncertain.extend(conn.pubrecs.iter());
             if self.model.sessions[session].socket == Some(socket) {
                 self.wills += self.model.detach(session);
             }
@@ -408,10 +406,8 @@ impl Auditor {
                 let conn = &mut self.conns[old];
                 conn.open = false;
                 conn.disconnect = Some(ReasonCode::SessionTakenOver);
-                if self.model.may_refuse {
-                    let uncertain = &mut self.model.sessions[session].uncertain;
-                    uncertain.extend(conn.pubrecs.iter());
-                }
+                let uncertain = &mut self.model.sessions[session].uncertain;
+                uncertain.extend(conn.pubrecs.iter());
                 self.model.set_socket(session, None);
             }
             let it = &mut self.model.sessions[session];
@@ -489,7 +485,7 @@ impl Auditor {
                 let is_uncertain = it.uncertain.remove(&id);
                 if !it.received.insert(id) {
                     conn.must_match.insert(id, false);
-                    if is_uncertain {
+                    if is_uncertain && self.model.may_refuse {
                         self.route_perhaps(socket, session, message, id);
                     }
                     return;
@@ -606,6 +602,10 @@ impl Auditor {
                 });
             }
             self.model.sessions[session].unsubscribed.remove(text);
+            for (_, ended) in self.conns[socket].unsubacks.values_mut() {
+                // It tells of an end before this beginning.
+                ended.retain(|it| it != text);
+            }
             self.model.change(session, |all| {
                 match all.iter_mut().find(|it| it.text == new.text) {
                     Some(old) => *old = new,

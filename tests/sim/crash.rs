@@ -226,6 +226,7 @@ impl Auditor {
             let flight = match old {
                 Some(old) => Flight {
                     released: is_released,
+                    socket: usize::MAX,
                     maybe_free: false,
                     ..old
                 },
@@ -252,6 +253,9 @@ impl Auditor {
             for receiver in &kept.receivers {
                 let session = self.known(receiver.session);
                 for id in &ids {
+                    if receiver.flags.options().retain {
+                        self.model.sessions[session].replayed.insert(*id);
+                    }
                     if receiver.flags.is_shared() {
                         self.model.may_go_to_another(*id);
                     }
@@ -282,7 +286,8 @@ impl Auditor {
             return vec![id];
         }
         let all = self.model.messages.iter().enumerate();
-        all.filter(|(_, it)| it.payload.is_empty() && it.topic == message.topic())
+        let is_sent = |it: &crate::model::Message| !it.routings.is_empty();
+        all.filter(|(_, it)| it.payload.is_empty() && it.topic == message.topic() && is_sent(it))
             .map(|(id, _)| id)
             .collect()
     }
@@ -361,24 +366,24 @@ impl Model {
                 Some(None) => messages[*id].payload.is_empty(),
                 None => false,
             };
-            let right = updates
+            // Several if it was accepted more than once: nobody knows which of them it is.
+            let right: Vec<(MessageId, usize)> = updates
                 .iter()
-                .rev()
-                .find(|update| fits(&update.0, messages) && !is_overtaken(**update, messages))
-                .copied();
+                .filter(|update| fits(&update.0, messages) && !is_overtaken(**update, messages))
+                .copied()
+                .collect();
             let must_be = updates.iter().any(|(message, at)| {
                 let routing = &messages[*message].routings[*at];
                 routing.acked && !routing.maybe_not_retained
             });
             assert!(
-                right.is_some() || held.is_none() && !must_be,
+                !right.is_empty() || held.is_none() && !must_be,
                 "(11) on disk {topic} has {held:?}, which an acknowledged message has replaced: {updates:?}"
             );
-            updates.clear();
-            if let Some((message, at)) = right {
+            if let [(message, at)] = right[..] {
                 messages[message].routings[at].maybe_not_retained = false;
-                updates.push((message, at));
             }
+            *updates = right;
         }
         self.retained.retain(|_, updates| !updates.is_empty());
     }

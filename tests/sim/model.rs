@@ -194,6 +194,8 @@ pub struct Session {
     pub refused_ids: BTreeSet<u16>,
     /// How often more a message may come at QoS 1, because of crashes.
     pub again: BTreeMap<MessageId, usize>,
+    /// What it held as a retained message when the broker crashed, which nobody else may know any more.
+    pub replayed: BTreeSet<MessageId>,
 }
 
 /// What a session got of one message.
@@ -385,6 +387,7 @@ impl Model {
             received_of: BTreeMap::new(),
             refused_ids: BTreeSet::new(),
             again: BTreeMap::new(),
+            replayed: BTreeSet::new(),
         });
         self.sessions.len() - 1
     }
@@ -456,17 +459,19 @@ impl Model {
                     share.is_some() && matches(filter, &message.topic)
                 })
         };
+        let is_too_large = size_at_most(message) > it.packet_bytes_max;
         if !flight.maybe_free {
-            return false;
+            // After a crash it has not been sent yet.
+            return is_too_large && flight.socket == usize::MAX;
         }
         let was_lost = flight.qos == QoS::AtLeastOnce;
-        size_at_most(message) > it.packet_bytes_max || !flight.counted || was_lost && is_shared()
+        is_too_large || !flight.counted || was_lost && is_shared()
     }
 
     /// A Packet Identifier is used for another message.
     pub fn reuse(&self, session: SessionId, flight: &Flight) {
         assert!(
-            flight.maybe_free && self.may_be_given_up(session, flight),
+            self.may_be_given_up(session, flight),
             "(9) the Packet Identifier of {flight:?} is used again"
         );
     }
@@ -491,8 +496,8 @@ impl Model {
         }
         self.change(session, Vec::clear);
         let it = &mut self.sessions[session];
+        // What is in flight stays known: in a crash the session may come back.
         it.alive = false;
-        it.flights.clear();
         it.received.clear();
         self.publish_will(session)
     }
@@ -764,9 +769,10 @@ impl Model {
             if it.retain
                 && matches(&replay.text, &message.topic)
                 && it.is(&(replay.qos.min(message.qos), true, ids))
-                && self
-                    .retained_between(&message.topic, session, replay.tick)
-                    .contains(&Some(id))
+                && (self.sessions[session].replayed.contains(&id)
+                    || self
+                        .retained_between(&message.topic, session, replay.tick)
+                        .contains(&Some(id)))
             {
                 causes.push(Cause::Replay(session, at));
             }

@@ -121,8 +121,10 @@ impl Swarm {
             on[Feature::V31 as usize] = false;
             on[Feature::V311 as usize] = false;
         }
-        if on[Feature::Crashes as usize] {
-            // What expires would expire at another time for the model.
+        if on[Feature::Crashes as usize]
+            || on[Feature::Store as usize] && on[Feature::MessageExpiry as usize]
+        {
+            // What was on disk expires by the wall clock, at another time than for the model.
             on[Feature::WallJumps as usize] = false;
         }
         let mut limits = Limits {
