@@ -12,7 +12,8 @@ use super::message::Message;
 use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
 use super::record::{
-    Lsn, Receiver, ReceiverFlags, Record, StoredMessage, StoredSession, next_number, number_shard,
+    Lsn, Receiver, ReceiverFlags, Record, StoredMessage, StoredSession, next_number,
+    number_made_from, number_shard,
 };
 use crate::protocol::{PacketId, PacketType, QoS, ReasonCode};
 use crate::session::{DeliveryOptions, SessionKey};
@@ -158,9 +159,15 @@ impl Keeper {
         wall_ms: u64,
         publication: &mut Publication<'_>,
     ) {
-        if matches!(publication.numbering, Numbering::None | Numbering::Foreign) {
-            self.last_message = next_number(self.last_message, shard, wall_ms);
-            publication.renumber(self.last_message);
+        match publication.numbering {
+            Numbering::Own | Numbering::Asked => {}
+            Numbering::Unasked => {
+                publication.renumber(number_made_from(publication.number, shard));
+            }
+            Numbering::None | Numbering::Foreign => {
+                self.last_message = next_number(self.last_message, shard, wall_ms);
+                publication.renumber(self.last_message);
+            }
         }
     }
 
@@ -284,7 +291,9 @@ impl Shard {
     /// After a publication of another shard was brought to its receivers here: answers if that shard asked, and stores it here if not.
     pub(super) fn answer(&mut self, publication: &mut Publication<'_>, outbox: &mut Outbox) {
         match publication.numbering {
-            Numbering::None | Numbering::Foreign => self.assert_scratch_is_empty(),
+            Numbering::None | Numbering::Unasked | Numbering::Foreign => {
+                self.assert_scratch_is_empty();
+            }
             Numbering::Own => self.finish_storing(publication, Source::default(), outbox),
             Numbering::Asked => {
                 let taken = Taken {
