@@ -49,7 +49,10 @@ impl StoredDelivery {
             return None;
         }
         match self.group.checked_sub(ORDINALS) {
-            Some(earlier) => groups.get(usize::from(earlier)).or(groups.last()).copied(),
+            Some(earlier) => groups
+                .get(usize::from(earlier))
+                .or_else(|| groups.last())
+                .copied(),
             None => {
                 let mut groups = groups.iter().copied();
                 groups.find(|group| group_bits(*group) == self.group)

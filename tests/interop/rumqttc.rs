@@ -56,14 +56,11 @@ pub(crate) struct Client {
 /// Polls a connection until it ends, or until it shall vanish: then the socket is closed without DISCONNECT.
 ///
 /// Only the polls of a client that vanishes have a timeout: one that is cut off in the middle of a
-/// large write loses the rest of it.
+/// large write loses the rest of it, and one that is cut off before CONNACK leaves a connection whose Will is due, and
+/// opens another.
 macro_rules! pump {
     ($connection:ident, $happened:ident, $timeout:path, $will:expr) => {{
-        let patience = if $will {
-            Duration::from_millis(20)
-        } else {
-            Duration::from_secs(3600)
-        };
+        let mut patience = Duration::from_secs(3600);
         let (sender, events): (Sender<Happened>, _) = channel();
         let vanish = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&vanish);
@@ -71,6 +68,9 @@ macro_rules! pump {
             while !stop.load(Ordering::Relaxed) {
                 match $connection.recv_timeout(patience) {
                     Ok(Ok(event)) => {
+                        if $will {
+                            patience = Duration::from_millis(20);
+                        }
                         if $happened(event).is_some_and(|happened| sender.send(happened).is_err()) {
                             return;
                         }
