@@ -78,6 +78,52 @@ fn nobody_who_is_stored_means_nothing_to_wait_for() {
     assert!(world.records.iter().all(Vec::is_empty));
 }
 
+/// A message that reaches a stored session on another shard before its publisher's shard knows to ask got a number
+/// there, when it arrived: greater than those of later messages that were asked about, and a restart put it behind them.
+#[test]
+fn what_was_not_asked_about_is_numbered_in_its_order() {
+    let mut world = stored(2);
+    let id_on = |world: &World, shard: usize| {
+        (0..)
+            .map(|n| format!("client-{n}"))
+            .find(|id| world.placement.owner(id).index() == shard)
+            .expect("some id hashes to this shard")
+    };
+    let (here, there) = (id_on(&world, 0), id_on(&world, 1));
+    let subscriber = keeper(&mut world, &there);
+    // Shard 1 is interested, as far as shard 0 knows, but not for a stored session.
+    let other = world.connect(1, "other", Version::V5);
+    world.subscribe(other, "t", QoS::AtMostOnce);
+    assert_eq!(world.clients[other].shard, 1);
+    let publisher = world.connect(0, &here, Version::V5);
+    world.links_flow = false;
+    let at_least_once = ringmq::protocol::SubscribeOptions {
+        qos: QoS::AtLeastOnce,
+        ..options()
+    };
+    world.send_subscribe(subscriber, "t", at_least_once, None);
+    world.publish(publisher, "t", b"1", QoS::AtLeastOnce, 1);
+    while world.deliver_one(1, 0) {}
+    world.now.wall_ms += 8;
+    world.publish(publisher, "t", b"2", QoS::AtLeastOnce, 2);
+    world.now.wall_ms += 8;
+    world.links_flow = true;
+    world.flow();
+    assert_eq!(world.payloads(subscriber), [b"1".to_vec(), b"2".to_vec()]);
+    let mut stored: Vec<_> = world
+        .records
+        .iter()
+        .flatten()
+        .filter_map(|record| match record {
+            Record::Message { id, message, .. } => Some((*id, message.payload().to_vec())),
+            _ => None,
+        })
+        .collect();
+    stored.sort();
+    let in_order: Vec<_> = stored.into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(in_order, [b"1".to_vec(), b"2".to_vec()]);
+}
+
 #[test]
 fn acknowledgements_keep_their_order() {
     let mut world = stored(1);

@@ -5,7 +5,7 @@ use super::connection::PAUSED_BY_LINK;
 use super::input::{ConnKey, Pressure, ShardId};
 use super::mesh_message::{GroupAnnouncement, MeshMessage};
 use super::outbox::Outbox;
-use super::publication::Publication;
+use super::publication::{Numbering, Publication};
 use super::publish::Dispatched;
 use crate::session::Replay;
 use crate::topic::interest::InterestKey;
@@ -96,6 +96,7 @@ impl Shard {
                     self.taken(from, taken, outbox);
                 }
             }
+            MeshMessage::TakenEnded(ends) => self.taken_ended(&ends, outbox),
             MeshMessage::Stored(numbers) => {
                 for number in numbers {
                     self.stored(number.0, outbox);
@@ -117,6 +118,10 @@ impl Shard {
         outbox: &mut Outbox,
     ) {
         publication.asked(asked);
+        if publication.numbering == Numbering::Foreign {
+            // Once only: a shard gets a message once beside what it gets for its groups, about which it is asked.
+            publication.numbering = Numbering::Unasked;
+        }
         if publication.stamp != 0 {
             self.retain(publication);
         }

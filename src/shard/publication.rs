@@ -13,7 +13,9 @@ pub(super) enum Numbering {
     Own,
     /// Another shard's, which waits for an answer.
     Asked,
-    /// Somebody's who does not ask: it cannot be used.
+    /// Another shard's, which does not ask: this one makes its own from it.
+    Unasked,
+    /// Somebody's from another time: it cannot be used.
     Foreign,
 }
 

@@ -14,7 +14,8 @@
 //! may be among the receivers more than once (through several shared groups): each `Ended` takes one of its places.
 //! An `Ended` that is ahead of its message need not be durable, because the message cannot come after a crash; what is ahead of a
 //! message that is refused is forgotten with it; and as a message may be refused before it reaches the store, an `Ended` that is
-//! ahead of its message by more than two hours (longer than an answer may wait) is to be forgotten too. A message may be written before the `Session` record of a receiver on another
+//! ahead of its message by more than two hours (longer than an answer may wait) is to be forgotten too. An `Ended` may come after the `SessionEnded` of its session,
+//! when another shard says it; the session's part has gone with the session then, and it counts no more. A message may be written before the `Session` record of a receiver on another
 //! shard; if that never comes, its place is dropped at the next start. The store removes nothing of a message by itself, expired or not: that is the
 //! receiver's shard to say.
 //!
@@ -27,8 +28,11 @@
 //! # Numbers
 //!
 //! [`StoredSession`] and [`StoredMessage`] hold the wall-clock time of their making and the shard that gave them
-//! ([`number_time_ms`], [`number_shard`]); they fit a signed integer of 64 bits. So messages of several shards are about in
+//! ([`number_time_ms`], [`number_shard`]); they fit a signed integer of 64 bits until the year 2248. So messages of several shards are about in
 //! the order of their arrival, and a message knows its age after a restart.
+//!
+//! A session's messages of one publisher come back in their order, because their numbers ascend in it, whoever gave them: a shard that
+//! stores by itself what another one published gives it a number between that which it had there and the next one of there.
 //!
 //! # Recovery
 //!
@@ -77,17 +81,28 @@ impl Durability {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
-/// The low bits of a number: the shard that gave it.
+/// The low bits of a number: the shard that gave it; above them, in as many, the shard that gave the number it was made from, or the same.
 const NUMBER_SHARD_BITS: u32 = 6;
-/// The bits below the time: the shard, and a count within the millisecond.
-const NUMBER_TIME_SHIFT: u32 = 14;
+/// The bits below the time: both shards, and a count within the millisecond.
+const NUMBER_TIME_SHIFT: u32 = 20;
 
 /// The least number that is greater than `last` and made by `shard` at `wall_ms`. When the clock goes back, or more numbers are
 /// wanted than a millisecond has, the time in it is later than the clock.
 pub(crate) fn next_number(last: u64, shard: ShardId, wall_ms: u64) -> u64 {
-    let step = 1 << NUMBER_SHARD_BITS;
+    let step = 1 << (2 * NUMBER_SHARD_BITS);
     let after = (last / step + 1) * step;
-    after.max(wall_ms << NUMBER_TIME_SHIFT) | u64::from(shard.0)
+    let this = u64::from(shard.0);
+    after.max(wall_ms << NUMBER_TIME_SHIFT) | this << NUMBER_SHARD_BITS | this
+}
+
+/// The number that `shard` gives to what another shard gave `number`, and that only it gives: of two, the order is the same, whether or
+/// not either was made from the other's.
+pub(crate) fn number_made_from(number: u64, shard: ShardId) -> u64 {
+    let low = (1 << NUMBER_SHARD_BITS) - 1;
+    assert!(
+        number >> NUMBER_SHARD_BITS & low == number & low && number & low != u64::from(shard.0)
+    );
+    number & !low | u64::from(shard.0)
 }
 
 /// About when the number of a session or message was given, in wall-clock milliseconds.
@@ -303,5 +318,23 @@ mod tests {
         // Another shard after a restart: greater than all before.
         assert!(next_number(last, ShardId(0), 0) > last);
         assert!(i64::try_from(next_number(0, shard, 7_000_000_000_000)).is_ok());
+    }
+
+    #[test]
+    fn a_number_made_from_another_stands_between_its_neighbours() {
+        let first = next_number(0, ShardId(5), 1_700_000_000_000);
+        let second = next_number(first, ShardId(5), 1_700_000_000_000);
+        let third = next_number(second, ShardId(5), 1_700_000_000_000);
+        for shard in [ShardId(0), ShardId(4), ShardId(6), ShardId(63)] {
+            let made = number_made_from(second, shard);
+            assert!(first < made && made < third);
+            assert_eq!(number_shard(made), shard);
+            assert_eq!(number_time_ms(made), number_time_ms(second));
+            // No other shard's second number, and none of its own.
+            assert_ne!(made, number_made_from(first, shard));
+            assert_ne!(made, next_number(first, shard, 1_700_000_000_000));
+            // After a restart that found this alone, too.
+            assert!(next_number(made, ShardId(0), 0) > second);
+        }
     }
 }
