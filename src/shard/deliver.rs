@@ -234,6 +234,7 @@ impl Shard {
             // QoS 2 goes out when the message and its Packet Identifier are durable.
             let must_wait = stored != 0 && to.options.qos == QoS::ExactlyOnce;
             let is_open = state.queue.is_empty()
+                && state.on_hold.is_empty()
                 && !state.inflight.has_unsent()
                 && state.inflight.has_room()
                 && state.inflight.sent_count() < window
@@ -397,6 +398,8 @@ impl Shard {
         }
         let now_ms = self.now.mono_ms;
         self.drop_aged(key, outbox);
+        // The queue may have room by other ways than this.
+        self.admit_held(key, outbox);
         let Some(state) = &mut self.sessions[key.0 as usize].state else {
             return false;
         };
@@ -413,7 +416,6 @@ impl Shard {
         let mut delivery = state.queue.pop().expect("looked at");
         self.queued_bytes -= delivery.message.bytes() as u64;
         let number = delivery.number();
-        let has_held = !state.on_hold.is_empty();
         if delivery.message.expires_at_ms() <= now_ms {
             self.let_go(key, delivery.into(), DropCause::Expired, outbox);
             self.admit_held(key, outbox);
@@ -429,9 +431,7 @@ impl Shard {
         } else {
             self.send_dequeued(key, conn_key, delivery, outbox);
         }
-        if has_held {
-            self.admit_held(key, outbox);
-        }
+        self.admit_held(key, outbox);
         true
     }
 
