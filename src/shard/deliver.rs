@@ -393,13 +393,13 @@ impl Shard {
     }
 
     fn dequeue_one(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
+        self.drop_aged(key, outbox);
+        // The queue may have room by other ways than this. It may come back here, so the window is looked at behind it.
+        self.admit_held(key, outbox);
         if self.window_free(key, conn_key) == 0 {
             return false;
         }
         let now_ms = self.now.mono_ms;
-        self.drop_aged(key, outbox);
-        // The queue may have room by other ways than this.
-        self.admit_held(key, outbox);
         let Some(state) = &mut self.sessions[key.0 as usize].state else {
             return false;
         };
