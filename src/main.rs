@@ -8,6 +8,7 @@ use ringmq::auth::passwd;
 use ringmq::config::{self, Loaded, Sources};
 use ringmq::heap::CountingAllocator;
 use ringmq::{cert, client, server, store, torture};
+use std::fmt::Display;
 use std::process::ExitCode;
 
 /// The configuration is not valid; the number is mosquitto's.
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         None if cli.test_config => check(&cli.broker),
-        None => with_config(&cli.broker, server::run),
+        None => with_files(&cli.broker, server::run),
         Some(Verb::Config(ConfigVerb::Check(args))) => check(&args),
         Some(Verb::Config(ConfigVerb::Show(args))) => with_config(&args, |_, loaded| {
             print!("{}", loaded.show());
@@ -68,19 +69,22 @@ fn make_certificates(args: CertDevArgs) -> ExitCode {
 fn test_acl(args: &AclTestArgs) -> ExitCode {
     match args.rules() {
         Ok(rules) => args.question.run(&rules),
-        Err(errors) => {
-            for error in errors {
-                eprintln!("ringmq: {error}");
-            }
-            ExitCode::from(EXIT_CONFIG)
-        }
+        Err(errors) => refuse(errors),
     }
 }
 
 fn check(args: &BrokerArgs) -> ExitCode {
-    with_config(args, |_, _| {
+    with_files(args, |_, _| {
         println!("The configuration is valid.");
         ExitCode::SUCCESS
+    })
+}
+
+/// As [`with_config`], when the files that the configuration names are right too.
+fn with_files(args: &BrokerArgs, run: impl FnOnce(&Sources, &Loaded) -> ExitCode) -> ExitCode {
+    with_config(args, |sources, loaded| match server::check_files(loaded) {
+        Ok(()) => run(sources, loaded),
+        Err(errors) => refuse(errors),
     })
 }
 
@@ -91,11 +95,13 @@ fn with_config(args: &BrokerArgs, run: impl FnOnce(&Sources, &Loaded) -> ExitCod
     });
     match loaded {
         Ok((sources, loaded)) => run(&sources, &loaded),
-        Err(errors) => {
-            for error in errors {
-                eprintln!("ringmq: {error}");
-            }
-            ExitCode::from(EXIT_CONFIG)
-        }
+        Err(errors) => refuse(errors),
     }
+}
+
+fn refuse(errors: Vec<impl Display>) -> ExitCode {
+    for error in errors {
+        eprintln!("ringmq: {error}");
+    }
+    ExitCode::from(EXIT_CONFIG)
 }

@@ -108,23 +108,53 @@ fn so_they_do_on_a_disk_that_is_full_and_fails_at_times() {
     });
 }
 
-#[test]
-fn so_they_do_when_the_power_fails() {
-    let scratch = Scratch::new("power-cut");
+/// Tortures a broker whose power is cut at each kill: `cut` makes of its directory what the disk would have.
+fn cut_the_power(name: &str, cut: &str) {
+    let scratch = Scratch::new(name);
     let faults = scratch.0.join("faults");
     fs::write(&faults, "s").unwrap();
-    // All that was not flushed is lost.
-    let cut = scratch.0.join("cut");
-    let script = "#!/bin/sh\nset -e\ncd \"$1\"\nrm -f store.db-shm\nfor f in store.db store.db-wal; do\n\
-        if [ -e $f.synced ]; then mv $f.synced $f; elif [ -e $f ]; then : >$f; fi\ndone\n\
-        cp store.db store.db.synced\n";
-    fs::write(&cut, script).unwrap();
-    fs::set_permissions(&cut, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let program = scratch.0.join("cut");
+    fs::write(&program, format!("#!/bin/sh\nset -e\ncd \"$1\"\n{cut}")).unwrap();
+    fs::set_permissions(
+        &program,
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
     let output = torture(&scratch.0, "power")
         .arg("--after-kill")
-        .arg(&cut)
+        .arg(&program)
         .env("LD_PRELOAD", shim())
         .env("RINGMQ_FAULTS", &faults)
         .output();
     passed(&output.unwrap());
+}
+
+#[test]
+fn so_they_do_when_the_power_fails() {
+    // All that was not flushed is lost.
+    cut_the_power(
+        "power-cut",
+        "rm -f store.db-shm\nfor f in store.db store.db-wal; do\n\
+            if [ -e $f.synced ]; then mv $f.synced $f; elif [ -e $f ]; then : >$f; fi\ndone\n\
+            cp store.db store.db.synced\n",
+    );
+}
+
+#[test]
+fn so_they_do_when_the_power_fails_in_the_middle_of_writing() {
+    // Of what was written behind the last flush the log has a part, which ends anywhere and in rubbish.
+    cut_the_power(
+        "torn",
+        "rm -f store.db-shm\nlog=store.db-wal\n\
+            if [ -e store.db.synced ]; then mv store.db.synced store.db; else : >store.db; fi\n\
+            cp store.db store.db.synced\n[ -e $log ] || exit 0\n\
+            [ -e $log.synced ] || : >$log.synced\n\
+            same=$(cmp $log $log.synced 2>/dev/null | tr -dc '0-9 ' | awk '{print $1 - 1}')\n\
+            [ -n \"$same\" ] || same=$(wc -c <$log.synced)\n\
+            more=$(($(wc -c <$log) - same))\n\
+            if [ $more -gt 0 ]; then\n\
+            part=$((same + $(od -An -N4 -tu4 /dev/urandom) % more))\n\
+            head -c $part $log >torn\nhead -c 500 /dev/urandom >>torn\n\
+            tail -c +$((part + 501)) $log.synced >>torn\nmv torn $log\nfi\nrm -f $log.synced\n",
+    );
 }

@@ -20,7 +20,7 @@ fn connections_in_all_and_of_a_listener() {
         for _ in 0..20 {
             Raw::open(&broker).expect_closed_quietly();
         }
-        await_log(&broker, &format!("turned away: {key}."));
+        broker.await_log(&format!("turned away: {key}."));
         // Who leaves makes room, wherever the connection had moved.
         held.pop().unwrap().disconnect();
         held.push(until_let_in(&broker));
@@ -48,7 +48,7 @@ fn connections_from_one_address_and_how_fast_they_come() {
         // At a rate of two a second, a few of these may be let in when the machine is slow.
         let closed = more.iter().filter(|stream| !is_open(stream)).count();
         assert!(closed >= 5, "{closed}");
-        await_log(&broker, &format!("turned away: {key}"));
+        broker.await_log(&format!("turned away: {key}"));
         let elsewhere = from(Ipv4Addr::new(127, 0, 0, 9), broker.addr);
         assert!(is_open(&elsewhere), "another address has its own count");
     }
@@ -96,8 +96,8 @@ fn who_publishes_too_fast_is_not_read_for_a_while() {
             started.elapsed()
         );
         let key = set.split('=').next().unwrap();
-        await_log(&broker, &format!("Client {id} ["));
-        await_log(&broker, &format!("was limited: {key}"));
+        broker.await_log(&format!("Client {id} ["));
+        broker.await_log(&format!("was limited: {key}"));
     }
 }
 
@@ -155,8 +155,8 @@ fn filters_that_are_not_accepted() {
         "wildcard-levels-min",
         "subscriptions-per-session-max",
     ] {
-        await_log(&broker, &format!("Client {id} ["));
-        await_log(&broker, &format!("was limited: limits.{key}"));
+        broker.await_log(&format!("Client {id} ["));
+        broker.await_log(&format!("was limited: limits.{key}"));
     }
     // 3.1.1 has one code for all of them.
     let mut old = Raw::v311(&broker, &unique("old"));
@@ -186,8 +186,8 @@ fn sessions_that_are_too_many() {
         assert_eq!(third.read_connack().code, code);
         third.expect_closed();
     }
-    await_log(&broker, &format!("Client {id} ["));
-    await_log(&broker, "was limited: limits.sessions-max");
+    broker.await_log(&format!("Client {id} ["));
+    broker.await_log("was limited: limits.sessions-max");
 }
 
 #[test]
@@ -203,8 +203,8 @@ fn retained_messages_that_are_too_many() {
     // A topic that has one may be replaced.
     publisher.retain("r/0", 1, "y");
     assert_eq!(live.receive(5).len(), 5, "all are delivered");
-    await_log(&broker, &format!("Client {id} ["));
-    await_log(&broker, "was limited: limits.retained-messages-max");
+    broker.await_log(&format!("Client {id} ["));
+    broker.await_log("was limited: limits.retained-messages-max");
     let mut late = Raw::v5(&broker, &unique("late"));
     late.subscribe(&[("r/#", 1)]);
     let mut kept: Vec<_> = late.receive(2).iter().map(|kept| kept.text()).collect();
@@ -231,7 +231,7 @@ fn who_fails_to_authenticate_too_often_is_banned_by_address() {
         client.send_connect(&stranger);
         assert_eq!(client.read_connack().code, 0x8c);
     }
-    await_log(&broker, "is banned for 2 s (limits.ban-auth-failures-max).");
+    broker.await_log("is banned for 2 s (limits.ban-auth-failures-max).");
     assert!(is_closed_at_once(&broker));
     let elsewhere = from(Ipv4Addr::new(127, 0, 0, 9), broker.addr);
     assert!(is_open(&elsewhere));
@@ -255,14 +255,14 @@ fn who_is_taken_over_too_often_is_banned_by_client_identifier() {
         Raw::v5(&broker, &id).disconnect();
     }
     let _fighting: Vec<_> = (0..7).map(|_| Raw::v5(&broker, &id)).collect();
-    await_log(&broker, &format!("Client {id} ["));
-    await_log(&broker, "is banned for 2 s (limits.ban-takeovers-max).");
+    broker.await_log(&format!("Client {id} ["));
+    broker.await_log("is banned for 2 s (limits.ban-takeovers-max).");
     for (connect, code) in [(Connect::v5(&id), 0x8a), (Connect::v311(&id), 5)] {
         let mut banned = Raw::open(&broker);
         banned.send_connect(&connect);
         assert_eq!(banned.read_connack().code, code);
     }
-    await_log(&broker, "was limited: limits.ban-takeovers-max");
+    broker.await_log("was limited: limits.ban-takeovers-max");
     assert_healthy_one(&broker);
     let deadline = Instant::now() + ARRIVES;
     loop {
@@ -288,8 +288,8 @@ fn memory_that_is_short() {
     for n in 0..300 {
         hoarder.retain(format!("hoard/{n}"), 1, &payload);
     }
-    await_log(&broker, "was limited: limits.retained-messages-max");
-    await_log(&broker, &format!("Client {id} ["));
+    broker.await_log("was limited: limits.retained-messages-max");
+    broker.await_log(&format!("Client {id} ["));
     if let Some(kib) = broker.rss_kib() {
         assert!(kib < 128 << 10, "{kib} KiB");
     }
@@ -311,17 +311,6 @@ fn memory_that_is_short() {
         }
         hoarder.retain("kept", 1, "x");
         assert!(Instant::now() < deadline, "it is retained again");
-    }
-}
-
-fn await_log(broker: &Broker, text: &str) {
-    if !broker.is_ours() {
-        return;
-    }
-    let deadline = Instant::now() + ARRIVES;
-    while !broker.log().contains(text) {
-        assert!(Instant::now() < deadline, "{text} in\n{}", broker.log());
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

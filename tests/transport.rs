@@ -488,6 +488,70 @@ fn the_log_names_the_client_behind_the_proxies() {
     server.logs(&["refused: a PROXY line does not end"]);
 }
 
+/// Behind a proxy the lists of a listener mean the clients that it names.
+#[test]
+fn lists_hold_for_the_client_behind_the_proxy() {
+    let networks = |list: &[&str]| {
+        let networks = list.iter().map(|text| text.parse());
+        networks
+            .map(|network| network.expect("it is a network"))
+            .collect()
+    };
+    let lists = |listener: ListenerSpec| ListenerSpec {
+        allow: networks(&["192.0.2.0/24", "198.51.100.0/24"]),
+        deny: networks(&["192.0.2.66/32"]),
+        ..listener
+    };
+    let websocket = WebSocketSpec {
+        trusted_proxies: networks(&["127.0.0.1/32"]),
+        ..WebSocketSpec::default()
+    };
+    let server = Server::start(vec![
+        lists(with_proxy("proxy")),
+        lists(with_websocket("ws", websocket)),
+        lists(with_websocket("direct", WebSocketSpec::default())),
+    ]);
+    let connect = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01l";
+    for (address, is_in) in [
+        ("192.0.2.5", true),
+        ("192.0.2.66", false),
+        ("203.0.113.1", false),
+    ] {
+        let line = format!("PROXY TCP4 {address} 10.0.0.1 8080 1883\r\n");
+        let mut proxied = socket(&server.bind("proxy"));
+        proxied
+            .write_all(&[line.as_bytes(), connect].concat())
+            .expect("the broker reads");
+        let mut connack = [0; 4];
+        let read = proxied.read_exact(&mut connack);
+        assert_eq!(read.is_ok(), is_in, "{address}");
+
+        let mut frame = format!("{UPGRADE}X-Forwarded-For: {address}\r\n\r\n").into_bytes();
+        put_frame(
+            &mut frame,
+            Opcode::Binary,
+            Some([1, 2, 3, 4]),
+            [&connect[..]],
+        );
+        let mut upgraded = socket(&server.bind("ws"));
+        upgraded.write_all(&frame).expect("the broker reads");
+        let mut all = Vec::new();
+        let mut bytes = [0; 1024];
+        // A frame of four bytes, CONNACK: who is not let in does not get it.
+        while let Ok(count @ 1..) = upgraded.read(&mut bytes) {
+            all.extend_from_slice(&bytes[..count]);
+            if all.ends_with(&[0x20, 2, 0, 0]) {
+                break;
+            }
+        }
+        assert_eq!(all.ends_with(&[0x20, 2, 0, 0]), is_in, "{address}");
+    }
+    // Who does not come through a proxy is judged at once.
+    let upgrade = format!("{UPGRADE}X-Forwarded-For: 192.0.2.5\r\n\r\n");
+    assert!(answer(&server.bind("direct"), upgrade.as_bytes()).is_empty());
+    server.logs(&["the listener's lists do not let its address in"]);
+}
+
 // Certificates.
 
 #[test]

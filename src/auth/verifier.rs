@@ -184,12 +184,9 @@ impl Verifier<'_> {
         let Some(token) = password else {
             return not_authorized("no token in the Password");
         };
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
         let bearer = Bearer {
             client_id,
-            now_s: since.as_secs(),
+            now_s: since_1970().as_secs(),
         };
         match jwt::verify(keys, rules, token, bearer) {
             Ok(identity) => granted(identity),
@@ -215,7 +212,14 @@ impl Verifier<'_> {
         };
         match service.ask(question) {
             Answer::Allow(identity) => {
-                let cache_time = service.cache_time();
+                let left = identity.expires_at_ms.map(|at_ms| {
+                    let at = Duration::from_millis(at_ms);
+                    at.saturating_sub(since_1970())
+                });
+                if left == Some(Duration::ZERO) {
+                    return not_authorized("what the authentication service grants is over");
+                }
+                let cache_time = service.cache_time().min(left.unwrap_or(Duration::MAX));
                 if let Some(tag) = self
                     .answer_tag(task)
                     .filter(|_| cache_time > Duration::ZERO)
@@ -289,6 +293,12 @@ impl Verifier<'_> {
             },
         }
     }
+}
+
+/// The time of day.
+fn since_1970() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default()
 }
 
 fn named(username: &str) -> Identity {

@@ -585,6 +585,8 @@ pub(super) static LISTENER_KEYS: &[Key<ListenerSpec>] = &[
 
 /// The permission bits of a unix socket whose configuration does not say.
 const UNIX_MODE: u32 = 0o660;
+/// The tables of the file.
+const TABLES: [&str; 4] = ["listener", "login", "acl", "limits"];
 const BIND_WANTED: &str = "ADDR:PORT or unix:PATH";
 
 /// A listener of which nothing but the name is known yet.
@@ -707,7 +709,7 @@ pub(super) fn set(
         },
         Some(("listener", rest)) => set_listener(config, name, rest, value, places),
         // `[limits]` without a key says nothing, and is no mistake.
-        None if matches!(name, "limits" | "login" | "acl") && *value == Value::Table => Ok(()),
+        None if TABLES.contains(&name) && *value == Value::Table => Ok(()),
         _ => Err(unknown(name)),
     }
 }
@@ -771,8 +773,16 @@ pub(super) fn unknown(name: &str) -> String {
     let listeners = LISTENER_KEYS
         .iter()
         .map(|key| format!("{prefix}{}", key.name));
-    let tables = ["limits".to_owned(), "listener".to_owned()];
-    let all: Vec<String> = tops.chain(limits).chain(listeners).chain(tables).collect();
+    let login = LOGIN_KEYS.iter().map(|key| format!("login.{}", key.name));
+    let acl = ACL_KEYS.iter().map(|key| format!("acl.{}", key.name));
+    let tables = TABLES.iter().map(|&table| table.to_owned());
+    let all: Vec<String> = tops
+        .chain(limits)
+        .chain(listeners)
+        .chain(login)
+        .chain(acl)
+        .chain(tables)
+        .collect();
     // A key's last name is enough to find it: people forget the table.
     let last = plain.rsplit('.').next().unwrap_or_default();
     let ends = |key: &&String| key.rsplit('.').next() == Some(last);
@@ -788,8 +798,8 @@ pub(super) fn unknown(name: &str) -> String {
 /// orchestrator sets for a service of that name.
 pub(super) fn is_meant(name: &str) -> bool {
     let tops = || TOP_KEYS.iter().map(|key| key.name).chain(["bind"]);
-    name.starts_with("limits.")
-        || name.starts_with("listener.")
+    let table = name.split_once('.').map(|(table, _)| table);
+    table.is_some_and(|table| TABLES.contains(&table))
         || tops().any(|top| top == name)
         || closest(name, tops()).is_some()
 }
@@ -914,6 +924,21 @@ mod tests {
                 "listeners.lan.bind",
                 "a",
                 "unknown key `listeners.lan.bind`; did you mean `listener.NAME.bind`?",
+            ),
+            (
+                "login.password_file",
+                "a",
+                "unknown key `login.password_file`; did you mean `login.password-file`?",
+            ),
+            (
+                "password-file",
+                "a",
+                "unknown key `password-file`; did you mean `login.password-file`?",
+            ),
+            (
+                "acl.rule",
+                "read a",
+                "unknown key `acl.rule`; did you mean `acl.rules`?",
             ),
             (
                 "allow-anonymous",

@@ -24,7 +24,8 @@ pub struct ListenerSpec {
     /// A PROXY header, version 1 or 2, before anything else; none is not looked for.
     pub proxy: Option<ProxySpec>,
     /// Networks that may connect; empty lets all in. Without effect on a unix socket, whose mode decides.
-    /// Looked at when the connection is accepted, so behind a proxy it is the proxy's address.
+    /// Looked at when the connection is accepted; behind a trusted proxy it is the address that the proxy names, and
+    /// looked at when that is known.
     pub allow: Vec<Network>,
     /// Networks that may not, even when `allow` names them.
     pub deny: Vec<Network>,

@@ -343,6 +343,7 @@ fn message_bytes(message: &LinkMessage) -> u64 {
             let receivers: usize = answers.iter().map(|taken| taken.receivers.len()).sum();
             size_of_val(&answers[..]) + receivers * size_of::<Receiver>()
         }
+        LinkMessage::Shard(MeshMessage::TakenEnded(ends)) => size_of_val(&ends[..]),
         LinkMessage::Shard(MeshMessage::Stored(numbers) | MeshMessage::Refused(numbers)) => {
             size_of_val(&numbers[..])
         }

@@ -97,6 +97,7 @@ fn write_records(records: &Receiver<LogRecord>) {
                     Event::Dropped { .. }
                     | Event::TurnedAway { .. }
                     | Event::Banned { .. }
+                    | Event::Denied { .. }
                     | Event::Limited { .. } => LogLevel::Warn,
                     _ => LogLevel::Info,
                 };

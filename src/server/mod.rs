@@ -17,6 +17,7 @@ use crate::config::listener::Bind;
 use crate::config::{CoreCount, Loaded, LogLevel, Sources};
 use crate::net::events::LogSink;
 use crate::net::ring::RingConfig;
+use crate::net::transport::Door;
 use crate::shard::input::ShardId;
 use crate::shard::record::Durability;
 use crate::store::schema;
@@ -55,6 +56,29 @@ pub fn run(sources: &Sources, loaded: &Loaded) -> ExitCode {
             log::line(LogLevel::Error, message);
             ExitCode::from(EXIT_FAILED)
         }
+    }
+}
+
+/// Reads every file that the configuration names, and keeps nothing of it.
+///
+/// Errors: everything that is wrong with them, with file and line.
+pub fn check_files(loaded: &Loaded) -> Result<(), Vec<String>> {
+    let mut mistakes = Vec::new();
+    for spec in &loaded.config.listeners {
+        if let Err(error) = Door::open(spec.clone()) {
+            mistakes.push(format!("listener {}: {error}", spec.name));
+        }
+    }
+    // Whom an unknown user looks like is no matter here.
+    let judgement = load::judgement(loaded, &[0; 32]).map(drop);
+    let rules = load::rules(loaded).map(drop);
+    for read in [judgement, rules] {
+        mistakes.extend(read.err().into_iter().flatten());
+    }
+    if mistakes.is_empty() {
+        Ok(())
+    } else {
+        Err(mistakes)
     }
 }
 

@@ -156,6 +156,8 @@ pub struct Session {
     pub queue_full: QueueFullPolicy,
     /// Whether the client chose that.
     pub chose_queue_full: bool,
+    /// Whether its client's last PUBACK came promptly.
+    pub acks_promptly: bool,
     /// Its number in the store, or 0: everything of it ends with the process.
     pub stored: u64,
     /// Monotonic milliseconds at which the connection was lost, which may be before the process began; meaningful while
@@ -183,6 +185,7 @@ impl Session {
             timer_tick: 0,
             queue_full,
             chose_queue_full: false,
+            acks_promptly: false,
             stored: 0,
             disconnected_at_ms: 0,
             subscriptions: SubscriptionRefs::None,

@@ -17,7 +17,7 @@ pub struct StoredDelivery {
     pub bytes: u32,
     /// On which terms.
     pub flags: ReceiverFlags,
-    /// The last bits of the shared group that it came through, and 1 more; 0 if nobody knows.
+    /// The shared group that it came through, see [`StoredDelivery::group_among`].
     pub group: u16,
 }
 
@@ -37,9 +37,24 @@ impl StoredDelivery {
         }
     }
 
-    /// Whether it may have come through a group.
-    pub fn is_of(&self, group: GroupId) -> bool {
-        self.flags.is_shared() && (self.group == 0 || self.group == group_bits(group))
+    /// A `group` for what was recovered: the store does not know groups, but of a message that a session has more than once each
+    /// came through another. `earlier` is the number of those before this one.
+    pub fn recovered_group(earlier: usize) -> u16 {
+        ORDINALS + u16::try_from(earlier).map_or(ORDINALS_MAX, |earlier| earlier.min(ORDINALS_MAX))
+    }
+
+    /// The group that it came through, among those of its topic that the session is in, in their order; if there is one still.
+    pub fn group_among(&self, groups: &[GroupId]) -> Option<GroupId> {
+        if !self.flags.is_shared() {
+            return None;
+        }
+        match self.group.checked_sub(ORDINALS) {
+            Some(earlier) => groups.get(usize::from(earlier)).or(groups.last()).copied(),
+            None => {
+                let mut groups = groups.iter().copied();
+                groups.find(|group| group_bits(*group) == self.group)
+            }
+        }
     }
 
     /// The delivery, now that its message is here; `group` is the shared group that it came through, if there is one still.
@@ -96,8 +111,12 @@ impl ReceiverFlags {
     }
 }
 
+/// From here on [`StoredDelivery::group`] is not the last part of a group's number but says which of the groups it is.
+const ORDINALS: u16 = u16::MAX - ORDINALS_MAX;
+const ORDINALS_MAX: u16 = 64;
+
 fn group_bits(group: GroupId) -> u16 {
-    (group.0 % u32::from(u16::MAX)) as u16 + 1
+    (group.0 % u32::from(ORDINALS)) as u16
 }
 
 #[cfg(test)]

@@ -28,7 +28,8 @@ pub(super) struct Guard {
     is_on: bool,
     /// By `SessionKey`; as long as the last session needs of whose client something is known.
     clients: Vec<Option<Box<Access>>>,
-    named: Vec<(u32, Denial)>,
+    /// What is to be told; it outlives its session.
+    named: Vec<Denial>,
     unnamed: u64,
     tell_at_ms: u64,
 }
@@ -70,26 +71,21 @@ impl Guard {
             let none = Rules::default();
             let rules = self.rules.as_deref().unwrap_or(&none);
             let denial = denial(rules, access, client_id, may, false);
-            self.note(session, denial);
+            self.note(denial);
         } else if let Some(shadow) = &self.shadow {
             let would_be = denial(shadow, access, client_id, may, true);
-            self.note(session, would_be);
+            self.note(would_be);
         }
         is_permitted
     }
 
-    fn note(&mut self, session: SessionKey, denial: Option<Denial>) {
+    fn note(&mut self, denial: Option<Denial>) {
         let Some(denial) = denial else { return };
-        let same = self.named.iter_mut().find(|(of, it)| {
-            *of == session.0
-                && it.action == denial.action
-                && it.topic == denial.topic
-                && it.is_shadow == denial.is_shadow
-        });
-        if let Some((_, it)) = same {
-            it.count += 1;
+        let mut named = self.named.iter_mut();
+        if let Some(same) = named.find(|it| it.is_as(&denial)) {
+            same.count += 1;
         } else if self.named.len() < NAMED_MAX {
-            self.named.push((session.0, denial));
+            self.named.push(denial);
         } else {
             self.unnamed += 1;
         }
@@ -187,7 +183,6 @@ impl Shard {
         if let Some(client) = self.guard.clients.get_mut(session.0 as usize) {
             *client = None;
         }
-        self.guard.named.retain(|(of, _)| *of != session.0);
     }
 
     /// The User Name of the client that has, or last had, a session; the outer none when nobody knows.
@@ -207,9 +202,8 @@ impl Shard {
             return;
         }
         guard.tell_at_ms = self.now.mono_ms + TELL_DENIALS_MS;
-        let named = guard.named.drain(..).map(|(_, denial)| denial);
         outbox.events.push(Event::Denied {
-            denials: named.collect(),
+            denials: std::mem::take(&mut guard.named).into(),
             more: std::mem::take(&mut guard.unnamed),
         });
     }

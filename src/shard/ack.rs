@@ -40,6 +40,9 @@ impl Shard {
         };
         match acked {
             Acked::Complete(number) => {
+                if packet_type == PacketType::Puback {
+                    self.note_promptness(session, number);
+                }
                 self.ended(session, number, outbox);
                 if stored != 0 && packet_type != PacketType::Puback {
                     let session = StoredSession(stored);

@@ -5,8 +5,9 @@ use super::fetch::{FetchFor, Redispatch};
 use super::gate::Ticket;
 use super::hold::{Hold, Withheld};
 use super::input::{ConnKey, ShardId};
+use super::linger::Lingering;
 use super::mesh::PendingSuback;
-use super::mesh_message::{MeshMessage, Taken};
+use super::mesh_message::{MeshMessage, Taken, TakenEnd};
 use super::outbox::Outbox;
 use super::record::{Durability, Lsn, Receiver, Record, StoredMessage};
 use super::storing::{Ended, Ending, Leaving, Storing, Unstored};
@@ -79,10 +80,19 @@ pub(super) struct Keeper {
     pub(super) asked: u32,
     pub(super) holding: Vec<u64>,
     pub(super) refusing: bool,
+    /// One of those who took it is not about to acknowledge it.
+    pub(super) taken_slowly: bool,
     /// Answers to other shards, sent at the end of the input.
     pub(super) answers: Vec<(ShardId, Taken)>,
     /// Answers that wait for room in a queue.
     pub(super) withheld: Vec<Withheld>,
+    /// Messages whose records linger, by deadline; some are settled.
+    pub(super) lingering: VecDeque<Lingering>,
+    pub(super) linger_timer_is_set: bool,
+    /// Of these, those whose receivers are all done; settled at the end of the input.
+    pub(super) over: Vec<u64>,
+    /// Ends of messages of other shards, sent at the end of the input.
+    pub(super) ends_away: Vec<(ShardId, Vec<TakenEnd>)>,
     /// Deliveries that wait for room, by deadline.
     pub(super) holds: VecDeque<Hold>,
     pub(super) hold_timer_is_set: bool,
@@ -118,8 +128,13 @@ impl Keeper {
             asked: 0,
             holding: Vec::new(),
             refusing: false,
+            taken_slowly: false,
             answers: Vec::new(),
             withheld: Vec::new(),
+            lingering: VecDeque::new(),
+            linger_timer_is_set: false,
+            over: Vec::new(),
+            ends_away: Vec::new(),
             holds: VecDeque::new(),
             hold_timer_is_set: false,
             fetches: Numbered::default(),

@@ -13,7 +13,7 @@ use super::outbound::{PAYLOAD_BY_REFERENCE, Pool};
 use super::outbox::Outbox;
 use super::publication::Publication;
 use super::record::{OutgoingStep, Record, StoredMessage, StoredSession};
-use super::storing::Source;
+use super::storing::{Pace, Source};
 use crate::config::limits::Limits;
 use crate::protocol::publish::PublishHead;
 use crate::protocol::subscribe::SubscribeOptions;
@@ -230,6 +230,11 @@ impl Shard {
         } else {
             let window = usize::from(conn.receive_maximum);
             let stored = session.stored;
+            let pace = if session.acks_promptly {
+                Pace::Prompt
+            } else {
+                Pace::Slow
+            };
             let state = session.state();
             // QoS 2 goes out when the message and its Packet Identifier are durable.
             let must_wait = stored != 0 && to.options.qos == QoS::ExactlyOnce;
@@ -245,7 +250,7 @@ impl Shard {
                 return;
             }
             if stored != 0 {
-                let terms = (to.options, to.group.is_some());
+                let terms = (to.options, to.group.is_some(), pace);
                 self.keeper
                     .own_number(self.id, self.now.wall_ms, publication);
                 self.keeper
@@ -537,8 +542,8 @@ impl Shard {
         let mut packet_id = None;
         if to.options.qos == QoS::ExactlyOnce && stored != 0 {
             self.begin_storing(publication);
-            self.keeper
-                .take(key, stored, (to.options, false), to.ids, publication);
+            let terms = (to.options, false, Pace::Slow);
+            self.keeper.take(key, stored, terms, to.ids, publication);
             let mut delivery = to.delivery(publication);
             (delivery.is_stored, delivery.progress) = (true, Progress::Held);
             let packet_id = self.sessions[key.0 as usize]

@@ -146,9 +146,8 @@ impl Shard {
                 let before = state.queue.bytes();
                 let groups = &self.groups;
                 let gone = state.queue.arrived(number, message, |delivery, message| {
-                    let is_it =
-                        |group| delivery.is_of(group) && groups.member(group, key.0).is_some();
-                    group_of(groups, message.topic(), is_it)
+                    let is_in = |group| groups.member(group, key.0).is_some();
+                    delivery.group_among(&groups_of(groups, message.topic(), is_in))
                 });
                 let after = state.queue.bytes();
                 self.queued_bytes = self.queued_bytes + after as u64 - before as u64;
@@ -264,8 +263,8 @@ impl Shard {
             return;
         };
         let groups = &it.groups;
-        let is_it = |group| delivery.is_of(group) && groups.contains(&group);
-        let group = group_of(&self.groups, message.topic(), is_it);
+        let was_in = |group| groups.contains(&group);
+        let group = delivery.group_among(&groups_of(&self.groups, message.topic(), was_in));
         if group.is_none() {
             // The member has left the group, and nobody knows to whom else it might go.
             self.counters.drop_one(DropCause::NoMember);
@@ -277,16 +276,16 @@ impl Shard {
     }
 }
 
-/// The group of a topic through which a message came, if there still is one.
-fn group_of(
+/// The groups of a topic that are `wanted`.
+fn groups_of(
     groups: &Groups<Subscription>,
     topic: &str,
-    is_it: impl Fn(GroupId) -> bool,
-) -> Option<GroupId> {
-    let mut found = None;
+    wanted: impl Fn(GroupId) -> bool,
+) -> Vec<GroupId> {
+    let mut found = Vec::new();
     groups.for_each_match(topic, |group| {
-        if found.is_none() && is_it(group) {
-            found = Some(group);
+        if wanted(group) {
+            found.push(group);
         }
     });
     found

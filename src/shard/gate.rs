@@ -26,6 +26,8 @@ pub(super) struct Gate {
     /// The ticket of `waiting[0]`.
     first: Ticket,
     waiting: VecDeque<Waiting>,
+    /// The numbers of its messages that linger, ascending; some are settled.
+    pub(super) lingering: VecDeque<u64>,
 }
 
 /// Acknowledgements that may wait before the client is not read any more.

@@ -10,6 +10,7 @@ use super::mesh_message::Taken;
 use super::outbox::Outbox;
 use super::publication::Publication;
 use super::record::{Receiver, ReceiverFlags, StoredSession, number_time_ms};
+use super::storing::Pace;
 use super::timer::{Timer, TimerKind};
 use crate::protocol::ReasonCode;
 use crate::session::queue::{Front, LetGo, QueueLimits, Queued};
@@ -55,7 +56,7 @@ impl Shard {
         match self.offer(to.session, delivery, outbox) {
             Queued::Kept => {
                 if stored != 0 {
-                    let terms = (to.options, to.group.is_some());
+                    let terms = (to.options, to.group.is_some(), Pace::Slow);
                     self.keeper
                         .take(to.session, stored, terms, to.ids, publication);
                 }

@@ -229,6 +229,24 @@ impl Shard {
         whole: &Whole<'_>,
         outbox: &mut Outbox,
     ) -> Result<Next, End> {
+        match self.login_step(key, packet_type, whole, outbox) {
+            // It is CONNACK that says why (§4.13.1); who gave up does not listen any more.
+            Err(end) if end.reason != ReasonCode::Success => {
+                let version = self.conns[key.index as usize].version;
+                let client_id = self.logins.get(&key.index).map(|it| it.client_id.clone());
+                Ok(self.refuse(key, Some(version), client_id.as_deref(), end, outbox))
+            }
+            done => done,
+        }
+    }
+
+    fn login_step(
+        &mut self,
+        key: ConnKey,
+        packet_type: PacketType,
+        whole: &Whole<'_>,
+        outbox: &mut Outbox,
+    ) -> Result<Next, End> {
         match packet_type {
             PacketType::Auth => {}
             PacketType::Disconnect => {

@@ -96,6 +96,7 @@ impl Shard {
                     self.taken(from, taken, outbox);
                 }
             }
+            MeshMessage::TakenEnded(ends) => self.taken_ended(&ends, outbox),
             MeshMessage::Stored(numbers) => {
                 for number in numbers {
                     self.stored(number.0, outbox);

@@ -5,7 +5,7 @@
 //! mean that every later PUBLISH on the acknowledging shard sees it.
 
 use super::message::{Message, MessageBatch};
-use super::record::{Receiver, StoredMessage};
+use super::record::{Receiver, StoredMessage, StoredSession};
 use crate::topic::interest::InterestKey;
 use crate::topic::share::GroupId;
 use std::sync::Arc;
@@ -53,7 +53,9 @@ pub enum MeshMessage {
     },
     /// Messages of the receiver were brought to the sender's sessions.
     Taken(Vec<Taken>),
-    /// Messages of the sender are durable.
+    /// Receivers on the sender are done with messages of the receiver that it took.
+    TakenEnded(Vec<TakenEnd>),
+    /// Messages of the sender are durable, or need not be.
     Stored(Vec<StoredMessage>),
     /// Messages of the sender were refused: no session of the receiver has them any more, but those that have sent them.
     Refused(Vec<StoredMessage>),
@@ -70,6 +72,17 @@ pub struct Taken {
     pub receivers: Vec<Receiver>,
     /// A session refuses it, so its publisher is to be told that it was not accepted.
     pub refused: bool,
+    /// All of the receivers are about to acknowledge it.
+    pub promptly: bool,
+}
+
+/// A receiver is done with a message that was not durable.
+#[derive(Clone, Copy, Debug)]
+pub struct TakenEnd {
+    /// Which.
+    pub message: StoredMessage,
+    /// Whose part in it.
+    pub session: StoredSession,
 }
 
 /// How many members of one shared group a shard has.

@@ -33,6 +33,7 @@ mod hold;
 pub mod input;
 mod invariants;
 pub mod limited;
+mod linger;
 mod login;
 mod mesh;
 pub mod mesh_message;
@@ -292,9 +293,11 @@ impl Shard {
         while let Some((conn, end)) = self.to_end.pop() {
             self.end_connection(conn, end, outbox);
         }
-        while !self.keeper.answers.is_empty() {
+        while !self.keeper.answers.is_empty() || !self.keeper.over.is_empty() {
             self.send_answers(outbox);
+            self.settle_over(outbox);
         }
+        self.keeper.send_ends(outbox);
         self.tell_drops(outbox);
         self.tell_denials(outbox);
     }

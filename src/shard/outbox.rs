@@ -137,6 +137,16 @@ pub struct Denial {
     pub count: u64,
 }
 
+impl Denial {
+    /// Whether the other tells the same of the same client.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        self.action == other.action
+            && self.is_shadow == other.is_shadow
+            && self.client_id == other.client_id
+            && self.topic == other.topic
+    }
+}
+
 /// Something the log may tell. The shell adds the peer's address, which only it knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

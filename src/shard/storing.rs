@@ -30,6 +30,8 @@ pub(super) struct Storing {
     awaiting: u32,
     /// A receiver refuses it.
     refused: bool,
+    /// A receiver is not about to acknowledge it.
+    slowly: bool,
     /// The other shards with receivers.
     takers: CoreMask,
     /// The number of its record, and of that of the retained message; 0 if there is none yet.
@@ -109,11 +111,44 @@ pub(super) enum Ended {
     Recorded(u64),
 }
 
+/// When a session that takes a message will have acknowledged it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// In a moment, most likely.
+    Prompt,
+    /// Nobody knows.
+    Slow,
+}
+
 /// A message that sessions of this shard took and that is not durable yet.
 #[derive(Debug)]
 pub(super) struct Unstored {
     pub(super) message: Rc<Message>,
     sessions: Vec<SessionKey>,
+}
+
+impl Storing {
+    /// Takes a receiver out while nothing is recorded; false if something is, or it is not among the receivers.
+    pub(super) fn end_unwritten(&mut self, session: StoredSession) -> bool {
+        let mut receivers = self.receivers.iter();
+        let at = receivers.position(|receiver| receiver.session == session);
+        // Without the message its records are written, or are being decided on.
+        let at = at.filter(|_| self.message.is_some());
+        if let Some(at) = at {
+            self.receivers.swap_remove(at);
+        }
+        at.is_some()
+    }
+
+    /// Whether its records are written, or are being decided on.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.message.is_none()
+    }
+
+    /// Whether nobody waits for it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.receivers.is_empty() && self.awaiting == 0
+    }
 }
 
 impl Keeper {
@@ -141,7 +176,7 @@ impl Keeper {
         &mut self,
         session: SessionKey,
         stored: u64,
-        (options, is_shared): (DeliveryOptions, bool),
+        (options, is_shared, pace): (DeliveryOptions, bool, Pace),
         ids: &[u32],
         publication: &mut Publication<'_>,
     ) {
@@ -149,6 +184,7 @@ impl Keeper {
             publication.numbering,
             Numbering::Own | Numbering::Asked
         ));
+        self.taken_slowly |= pace == Pace::Slow;
         let subscription_ids = (!ids.is_empty()).then(|| Box::new(ids.to_vec()));
         self.taking.push(Receiver {
             session: StoredSession(stored),
@@ -181,7 +217,7 @@ impl Shard {
 
     pub(super) fn assert_scratch_is_empty(&self) {
         assert!(self.keeper.taking.is_empty() && self.keeper.holding.is_empty());
-        assert!(self.keeper.asked == 0 && !self.keeper.refusing);
+        assert!(self.keeper.asked == 0 && !self.keeper.refusing && !self.keeper.taken_slowly);
     }
 
     /// After it was routed: acknowledges it now or when it is stored, and sees that it is.
@@ -204,6 +240,7 @@ impl Shard {
         let receivers = std::mem::take(&mut self.keeper.taking);
         let holding = std::mem::take(&mut self.keeper.holding);
         let refused = std::mem::take(&mut self.keeper.refusing);
+        let slowly = std::mem::take(&mut self.keeper.taken_slowly);
         let awaiting = std::mem::take(&mut self.keeper.asked) + holding.len() as u32;
         let received_from = source
             .publish
@@ -238,6 +275,7 @@ impl Shard {
                 receivers,
                 awaiting,
                 refused,
+                slowly,
                 takers: 0,
                 message_record: 0,
                 retained_record: 0,
@@ -262,6 +300,8 @@ impl Shard {
                     message: StoredMessage(publication.number),
                     receivers: std::mem::take(&mut self.keeper.taking),
                     refused: std::mem::take(&mut self.keeper.refusing),
+                    promptly: !std::mem::take(&mut self.keeper.taken_slowly)
+                        && self.keeper.holding.is_empty(),
                 };
                 let holding = std::mem::take(&mut self.keeper.holding);
                 let to = number_shard(publication.number);
@@ -284,6 +324,7 @@ impl Shard {
         }
         storing.receivers.extend(taken.receivers);
         storing.refused |= taken.refused;
+        storing.slowly |= !taken.promptly;
         self.answered(number, outbox);
     }
 
@@ -308,23 +349,24 @@ impl Shard {
         let storing = self.keeper.storing.get_mut(&number);
         let storing = storing.expect("a message waits for all its answers");
         storing.refused |= receiver.is_none();
+        storing.slowly = true;
         storing.receivers.extend(receiver);
         self.answered(number, outbox);
     }
 
-    /// All answers are there: the records are written.
+    /// All answers are there: the records are written, now or later.
     fn gathered(&mut self, number: u64, outbox: &mut Outbox) {
         let keeper = &mut self.keeper;
         let storing = keeper.storing.get_mut(&number).expect("it is being stored");
         assert!(storing.awaiting == 0 && storing.message_record == 0);
-        let message = storing.message.take().expect("its record is not written");
-        let then = std::mem::take(&mut storing.source.then);
         let is_retained = storing.source.is_retained;
         let is_refusable = storing.source.publish.is_some();
         let wants_room = is_retained || !storing.receivers.is_empty();
         if is_refusable && (storing.refused || wants_room && !keeper.accepts) {
             storing.refused = true;
             let accepts = keeper.accepts;
+            let then = std::mem::take(&mut storing.source.then);
+            let message = storing.message.take().expect("its record is not written");
             if is_retained && accepts {
                 // It is in force on every shard already.
                 let record = self.retained_record(message);
@@ -336,6 +378,41 @@ impl Shard {
         }
         // There is nobody to be told that some queue refuses it.
         storing.refused = false;
+        let may_linger = !storing.slowly && !is_retained && !storing.receivers.is_empty();
+        match &storing.source.publish {
+            Some(publish) if publish.qos == QoS::AtLeastOnce && may_linger => {
+                let publisher = publish.conn;
+                self.linger(number, publisher);
+            }
+            _ => self.record_message(number, outbox),
+        }
+    }
+
+    /// Writes the records of a message, behind those of earlier ones of its publisher.
+    pub(super) fn record_message(&mut self, number: u64, outbox: &mut Outbox) {
+        let storing = self.storing(number);
+        if let Some(publish) = &storing.source.publish
+            && !storing.receivers.is_empty()
+        {
+            let publisher = publish.conn;
+            self.record_earlier(number, publisher, outbox);
+        }
+        self.record_one(number, outbox);
+    }
+
+    /// Writes the records of a message.
+    pub(super) fn record_one(&mut self, number: u64, outbox: &mut Outbox) {
+        let storing = self.storing(number);
+        assert!(storing.awaiting == 0 && storing.message_record == 0);
+        let message = storing.message.take().expect("its record is not written");
+        let then = std::mem::take(&mut storing.source.then);
+        let is_retained = storing.source.is_retained;
+        let is_refusable = storing.source.publish.is_some();
+        let storing = self
+            .keeper
+            .storing
+            .get(&number)
+            .expect("it is being stored");
         let received_from = storing.source.publish.as_ref().and_then(|publish| {
             let session = self.sessions.get(publish.session.0 as usize)?;
             let received = &session.state.as_ref()?.received;
@@ -343,7 +420,7 @@ impl Shard {
             (is_pending && session.stored != 0)
                 .then_some((StoredSession(session.stored), publish.packet_id))
         });
-        let receivers = std::mem::take(&mut storing.receivers);
+        let receivers = std::mem::take(&mut self.storing(number).receivers);
         if !receivers.is_empty() || received_from.is_some() {
             let record = Record::Message {
                 id: StoredMessage(number),
@@ -507,20 +584,24 @@ impl Shard {
 
     pub(super) fn ended_for(&mut self, stored: u64, number: u64, outbox: &mut Outbox) {
         assert!(stored != 0);
-        let session = StoredSession(stored);
-        // What is not written yet need not be taken back.
-        if number_shard(number) == self.id
-            && let Some(storing) = self.keeper.storing.get_mut(&number)
-            && storing.message_record == 0
-            && let Some(at) = storing
-                .receivers
-                .iter()
-                .position(|receiver| receiver.session == session)
-        {
-            storing.receivers.swap_remove(at);
+        let (message, session) = (StoredMessage(number), StoredSession(stored));
+        if number_shard(number) != self.id {
+            if self.keeper.unstored.contains_key(&number) {
+                self.keeper.end_away(message, session);
+                return;
+            }
+        } else if self.end_unwritten(message, session) {
             return;
         }
-        let id = StoredMessage(number);
+        self.record_end(message, session, outbox);
+    }
+
+    pub(super) fn record_end(
+        &mut self,
+        id: StoredMessage,
+        session: StoredSession,
+        outbox: &mut Outbox,
+    ) {
         self.keep(Record::Ended { id, session }, outbox);
     }
 
@@ -541,7 +622,8 @@ impl Shard {
     /// Emits the records that go with that of a message.
     fn follow(&mut self, then: Then, outbox: &mut Outbox) {
         if let Some((number, stored)) = then.ended {
-            self.ended_for(stored, number, outbox);
+            // Recorded whatever the message has come to: it is not over for its publisher, it has moved.
+            self.record_end(StoredMessage(number), StoredSession(stored), outbox);
             self.has_left(stored, outbox);
         }
         if let Some((session, stored)) = then.will_of

@@ -20,6 +20,7 @@ impl Shard {
                 TimerKind::Rate => self.rate_timer(timer, outbox),
                 TimerKind::Memory => self.memory_timer(outbox),
                 TimerKind::Hold => self.hold_timer(outbox),
+                TimerKind::Linger => self.linger_timer(outbox),
             }
         }
         self.fired = fired;

@@ -32,6 +32,8 @@ pub(super) enum TimerKind {
     Memory,
     /// Messages that wait for room in a queue.
     Hold,
+    /// Messages that wait for their receivers' acknowledgements.
+    Linger,
 }
 
 /// A timer. The tick at which it was due tells its owner whether it is the latest one set.

@@ -62,6 +62,8 @@ pub(super) fn run(setup: &ReaderSetup) {
         let mut messages = Vec::with_capacity(fetch.messages.len());
         for slice in fetch.messages.chunks(SLICE) {
             let _reading = lock(&setup.reading);
+            // One snapshot for all of them, instead of a lock on the file for each. Without it they are read one by one.
+            let _snapshot = setup.conn.unchecked_transaction().ok();
             for id in slice {
                 let message = read(setup, &mut select, *id, &mut report_at);
                 messages.push((*id, message));

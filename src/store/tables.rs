@@ -28,6 +28,8 @@ pub(super) struct Kept {
     cleared: HashMap<Box<str>, (u64, u64)>,
     /// Sessions that ended since the last sweep: messages may still name them.
     pub(super) gone: BTreeSet<StoredSession>,
+    /// Sessions that ended lately, and since when: what another shard says of them may come after their end, and counts no more.
+    ended: HashMap<StoredSession, u64>,
     forget_at_ms: u64,
 }
 
@@ -256,6 +258,7 @@ impl<'c> Tables<'c> {
             && early.is_none()
             && batch.sessions_ended.is_empty()
             && self.kept.gone.is_empty()
+            && self.kept.ended.is_empty()
         {
             return Cow::Borrowed(&new.receivers);
         }
@@ -271,7 +274,11 @@ impl<'c> Tables<'c> {
                     *ends -= 1;
                     false
                 }
-                _ => !batch.sessions_ended.contains(session) && !self.kept.gone.contains(session),
+                _ => {
+                    !batch.sessions_ended.contains(session)
+                        && !self.kept.gone.contains(session)
+                        && !self.kept.ended.contains_key(session)
+                }
             }
         });
         Cow::Owned(left.cloned().collect())
@@ -284,17 +291,27 @@ impl<'c> Tables<'c> {
             if new.contains(id) {
                 continue;
             }
+            // The part of a session that has ended went with it, or goes with the next sweep.
+            let has_ended = |session: &StoredSession| self.kept.ended.contains_key(session);
+            let sessions: Vec<_> = sessions
+                .iter()
+                .copied()
+                .filter(|it| !has_ended(it))
+                .collect();
+            if sessions.is_empty() {
+                continue;
+            }
             if let Some(&left) = self.kept.shared.get(id) {
                 let left = left.saturating_sub(u32::try_from(sessions.len()).unwrap_or(u32::MAX));
                 delta.shared.push((*id, left));
                 if left > 0 {
-                    delta.acks.push((*id, sessions.clone()));
+                    delta.acks.push((*id, sessions));
                     continue;
                 }
             }
             let removed = self.message_ended.execute([sql(id.0)])?;
             if removed == 0 {
-                delta.early.push((*id, sessions.clone()));
+                delta.early.push((*id, sessions));
             }
         }
         if let Some(newest) = delta.acks.iter().map(|(id, _)| *id).max() {
@@ -403,11 +420,15 @@ impl Kept {
             self.cleared.insert(topic, (stamp, now_ms));
         }
         self.gone.extend(&batch.sessions_ended);
+        let ended = batch.sessions_ended.iter();
+        self.ended.extend(ended.map(|session| (*session, now_ms)));
         if now_ms >= self.forget_at_ms {
             self.forget_at_ms = now_ms.saturating_add(REMEMBERED_MS / 10);
             let recent = |since_ms: u64| now_ms.saturating_sub(since_ms) < REMEMBERED_MS;
             self.early.retain(|_, (_, since_ms)| recent(*since_ms));
             self.cleared.retain(|_, (_, since_ms)| recent(*since_ms));
+            self.ended.retain(|_, since_ms| recent(*since_ms));
+            self.ended.shrink_to_fit();
             if self.early.is_empty() {
                 // A burst made it large.
                 drop(take(&mut self.early));

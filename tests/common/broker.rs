@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, io, process, thread};
 
 /// How long a broker may take from its start to listening on every core.
@@ -177,6 +177,41 @@ impl Broker {
         let spawned = self.spawned.as_ref();
         let log = spawned.map(|spawned| fs::read(spawned.dir.join("log")).unwrap_or_default());
         String::from_utf8_lossy(&log.unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until the log of a broker that is ours has `text` in it.
+    #[track_caller]
+    pub(crate) fn await_log(&self, text: &str) {
+        if !self.is_ours() {
+            return;
+        }
+        let deadline = Instant::now() + STARTS;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < deadline, "{text} in\n{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Has the broker read everything again, and waits until it says that it has, or that it does not want to.
+    #[track_caller]
+    pub(crate) fn read_again(&self) {
+        let pid = self.pid().expect("it is ours");
+        let done = |log: &str| {
+            let said = ["SIGHUP: read again;", "SIGHUP: nothing was changed;"];
+            said.iter()
+                .map(|text| log.matches(text).count())
+                .sum::<usize>()
+        };
+        let before = done(&self.log());
+        let status = Command::new("kill")
+            .args(["-HUP", &pid.to_string()])
+            .status();
+        assert!(status.expect("there is a program kill").success());
+        let deadline = Instant::now() + STARTS;
+        while done(&self.log()) == before {
+            assert!(Instant::now() < deadline, "{}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// The end of the broker's log, for a test that failed.

@@ -23,12 +23,14 @@
 pub(crate) mod broker;
 pub(crate) mod packet;
 pub(crate) mod raw;
+pub(crate) mod scratch;
 
 pub(crate) use broker::{
     Broker, SharedBroker, brokers, on_each, on_each_of_its_own, open_files_max, rethrow, unique,
 };
 pub(crate) use packet::*;
 pub(crate) use raw::{ABSENT, ARRIVES, Raw};
+pub(crate) use scratch::Scratch;
 
 /// Checks that `broker` still serves others: two new clients connect, one publishes, the other
 /// receives the message.

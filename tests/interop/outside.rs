@@ -23,6 +23,7 @@ impl Outside {
     /// Finds `paho`, `gmqtt` or `mqttjs`; none, after saying so, when it is not installed.
     ///
     /// Panics: when it is not installed and `RINGMQ_TEST_REQUIRE_INTEROP` is 1.
+    #[allow(dead_code, reason = "one of the tests that share this file uses it")]
     pub(crate) fn find(name: &str) -> Option<Self> {
         let installed = installed_dir();
         let node_path = installed.join("node_modules");
@@ -199,6 +200,7 @@ fn missing(name: &str) {
 }
 
 /// Where `scripts/test` installs what it gets from Python's and Node's package managers.
+#[allow(dead_code, reason = "one of the tests that share this file uses it")]
 fn installed_dir() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent();
     target

@@ -58,6 +58,8 @@ pub struct Disk {
     ports: Vec<Port>,
     /// Receivers that ended before their message was written: in memory only.
     early: Vec<(StoredMessage, StoredSession)>,
+    /// Sessions that ended: what is said of them later counts no more.
+    ended: BTreeSet<StoredSession>,
     last_session: u64,
     last_message: u64,
     pub is_full: bool,
@@ -196,6 +198,7 @@ impl Disk {
             Record::SessionEnded(number) => {
                 let ended = self.sessions.remove(&number);
                 assert!(ended.is_some(), "(11) a session ends that is not on disk");
+                self.ended.insert(number);
                 self.messages.retain(|_, kept| {
                     kept.receivers.retain(|receiver| receiver.session != number);
                     !kept.receivers.is_empty()
@@ -233,6 +236,7 @@ impl Disk {
                         session.received.insert(packet_id);
                     }
                 }
+                receivers.retain(|receiver| !self.ended.contains(&receiver.session));
                 let early = &mut self.early;
                 receivers.retain(|receiver| {
                     let it = (id, receiver.session);
@@ -251,6 +255,7 @@ impl Disk {
                     assert!(before.is_none(), "(11) a number is used twice");
                 }
             }
+            Record::Ended { session, .. } if self.ended.contains(&session) => {}
             Record::Ended { id, session } => match self.messages.get_mut(&id) {
                 Some(kept) => {
                     let at = kept.receivers.iter().position(|it| it.session == session);

@@ -86,6 +86,12 @@ impl<S: StateMachine> Driver<S> {
 
     /// A proxy has named the peer of a connection that has been let in on its word alone.
     pub(super) fn peer_named(&mut self, conn: ConnKey, peer: SocketAddr) {
+        let listening = &self.listeners[usize::from(self.sockets.listener(conn))];
+        if !listening.listener.door().spec().admits(peer.ip()) {
+            self.counters.turned_away.add(1);
+            let what = "the listener's lists do not let its address in";
+            return self.end(conn, CloseCause::Transport(what));
+        }
         let admission = self.live.admission().clone();
         let permit = self.sockets.permit(conn);
         let named = admission.admit_named(permit, &self.limits, peer.ip(), self.now.mono_ms);

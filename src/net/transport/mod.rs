@@ -78,6 +78,16 @@ impl Door {
             || websocket.is_some_and(|websocket| !websocket.trusted_proxies.is_empty())
     }
 
+    /// Whether it is for a peer to say where its connections come from.
+    fn is_proxy(&self, peer: SocketAddr) -> bool {
+        let websocket = self.spec.websocket.as_ref();
+        self.spec.proxy.is_some()
+            || websocket.is_some_and(|websocket| {
+                let mut trusted = websocket.trusted_proxies.iter();
+                trusted.any(|network| network.contains(peer.ip()))
+            })
+    }
+
     /// Whether everybody may come in and nothing lies between the socket and MQTT.
     pub fn is_plain(&self) -> bool {
         let spec = &self.spec;
@@ -89,8 +99,9 @@ impl Door {
     }
 
     /// Lets a new connection in, or not: none is refused. `peer` is the socket's own word, none for a unix socket.
+    /// Whom a proxy names is judged when it has named it, by [`ListenerSpec::admits`].
     pub fn admit(self: &Arc<Self>, peer: Option<SocketAddr>) -> Option<Admitted> {
-        if peer.is_some_and(|peer| !self.spec.admits(peer.ip())) {
+        if peer.is_some_and(|peer| !self.is_proxy(peer) && !self.spec.admits(peer.ip())) {
             return None;
         }
         if let Some(proxy) = &self.spec.proxy
