@@ -302,6 +302,41 @@ fn what_a_member_left_may_be_refused_too() {
     assert_eq!(dropped[DropCause::Refused as usize], 1);
 }
 
+/// A queue became empty because the store refused what was in it, and nobody looked after what was held back behind that: the next message
+/// went past it.
+#[test]
+fn nothing_passes_what_is_held_back() {
+    let limits = Limits {
+        queue_messages_max: 1,
+        inflight_messages_max: 1,
+        queue_full: QueueFullPolicy::Hold,
+        queue_hold_ms: 1_000,
+        ..Limits::default()
+    };
+    let mut world = World::with_store(1, limits, Durability::Power);
+    let subscriber = subscribed(&mut world, "subscriber", "t", QoS::AtLeastOnce);
+    let publisher = world.connect(0, "publisher", Version::V5);
+    // One in flight, one in the queue, one held back.
+    for id in 1..=3 {
+        world.publish(publisher, "t", &[id], QoS::AtLeastOnce, id.into());
+    }
+    world.commit_but(
+        0,
+        |record| matches!(record, Record::Message { message, .. } if message.payload() == [2]),
+    );
+    let mut got = Vec::new();
+    for next in 4..=5 {
+        for message in world.messages(subscriber) {
+            got.push(message.payload[0]);
+            world.ack(subscriber, PacketType::Puback, message.id.expect("QoS 1"));
+        }
+        world.publish(publisher, "t", &[next], QoS::AtLeastOnce, next.into());
+        world.commit();
+    }
+    got.extend(world.payloads(subscriber).iter().map(|payload| payload[0]));
+    assert!(got.starts_with(&[1, 3, 4]), "{got:?}");
+}
+
 #[test]
 fn a_full_queue_may_refuse_or_hold() {
     for (policy, count) in [

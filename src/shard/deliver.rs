@@ -239,6 +239,7 @@ impl Shard {
             // QoS 2 goes out when the message and its Packet Identifier are durable.
             let must_wait = stored != 0 && to.options.qos == QoS::ExactlyOnce;
             let is_open = state.queue.is_empty()
+                && state.on_hold.is_empty()
                 && !state.inflight.has_unsent()
                 && state.inflight.has_room()
                 && state.inflight.sent_count() < window
@@ -397,11 +398,13 @@ impl Shard {
     }
 
     fn dequeue_one(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
+        self.drop_aged(key, outbox);
+        // The queue may have room by other ways than this. It may come back here, so the window is looked at behind it.
+        self.admit_held(key, outbox);
         if self.window_free(key, conn_key) == 0 {
             return false;
         }
         let now_ms = self.now.mono_ms;
-        self.drop_aged(key, outbox);
         let Some(state) = &mut self.sessions[key.0 as usize].state else {
             return false;
         };
@@ -418,7 +421,6 @@ impl Shard {
         let mut delivery = state.queue.pop().expect("looked at");
         self.queued_bytes -= delivery.message.bytes() as u64;
         let number = delivery.number();
-        let has_held = !state.on_hold.is_empty();
         if delivery.message.expires_at_ms() <= now_ms {
             self.let_go(key, delivery.into(), DropCause::Expired, outbox);
             self.admit_held(key, outbox);
@@ -434,9 +436,7 @@ impl Shard {
         } else {
             self.send_dequeued(key, conn_key, delivery, outbox);
         }
-        if has_held {
-            self.admit_held(key, outbox);
-        }
+        self.admit_held(key, outbox);
         true
     }
 

@@ -186,21 +186,16 @@ impl Shard {
 
     /// The queue of a session may have room for what it held back.
     pub(super) fn admit_held(&mut self, key: SessionKey, outbox: &mut Outbox) {
-        loop {
+        while let Some(state) = &self.sessions[key.0 as usize].state
+            && let Some(held) = state.on_hold.front()
+        {
             let limits = self.queue_limits(key);
-            let session = &mut self.sessions[key.0 as usize];
-            let stored = session.stored;
-            let Some(state) = &mut session.state else {
-                return;
-            };
-            let has_room = state
-                .on_hold
-                .front()
-                .is_some_and(|held| state.queue.has_room(held.message.bytes(), &limits));
-            if !has_room {
+            if !state.queue.has_room(held.message.bytes(), &limits) {
                 return;
             }
-            let held = state.on_hold.pop_front().expect("looked at");
+            let stored = self.sessions[key.0 as usize].stored;
+            let on_hold = &mut self.sessions[key.0 as usize].state().on_hold;
+            let held = on_hold.pop_front().expect("looked at");
             let number = held.number();
             let receiver = Receiver {
                 session: StoredSession(stored),
