@@ -61,6 +61,7 @@ pub(crate) struct Client {
 macro_rules! pump {
     ($connection:ident, $happened:ident, $timeout:path, $will:expr) => {{
         let mut patience = Duration::from_secs(3600);
+        let vanishes: bool = $will;
         let (sender, events): (Sender<Happened>, _) = channel();
         let vanish = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&vanish);
@@ -68,7 +69,7 @@ macro_rules! pump {
             while !stop.load(Ordering::Relaxed) {
                 match $connection.recv_timeout(patience) {
                     Ok(Ok(event)) => {
-                        if $will {
+                        if vanishes {
                             patience = Duration::from_millis(20);
                         }
                         if $happened(event).is_some_and(|happened| sender.send(happened).is_err()) {
