@@ -2,7 +2,7 @@
 //!
 //! The binary installs it; where it is not installed (tests, fuzz targets) nothing is counted. It is the system's
 //! allocator with one addition per call to a number of the thread's own, which goes to the shared one when it has grown: so
-//! the sum is right within [`FLUSH_BYTES`] per thread.
+//! the sum is right within 64 KiB per thread.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
