@@ -200,7 +200,8 @@ fn alive(mut client: Raw) -> Option<Raw> {
 #[test]
 fn takeover_while_messages_flow() {
     const COUNT: u32 = 300;
-    on_each(|broker| {
+    // Or the takeovers would end with a ban.
+    on_each_of_its_own(&["--set", "limits.ban-takeovers-max=infinity"], |broker| {
         for qos in [1, 2] {
             let topic = unique("flow");
             let connect = Connect::v311(unique("flow")).clean(false);
