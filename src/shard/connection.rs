@@ -38,6 +38,8 @@ pub(super) const PAUSED_BY_RATE: u8 = 4;
 pub(super) const PAUSED_BY_MEMORY: u8 = 8;
 /// Too many of its acknowledgements wait for the store.
 pub(super) const PAUSED_BY_STORE: u8 = 16;
+/// It publishes retained messages of QoS 0 faster than the store takes them.
+pub(super) const PAUSED_BY_RETAINED: u8 = 64;
 /// Somebody has to say first who it is.
 pub(super) const PAUSED_BY_LOGIN: u8 = 32;
 
