@@ -268,6 +268,7 @@ impl Shard {
             Input::Demanded { conn, demand } => self.demanded(conn, demand),
             Input::Verdict { conn, verdict } => self.verdict(conn, verdict, outbox),
             Input::Rules { rules, shadow } => self.set_rules(rules, shadow),
+            Input::Withdrawn(accounts) => self.withdraw(accounts, outbox),
             Input::HandedOver { conn, unread } => self.handed_over(conn, unread, outbox),
             Input::Closed { conn, cause } => {
                 let what = match cause {

@@ -128,6 +128,10 @@ impl Shard {
             ..Source::default()
         };
         self.finish_storing(&mut publication, source, outbox);
+        if publication.qos == QoS::AtMostOnce && publication.stamp != 0 {
+            let bytes = publication.shared().bytes();
+            self.wait_for_store(key, bytes, outbox);
+        }
         Ok(())
     }
 
