@@ -60,7 +60,7 @@ use crate::session::Session;
 use crate::topic::index::{Index, Subscriber};
 use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
-use crate::topic::share::Groups;
+use crate::topic::share::{GroupId, Groups};
 use access::Guard;
 use ban::Bans;
 use budget::Budget;
@@ -182,6 +182,7 @@ pub struct Shard {
     drops: Drops,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
+    matched_groups: Vec<GroupId>,
     images: Option<Box<Images>>,
     fired: Vec<Timer>,
 }
@@ -245,6 +246,7 @@ impl Shard {
             evict_at: 0,
             drops: Drops::default(),
             matches: Vec::new(),
+            matched_groups: Vec::new(),
             images: None,
             fired: Vec::new(),
         }
