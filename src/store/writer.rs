@@ -292,7 +292,7 @@ impl Writer<'_> {
         let wal_before = self.wal_pages.load(Ordering::Relaxed);
         let rows = self
             .tables
-            .write(&self.batch, now_ms())
+            .write(&mut self.batch, now_ms())
             .map_err(|error| Fault::of(&error))?;
         if let Some(sweep) = &mut self.sweep {
             sweep.note(&self.batch);
