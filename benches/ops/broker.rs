@@ -8,6 +8,7 @@ use ringmq::protocol::{
 use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, ShardId};
 use ringmq::shard::outbox::Outbox;
 use ringmq::shard::placement::Placement;
+use ringmq::shard::record::Durability;
 use ringmq::shard::{Shard, ShardSetup};
 use std::sync::Arc;
 
@@ -114,7 +115,13 @@ impl Broker {
 
     fn acknowledge(&mut self, client: Client, packet_type: PacketType, id: PacketId) {
         let mut packet = Vec::with_capacity(8);
-        put_ack(&mut packet, Version::V311, packet_type, id, ReasonCode::Success);
+        put_ack(
+            &mut packet,
+            Version::V311,
+            packet_type,
+            id,
+            ReasonCode::Success,
+        );
         self.receive(client, &packet);
     }
 
@@ -179,7 +186,10 @@ impl Broker {
             self.shards[shard].handle(self.now, written, &mut self.outbox);
         }
         self.outbox.close.clear();
-        assert!(self.outbox.handover.is_empty(), "clients connect where their sessions live");
+        assert!(
+            self.outbox.handover.is_empty(),
+            "clients connect where their sessions live"
+        );
     }
 }
 

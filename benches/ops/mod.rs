@@ -1,6 +1,6 @@
 //! The operations that are measured: each is one function that does one unit of work.
 //!
-//! `time` measures them with a clock, `instructions` is run under callgrind by `scripts/instructions`.
+//! Each works on what a broker in use would hold: an index of 100,000 filters, 10,000 retained messages, and so on.
 
 mod broker;
 
@@ -157,7 +157,10 @@ fn interest_mask() -> Box<dyn FnMut()> {
     let mut table = InterestTable::new(SEED);
     for n in 0..10_000_u32 {
         table.set((n % 4) as u8, interest_key(SEED, &format!("plant/{n}/#")));
-        table.set((n % 3) as u8, interest_key(SEED, &format!("plant/{n}/state")));
+        table.set(
+            (n % 3) as u8,
+            interest_key(SEED, &format!("plant/{n}/state")),
+        );
     }
     let topics: Vec<_> = (0..1_000).map(|n| format!("plant/{n}/state")).collect();
     let mut at = 0;
@@ -197,7 +200,9 @@ fn retained_scan() -> Box<dyn FnMut()> {
     Box::new(move || {
         let mut found = 0;
         let mut cursor = Cursor::default();
-        retained.scan(black_box("home/42/#"), &mut cursor, 1_000, 10_000, |_| found += 1);
+        retained.scan(black_box("home/42/#"), &mut cursor, 1_000, 10_000, |_| {
+            found += 1
+        });
         assert_eq!(found, 100);
     })
 }
@@ -207,14 +212,23 @@ fn message_batch() -> Box<dyn FnMut()> {
     let mut outbox = Outbox::default();
     let mut calls = 0;
     Box::new(move || {
-        outbox.send_small(ShardId(1), &parts(black_box("sensors/line-7/42/temperature")), false);
+        outbox.send_small(
+            ShardId(1),
+            &parts(black_box("sensors/line-7/42/temperature")),
+            false,
+        );
         calls += 1;
         if calls % 100 == 0 {
             for (_, message) in outbox.mesh.drain(..) {
                 let MeshMessage::Batch(batch) = message else {
                     unreachable!("only batches were sent");
                 };
-                black_box(batch.iter().map(|(message, _)| message.topic().len()).sum::<usize>());
+                black_box(
+                    batch
+                        .iter()
+                        .map(|(message, _)| message.topic().len())
+                        .sum::<usize>(),
+                );
             }
         }
     })
@@ -232,7 +246,10 @@ fn link_hop() -> Box<dyn FnMut()> {
     let mut calls = 0;
     Box::new(move || {
         let message = message.clone();
-        let message = MeshMessage::Publish { message, asked: false };
+        let message = MeshMessage::Publish {
+            message,
+            asked: false,
+        };
         sender.send(LinkMessage::Shard(message));
         calls += 1;
         if calls % 16 == 0 {
