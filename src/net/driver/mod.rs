@@ -541,6 +541,9 @@ impl<S: StateMachine> Driver<S> {
             listening.listener.set_door(door);
         }
         self.tell_rules(parts.rules);
+        if !parts.withdrawn.is_empty() {
+            self.tell(Input::Withdrawn(parts.withdrawn));
+        }
         self.tell(Input::Limits(&parts.limits));
         self.limits = parts.limits;
     }
