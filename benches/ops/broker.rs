@@ -135,6 +135,10 @@ impl Broker {
         self.free.push(Client { shard, conn });
     }
 
+    pub(crate) fn ping(&mut self, client: Client) {
+        self.receive(client, &[PacketType::Pingreq as u8 * 16, 0]);
+    }
+
     /// Lets time pass.
     pub(crate) fn pass(&mut self, ms: u64) {
         self.now.mono_ms += ms;
