@@ -123,11 +123,8 @@ impl Users {
 
     /// A number for each user's line, which changes when the line does.
     pub fn fingerprints(&self) -> impl Iterator<Item = u64> {
-        let mut users = self.by_name.iter();
-        std::iter::from_fn(move || {
-            let (name, hash) = users.next()?;
-            Some(self.fingerprint_of(name, hash))
-        })
+        let users = self.by_name.iter();
+        users.map(|(name, hash)| self.fingerprint_of(name, hash))
     }
 
     /// That of one user.
