@@ -2,14 +2,25 @@
 //!
 //! To copy 64 MB and flush them takes a disk a tenth of a second and more, and a writer that does it itself lets every acknowledgement wait
 //! so long. What is left for it is the little that came meanwhile, once the log is to begin anew.
+//!
+//! To flush a file that grows takes a commit of the file system's journal too, which writes what other programs have not flushed: on a busy
+//! disk a second instead of a millisecond. So the thread begins by making the log as long as it will become.
 
 use super::stats::StoreStats;
+use super::writer::{PASS_BYTES, WAL_BYTES};
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, OpenFlags, Result};
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
+
+/// The length of the log before the first pass: it begins anew at some point before.
+const LOG_BYTES: u64 = WAL_BYTES + 2 * PASS_BYTES;
+/// What is added to it at once: the writer may have to wait for that.
+const PIECE_BYTES: u64 = 4 << 20;
 
 /// What the writer and the thread tell each other.
 #[derive(Debug, Default)]
@@ -39,12 +50,19 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
 
 impl Checkpointer {
     /// Starts the thread.
-    pub(super) fn start(conn: Connection, stats: Arc<StoreStats>) -> std::io::Result<Self> {
+    pub(super) fn start(
+        conn: Connection,
+        database: &Path,
+        stats: Arc<StoreStats>,
+    ) -> io::Result<Self> {
+        let mut log = database.as_os_str().to_owned();
+        log.push("-wal");
+        let log = PathBuf::from(log);
         let shared = Arc::new(Shared::default());
         let its = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("store-log".into())
-            .spawn(move || run(&conn, &its, &stats))?;
+            .spawn(move || run(&conn, &log, &its, &stats))?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -87,11 +105,16 @@ impl Checkpointer {
     }
 }
 
-fn run(conn: &Connection, shared: &Shared, stats: &StoreStats) {
+fn run(conn: &Connection, log: &Path, shared: &Shared, stats: &StoreStats) {
+    let mut is_long = false;
     while !shared.stop.load(Ordering::Acquire) {
         if !shared.is_wanted.load(Ordering::Acquire) {
             thread::park();
             continue;
+        }
+        if !std::mem::replace(&mut is_long, true) {
+            // A shorter one is as good, only slower.
+            let _ = lengthen(log);
         }
         // One that fails leaves everything in the log, and the writer finds out by itself that the disk does not write.
         if let Ok((_, done)) = conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
@@ -101,4 +124,19 @@ fn run(conn: &Connection, shared: &Shared, stats: &StoreStats) {
         stats.checkpoints.fetch_add(1, Ordering::Relaxed);
         shared.is_wanted.store(false, Ordering::Release);
     }
+}
+
+/// Adds zeros, which SQLite takes for the end of the log as often as it reads it, and overwrites.
+///
+/// In append mode, so that whatever SQLite writes meanwhile stands before them.
+fn lengthen(log: &Path) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).open(log)?;
+    let zeros = vec![0; 1 << 20];
+    while file.metadata()?.len() < LOG_BYTES {
+        for _ in 0..PIECE_BYTES / zeros.len() as u64 {
+            file.write_all(&zeros)?;
+        }
+        file.sync_data()?;
+    }
+    Ok(())
 }

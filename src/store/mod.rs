@@ -123,8 +123,8 @@ impl Store {
         let stop = Arc::new(AtomicBool::new(false));
         let reading = Arc::new(Mutex::new(()));
         let stats = Arc::new(StoreStats::default());
-        let checkpointer =
-            Checkpointer::start(log_conn, Arc::clone(&stats)).map_err(StoreError::Thread)?;
+        let checkpointer = Checkpointer::start(log_conn, setup.path, Arc::clone(&stats))
+            .map_err(StoreError::Thread)?;
         let writer_setup = writer::WriterSetup {
             path: setup.path.to_owned(),
             conn,

@@ -42,9 +42,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Bytes of a batch after which no further group is taken into it.
 const BATCH_BYTES: usize = 8 << 20;
 /// How much of the write-ahead log is brought into the database at once, by the other thread.
-const PASS_BYTES: u64 = 8 << 20;
+pub(super) const PASS_BYTES: u64 = 8 << 20;
 /// Size of the write-ahead log at which it is to begin anew.
-const WAL_BYTES: u64 = 64 << 20;
+pub(super) const WAL_BYTES: u64 = 64 << 20;
 /// What of it the writer may have to bring into the database then.
 const REST_BYTES: u64 = 2 << 20;
 /// Size at which it does so whatever is left.
