@@ -3,10 +3,13 @@
 //! `ringmq torture` does the work. Few rounds here; `scripts/crash` runs many (`RINGMQ_CRASH_ROUNDS`). The failing disk and the
 //! cut power come from `store/faults.c`.
 
+#[path = "store/shim.rs"]
+mod shim;
+
+use shim::shim;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -53,23 +56,6 @@ fn passed(output: &Output) {
         output.status.success() && text.contains("every promise was kept"),
         "{text}\n{errors}"
     );
-}
-
-fn shim() -> &'static Path {
-    static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/faults.c");
-        let shim = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("faults-crash-{}.so", std::process::id()));
-        let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-            .args([shim.as_path(), source.as_path()])
-            .arg("-ldl")
-            .status()
-            .expect("a C compiler built SQLite");
-        assert!(status.success());
-        shim
-    })
 }
 
 #[test]

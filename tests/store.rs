@@ -4,6 +4,9 @@
 //! ends it, does to its files what a power cut may do, and looks at what can be loaded. The disk's faults come from
 //! `store/faults.c`, loaded before libc.
 
+#[path = "store/shim.rs"]
+mod shim;
+
 use ringmq::config::LogLevel;
 use ringmq::mesh::wake::Wake;
 use ringmq::protocol::QoS;
@@ -17,12 +20,13 @@ use ringmq::shard::record::{
 use ringmq::store::load::{LoadSetup, Recovered, load};
 use ringmq::store::port::{News, StoreLink};
 use ringmq::store::{Store, schema};
+use shim::shim;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -290,24 +294,6 @@ fn child() {
         }
         other => panic!("{other:?}"),
     }
-}
-
-/// `store/faults.c`, compiled.
-fn shim() -> &'static Path {
-    static SHIM: OnceLock<PathBuf> = OnceLock::new();
-    SHIM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/store/faults.c");
-        let shim = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("faults-{}.so", std::process::id()));
-        let status = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-            .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
-            .args([shim.as_path(), source.as_path()])
-            .arg("-ldl")
-            .status()
-            .expect("a C compiler built SQLite");
-        assert!(status.success());
-        shim
-    })
 }
 
 fn spawn_child(dir: &Path, work: &str, mode: &str, durability: Durability) -> Child {

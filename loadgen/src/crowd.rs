@@ -1,11 +1,12 @@
 //! Clients that go through steps together: all connect, one publishes, all leave.
 //!
-//! A [`Crowd`] runs on one thread. What it is told to do is done by `Crowd::until`, which works until a condition
+//! A [`Crowd`] runs on one thread. What it is told to do is done by [`play_until`], which works until a condition
 //! holds or nothing moves any more.
 
 use crate::clock::Clock;
 use crate::links::{Handler, Links, Reactor, Route};
 use crate::payload::{Header, Payloads};
+use crate::play::{Player, play_until};
 use crate::track::{Arrival, Track};
 use crate::wire::{Credentials, SessionKind, put_connect, put_subscribe};
 use crate::worker::disconnect;
@@ -15,10 +16,7 @@ use ringmq::protocol::{
     Suback, put_ack,
 };
 use std::ops::Range;
-use std::time::Duration;
 
-/// Without any packet for this long a step has come to its end.
-const QUIET_NS: u64 = 5_000_000_000;
 /// Clients that are connecting at a time; see the worker.
 const CONNECTING_MAX: usize = 64;
 /// Bytes the publisher has ready to be written before it waits.
@@ -293,29 +291,8 @@ impl Crowd {
     }
 
     fn until(&mut self, done: impl Fn(&Members) -> bool) -> Result<bool, String> {
-        let mut packets = self.members.packets;
-        let mut moved_ns = self.clock.now_ns();
-        loop {
-            self.reactor.receive(&mut self.links, &mut self.members)?;
-            if done(&self.members) {
-                // Acknowledgements of what was just received go out before the next step is timed.
-                self.reactor.flush(&mut self.links, &mut self.members)?;
-                return Ok(true);
-            }
-            self.members.work(&mut self.links);
-            self.reactor.flush(&mut self.links, &mut self.members)?;
-            if self.reactor.has_work()? {
-                continue;
-            }
-            let now_ns = self.clock.now_ns();
-            if self.members.packets != packets {
-                packets = self.members.packets;
-                moved_ns = now_ns;
-            } else if now_ns > moved_ns + QUIET_NS {
-                return Ok(false);
-            }
-            self.reactor.wait(Duration::from_millis(100))?;
-        }
+        let (links, members) = (&mut self.links, &mut self.members);
+        play_until(&mut self.reactor, links, members, self.clock, done)
     }
 }
 
@@ -326,11 +303,9 @@ impl Drop for Crowd {
     }
 }
 
-impl Members {
-    fn are(&self, clients: &Range<u32>, stage: Stage) -> bool {
-        clients
-            .clone()
-            .all(|client| self.all[client as usize].stage == stage)
+impl Player for Members {
+    fn events(&self) -> u64 {
+        self.packets
     }
 
     fn work(&mut self, links: &mut Links) {
@@ -378,6 +353,14 @@ impl Members {
             .encode(self.credentials.version, links.out(campaign.publisher));
             self.published += 1;
         }
+    }
+}
+
+impl Members {
+    fn are(&self, clients: &Range<u32>, stage: Stage) -> bool {
+        clients
+            .clone()
+            .all(|client| self.all[client as usize].stage == stage)
     }
 
     fn on_publish(

@@ -26,6 +26,7 @@ pub mod pace;
 pub mod parse;
 pub mod payload;
 pub mod plan;
+pub mod play;
 pub mod preflight;
 pub mod probe;
 pub mod procfs;

@@ -386,31 +386,31 @@ impl<'a> Job<'a> {
                 Payload::Own(message) => message.of_publisher(&settings.names, 0).len() as u32,
                 Payload::Any => 0,
             },
-            connections: total.connected,
+            connections: total.counts.connected,
             publishers: self.plan.publisher_count.into(),
-            connects_per_s: total.connected as f64 * 1e9 / figures.connect_ns.max(1) as f64,
-            connect_us: Percentiles::of(&total.connect),
-            tcp_connect_us: Percentiles::of(&total.tcp_connect),
-            connack_us: Percentiles::of(&total.connack),
-            reconnects: total.reconnects,
-            disconnects: total.disconnects.clone(),
+            connects_per_s: total.counts.connected as f64 * 1e9 / figures.connect_ns.max(1) as f64,
+            connect_us: Percentiles::of(&total.counts.connect),
+            tcp_connect_us: Percentiles::of(&total.counts.tcp_connect),
+            connack_us: Percentiles::of(&total.counts.connack),
+            reconnects: total.counts.reconnects,
+            disconnects: total.counts.disconnects.clone(),
             measured_s,
-            published_per_s: per_second(total.published),
-            delivered_per_s: per_second(total.delivered),
+            published_per_s: per_second(total.counts.published),
+            delivered_per_s: per_second(total.counts.delivered),
             published: total.sent,
             expected: total.expected,
             delivered: total.expected - total.lost,
             lost: total.lost,
-            duplicates: total.duplicates,
-            reordered: total.reordered,
+            duplicates: total.counts.duplicates,
+            reordered: total.counts.reordered,
             order_promised: self.plan.order_is_promised(),
-            corrupt: total.corrupt,
-            unacknowledged: total.unacknowledged,
-            refused: total.refused,
-            window_stalls: total.window_stalls,
-            held_back: total.held_back,
-            unsent: total.unsent,
-            acknowledged_us: Percentiles::of(&total.acknowledged),
+            corrupt: total.counts.corrupt,
+            unacknowledged: total.counts.unacknowledged,
+            refused: total.counts.refused,
+            window_stalls: total.counts.window_stalls,
+            held_back: total.counts.held_back,
+            unsent: total.counts.unsent,
+            acknowledged_us: Percentiles::of(&total.counts.acknowledged),
             lost_by_slow: total.lost_by_slow,
             latency_kind: match load {
                 Load::Open(_) => "response time",
@@ -419,9 +419,13 @@ impl<'a> Job<'a> {
             }
             .into(),
             latency_us: Percentiles::of(&total.latency),
-            broker: self.broker(measured, per_second(total.delivered)),
+            broker: self.broker(measured, per_second(total.counts.delivered)),
             generator: Generator {
-                cores_busy: busy(figures.generator_cpu_ns.saturating_sub(total.spin_ns)),
+                cores_busy: busy(
+                    figures
+                        .generator_cpu_ns
+                        .saturating_sub(total.counts.spin_ns),
+                ),
                 cores: figures.generator_cores,
                 send_lag_us: Percentiles::of(&total.send_lag),
                 foreign_cores_busy: busy(others),
@@ -437,7 +441,7 @@ impl<'a> Job<'a> {
         let figures = &measured.figures;
         if self.name == "conn" {
             let (before, after) = (&measured.broker_before, &measured.broker_connected);
-            let connections = figures.total.connected.max(1) as f64;
+            let connections = figures.total.counts.connected.max(1) as f64;
             let cpu_ns = after.cpu_ns.saturating_sub(before.cpu_ns);
             let growth = after.rss_bytes as f64 - before.rss_bytes as f64;
             return Some(Broker {

@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::leader::Sample;
 use crate::links::{Handler, Links, Reactor, Route};
 use crate::payload::{Header, Payloads};
+use crate::play::{Player, play_until};
 use crate::preflight;
 use crate::report::{Broker, Percentiles, Summary};
 use crate::run::{judge, resolve_route, save};
@@ -19,10 +20,7 @@ use crate::worker::{Interval, disconnect, histogram};
 use hdrhistogram::Histogram;
 use ringmq::protocol::frame::FixedHeader;
 use ringmq::protocol::{Connack, PacketId, PacketType, Publish, PublishProperties, QoS, Suback};
-use std::time::Duration;
 
-/// Without any event for this long all has come that will come.
-const QUIET_NS: u64 = 5_000_000_000;
 /// Keep Alive, in seconds; the storm is over before.
 const KEEP_ALIVE_S: u16 = 300;
 
@@ -258,29 +256,9 @@ impl Crowd {
         Ok(())
     }
 
-    /// Works until something holds, or nothing happens any more; returns whether it holds.
     fn until(&mut self, done: impl Fn(&Clients) -> bool) -> Result<bool, String> {
-        let mut events = self.clients.events;
-        let mut moved_ns = self.clock.now_ns();
-        loop {
-            self.reactor.receive(&mut self.links, &mut self.clients)?;
-            if done(&self.clients) {
-                return Ok(true);
-            }
-            self.clients.start(&mut self.links);
-            self.reactor.flush(&mut self.links, &mut self.clients)?;
-            if self.reactor.has_work()? {
-                continue;
-            }
-            let now_ns = self.clock.now_ns();
-            if self.clients.events != events {
-                events = self.clients.events;
-                moved_ns = now_ns;
-            } else if now_ns > moved_ns + QUIET_NS {
-                return Ok(false);
-            }
-            self.reactor.wait(Duration::from_millis(100))?;
-        }
+        let (links, clients) = (&mut self.links, &mut self.clients);
+        play_until(&mut self.reactor, links, clients, self.clock, done)
     }
 
     fn leave(mut self) {
@@ -289,13 +267,13 @@ impl Crowd {
     }
 }
 
-impl Clients {
-    fn host(&self) -> u32 {
-        2 * self.count
+impl Player for Clients {
+    fn events(&self) -> u64 {
+        self.events
     }
 
     /// Lets those connect whose turn it is.
-    fn start(&mut self, links: &mut Links) {
+    fn work(&mut self, links: &mut Links) {
         let end = if self.zero_ns == 0 {
             self.count
         } else {
@@ -307,6 +285,12 @@ impl Clients {
             self.connecting += 1;
             self.next += 1;
         }
+    }
+}
+
+impl Clients {
+    fn host(&self) -> u32 {
+        2 * self.count
     }
 
     fn is_ready(&mut self, links: &mut Links, link: u32, now_ns: u64) {

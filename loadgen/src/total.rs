@@ -1,42 +1,22 @@
 //! What all cores saw together: of one process, or of several.
 
 use crate::track::Track;
-use crate::worker::{Outcome, histogram};
+use crate::worker::{Counts, Outcome, histogram};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What all cores saw together. The fields are those of [`Outcome`].
+/// What all cores saw together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of Outcome")]
 pub struct Total {
+    /// Receive time less intended time of the measured messages, in ns.
     #[serde(with = "recorded")]
     pub latency: Histogram<u64>,
+    /// Time of writing less intended time of the measured messages, in ns, where only the generator was in the way.
     #[serde(with = "recorded")]
     pub send_lag: Histogram<u64>,
-    #[serde(with = "recorded")]
-    pub acknowledged: Histogram<u64>,
-    #[serde(with = "recorded")]
-    pub tcp_connect: Histogram<u64>,
-    #[serde(with = "recorded")]
-    pub connack: Histogram<u64>,
-    #[serde(with = "recorded")]
-    pub connect: Histogram<u64>,
-    pub connected: u64,
-    pub reconnects: u64,
-    pub disconnects: BTreeMap<String, u64>,
-    pub published: u64,
-    pub delivered: u64,
-    pub duplicates: u64,
-    pub reordered: u64,
-    pub corrupt: u64,
-    pub held_back: u64,
-    pub unsent: u64,
-    pub window_stalls: u64,
-    pub refused: u64,
-    pub unacknowledged: u64,
-    pub unchecked: u64,
-    pub spin_ns: u64,
+    /// What went by on all cores.
+    pub counts: Counts,
     /// Messages of all publishers in the whole run.
     pub sent: u64,
     /// Deliveries those had to lead to.
@@ -54,25 +34,7 @@ impl Default for Total {
         Self {
             latency: histogram(),
             send_lag: histogram(),
-            acknowledged: histogram(),
-            tcp_connect: histogram(),
-            connack: histogram(),
-            connect: histogram(),
-            connected: 0,
-            reconnects: 0,
-            disconnects: BTreeMap::new(),
-            published: 0,
-            delivered: 0,
-            duplicates: 0,
-            reordered: 0,
-            corrupt: 0,
-            held_back: 0,
-            unsent: 0,
-            window_stalls: 0,
-            refused: 0,
-            unacknowledged: 0,
-            unchecked: 0,
-            spin_ns: 0,
+            counts: Counts::default(),
             sent: 0,
             expected: 0,
             lost: 0,
@@ -90,38 +52,16 @@ impl Total {
         let mut sent = BTreeMap::new();
         let (mut tracks, mut slow, mut strangers) = (Vec::new(), Vec::new(), Vec::new());
         for one in outcomes {
-            sent.extend(one.sent.iter().copied());
+            total.counts.add(&one.counts);
+            total.sent += one.sent.iter().map(|(_, count)| count).sum::<u64>();
+            total.expected += one.counts.unchecked;
+            if total.ended.is_none() {
+                total.ended = one.ended.map(|(_, why)| why);
+            }
+            sent.extend(one.sent);
             tracks.extend(one.tracks);
             slow.extend(one.slow_tracks);
             strangers.extend(one.stranger_tracks);
-            total.add(&Self {
-                latency: histogram(),
-                send_lag: histogram(),
-                acknowledged: one.acknowledged,
-                tcp_connect: one.tcp_connect,
-                connack: one.connack,
-                connect: one.connect,
-                connected: one.connected,
-                reconnects: one.reconnects,
-                disconnects: one.disconnects,
-                published: one.published,
-                delivered: one.delivered,
-                duplicates: one.duplicates,
-                reordered: one.reordered,
-                corrupt: one.corrupt,
-                held_back: one.held_back,
-                unsent: one.unsent,
-                window_stalls: one.window_stalls,
-                refused: one.refused,
-                unacknowledged: one.unacknowledged,
-                unchecked: one.unchecked,
-                spin_ns: one.spin_ns,
-                sent: one.sent.iter().map(|(_, count)| count).sum(),
-                expected: one.unchecked,
-                lost: 0,
-                lost_by_slow: None,
-                ended: one.ended.map(|(_, why)| why),
-            });
         }
         let of = |number: &u32| sent.get(number).copied().unwrap_or(0);
         let lost_of = |tracks: &[(u32, Track)]| -> u64 {
@@ -142,37 +82,13 @@ impl Total {
         for (all, part) in [
             (&mut self.latency, &more.latency),
             (&mut self.send_lag, &more.send_lag),
-            (&mut self.acknowledged, &more.acknowledged),
-            (&mut self.tcp_connect, &more.tcp_connect),
-            (&mut self.connack, &more.connack),
-            (&mut self.connect, &more.connect),
         ] {
             all.add(part).expect("all histograms have the same bounds");
         }
-        for (why, count) in &more.disconnects {
-            *self.disconnects.entry(why.clone()).or_default() += count;
-        }
-        for (all, part) in [
-            (&mut self.connected, more.connected),
-            (&mut self.reconnects, more.reconnects),
-            (&mut self.published, more.published),
-            (&mut self.delivered, more.delivered),
-            (&mut self.duplicates, more.duplicates),
-            (&mut self.reordered, more.reordered),
-            (&mut self.corrupt, more.corrupt),
-            (&mut self.held_back, more.held_back),
-            (&mut self.unsent, more.unsent),
-            (&mut self.window_stalls, more.window_stalls),
-            (&mut self.refused, more.refused),
-            (&mut self.unacknowledged, more.unacknowledged),
-            (&mut self.unchecked, more.unchecked),
-            (&mut self.spin_ns, more.spin_ns),
-            (&mut self.sent, more.sent),
-            (&mut self.expected, more.expected),
-            (&mut self.lost, more.lost),
-        ] {
-            *all += part;
-        }
+        self.counts.add(&more.counts);
+        self.sent += more.sent;
+        self.expected += more.expected;
+        self.lost += more.lost;
         if let Some(lost) = more.lost_by_slow {
             *self.lost_by_slow.get_or_insert(0) += lost;
         }
@@ -211,11 +127,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn total(latencies: &[u64], delivered: u64) -> Total {
-        let mut total = Total {
-            delivered,
-            disconnects: [("gone".to_string(), delivered)].into(),
-            ..Total::default()
-        };
+        let mut total = Total::default();
+        total.counts.delivered = delivered;
+        total.counts.disconnects = [("gone".to_string(), delivered)].into();
         for ns in latencies {
             total.latency.record(*ns).unwrap();
         }

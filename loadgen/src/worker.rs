@@ -12,7 +12,7 @@ mod outcome;
 mod publishing;
 mod receiving;
 
-pub use outcome::{Interval, Outcome, histogram};
+pub use outcome::{Counts, Interval, Outcome, histogram};
 
 use crate::clock::Clock;
 use crate::links::{Handler, Links, Reactor, Route};
@@ -332,7 +332,7 @@ impl<'a> State<'a> {
             if let Some(since_ns) = awake_since_ns.take()
                 && took == 0
             {
-                self.outcome.spin_ns += (now_ns - since_ns).min(SPIN_LOOK_NS);
+                self.outcome.counts.spin_ns += (now_ns - since_ns).min(SPIN_LOOK_NS);
             }
             if shared.is_over() {
                 return Ok(());
@@ -416,7 +416,7 @@ impl<'a> State<'a> {
 
     /// Tells of the interval that ends, and begins the next.
     fn send_interval(&mut self, next: i64) {
-        let now = (self.outcome.trouble(), self.outcome.spin_ns);
+        let now = (self.outcome.counts.trouble(), self.outcome.counts.spin_ns);
         let before = std::mem::replace(&mut self.reported, now);
         self.interval.trouble = now.0.since(&before.0);
         self.interval.spin_ns = now.1 - before.1;
@@ -472,9 +472,9 @@ impl<'a> State<'a> {
 
     fn into_outcome(mut self) -> Outcome {
         self.send_interval(i64::MAX);
-        self.outcome.unsent = self.unsent();
+        self.outcome.counts.unsent = self.unsent();
         for publisher in &self.publishers {
-            self.outcome.unacknowledged += u64::from(publisher.in_flight);
+            self.outcome.counts.unacknowledged += u64::from(publisher.in_flight);
             self.outcome.sent.push((publisher.number, publisher.next));
             for group in &mut self.groups {
                 // A group hears the publishers of its own core.

@@ -6,6 +6,7 @@
 use super::claims;
 use super::users::LineError;
 use crate::access::Identity;
+use crate::config::login::TokenRules;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::hmac;
@@ -18,39 +19,6 @@ const KEYS_MAX: usize = 64;
 const SECRET_BYTES_MIN: usize = 32;
 /// The latest time that is taken for one: the year 9999.
 const LATEST_S: f64 = 253_402_300_799.0;
-
-/// What is demanded of a token beside its signature.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenRules {
-    /// The claim whose value is the User Name.
-    pub username_claim: String,
-    /// The claim with rules of what the client may do.
-    pub acl_claim: String,
-    /// The claim with the client's groups.
-    pub groups_claim: String,
-    /// `aud` must name this, if given.
-    pub audience: Option<String>,
-    /// `iss` must be this, if given.
-    pub issuer: Option<String>,
-    /// Whether a token without `exp` is refused.
-    pub needs_expiry: bool,
-    /// How far clocks may be apart, in seconds.
-    pub leeway_s: u32,
-}
-
-impl Default for TokenRules {
-    fn default() -> Self {
-        Self {
-            username_claim: "sub".into(),
-            acl_claim: "acl".into(),
-            groups_claim: "groups".into(),
-            audience: None,
-            issuer: None,
-            needs_expiry: true,
-            leeway_s: 10,
-        }
-    }
-}
 
 /// The keys of those who may sign tokens.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! Reads the files that the configuration names: all of them, or nothing.
 
 use super::http::{Service, ServiceSpec};
-use super::jwt::{TokenKeys, TokenRules};
+use super::jwt::TokenKeys;
 use super::pool::PoolSize;
 use super::users::Users;
 use super::verifier::Sources;
@@ -38,7 +38,7 @@ pub fn judgement(loaded: &Loaded, secret: &[u8; 32]) -> Result<Judgement, Vec<St
     let tokens = login
         .jwt
         .has_keys()
-        .then(|| tokens(&login.jwt, &mut errors));
+        .then(|| (tokens(&login.jwt, &mut errors), login.jwt.rules.clone()));
     let service = service(&login.http).transpose();
     let service = keep(service, &mut errors).flatten();
     if !errors.is_empty() {
@@ -109,7 +109,7 @@ pub fn rules_of_file(path: &Path) -> Result<Rules, Vec<String>> {
     rules.map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
-fn tokens(spec: &JwtSpec, errors: &mut Vec<String>) -> (TokenKeys, TokenRules) {
+fn tokens(spec: &JwtSpec, errors: &mut Vec<String>) -> TokenKeys {
     let mut keys = TokenKeys::default();
     let mut add = |path: &Path, read: &dyn Fn(&str) -> Result<TokenKeys, String>| {
         let more = read(&path.display().to_string());
@@ -133,16 +133,7 @@ fn tokens(spec: &JwtSpec, errors: &mut Vec<String>) -> (TokenKeys, TokenRules) {
             TokenKeys::from_jwks(name, &text(path)?).map_err(|error| error.to_string())
         });
     }
-    let rules = TokenRules {
-        username_claim: spec.username_claim.clone(),
-        acl_claim: spec.acl_claim.clone(),
-        groups_claim: spec.groups_claim.clone(),
-        audience: spec.audience.clone(),
-        issuer: spec.issuer.clone(),
-        needs_expiry: spec.needs_expiry,
-        leeway_s: spec.leeway_s,
-    };
-    (keys, rules)
+    keys
 }
 
 fn service(spec: &HttpSpec) -> Option<Result<Service, String>> {

@@ -2,11 +2,12 @@
 
 use super::cache::{Cache, Tag, Tagger};
 use super::http::{Answer, Question, Service};
-use super::jwt::{self, Bearer, TokenKeys, TokenRules};
+use super::jwt::{self, Bearer, TokenKeys};
 use super::scram::{self, ScramError};
 use super::users::Users;
 use crate::access::Identity;
 use crate::config::listener::AuthMethod;
+use crate::config::login::TokenRules;
 use crate::protocol::ReasonCode;
 use crate::shard::credentials::{AuthRequest, ExchangeState, Proof, Verdict};
 use base64::Engine;

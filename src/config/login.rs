@@ -30,20 +30,41 @@ pub struct JwtSpec {
     pub key_files: Vec<PathBuf>,
     /// JSON Web Key Sets.
     pub jwks_files: Vec<PathBuf>,
-    /// See `TokenRules`.
+    /// What is demanded of a token beside its signature.
+    pub rules: TokenRules,
+}
+
+/// What is demanded of a token beside its signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRules {
+    /// The claim whose value is the User Name.
     pub username_claim: String,
-    /// See `TokenRules`.
+    /// The claim with rules of what the client may do.
     pub acl_claim: String,
-    /// See `TokenRules`.
+    /// The claim with the client's groups.
     pub groups_claim: String,
-    /// See `TokenRules`.
+    /// `aud` must name this, if given.
     pub audience: Option<String>,
-    /// See `TokenRules`.
+    /// `iss` must be this, if given.
     pub issuer: Option<String>,
-    /// See `TokenRules`.
+    /// Whether a token without `exp` is refused.
     pub needs_expiry: bool,
-    /// See `TokenRules`.
+    /// How far clocks may be apart, in seconds.
     pub leeway_s: u32,
+}
+
+impl Default for TokenRules {
+    fn default() -> Self {
+        Self {
+            username_claim: "sub".into(),
+            acl_claim: "acl".into(),
+            groups_claim: "groups".into(),
+            audience: None,
+            issuer: None,
+            needs_expiry: true,
+            leeway_s: 10,
+        }
+    }
 }
 
 /// The service, and how it is asked.
@@ -86,13 +107,7 @@ impl Default for LoginSpec {
                 secret_files: Vec::new(),
                 key_files: Vec::new(),
                 jwks_files: Vec::new(),
-                username_claim: "sub".into(),
-                acl_claim: "acl".into(),
-                groups_claim: "groups".into(),
-                audience: None,
-                issuer: None,
-                needs_expiry: true,
-                leeway_s: 10,
+                rules: TokenRules::default(),
             },
             http: HttpSpec {
                 url: None,
@@ -286,9 +301,9 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         "jwt.username-claim",
         "The claim that is the User Name.",
         "the name of a claim",
-        |spec| Some(spec.jwt.username_claim.clone()),
+        |spec| Some(spec.jwt.rules.username_claim.clone()),
         |spec, text| {
-            spec.jwt.username_claim = text.into();
+            spec.jwt.rules.username_claim = text.into();
             Ok(())
         }
     ),
@@ -296,9 +311,9 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         "jwt.acl-claim",
         "The claim with rules of what the client may do.",
         "the name of a claim",
-        |spec| Some(spec.jwt.acl_claim.clone()),
+        |spec| Some(spec.jwt.rules.acl_claim.clone()),
         |spec, text| {
-            spec.jwt.acl_claim = text.into();
+            spec.jwt.rules.acl_claim = text.into();
             Ok(())
         }
     ),
@@ -306,9 +321,9 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         "jwt.groups-claim",
         "The claim with the client's groups.",
         "the name of a claim",
-        |spec| Some(spec.jwt.groups_claim.clone()),
+        |spec| Some(spec.jwt.rules.groups_claim.clone()),
         |spec, text| {
-            spec.jwt.groups_claim = text.into();
+            spec.jwt.rules.groups_claim = text.into();
             Ok(())
         }
     ),
@@ -316,9 +331,9 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         "jwt.audience",
         "What `aud` must name; not looked at when it is not given.",
         "a text",
-        |spec| spec.jwt.audience.clone(),
+        |spec| spec.jwt.rules.audience.clone(),
         |spec, text| {
-            spec.jwt.audience = Some(text.into());
+            spec.jwt.rules.audience = Some(text.into());
             Ok(())
         }
     ),
@@ -326,9 +341,9 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         "jwt.issuer",
         "What `iss` must be; not looked at when it is not given.",
         "a text",
-        |spec| spec.jwt.issuer.clone(),
+        |spec| spec.jwt.rules.issuer.clone(),
         |spec, text| {
-            spec.jwt.issuer = Some(text.into());
+            spec.jwt.rules.issuer = Some(text.into());
             Ok(())
         }
     ),
@@ -337,8 +352,8 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         doc: "Whether a token without `exp` is refused.",
         change: Change::Live,
         kind: Kind::Bool {
-            get: |spec| spec.jwt.needs_expiry,
-            set: |spec, needs_expiry| spec.jwt.needs_expiry = needs_expiry,
+            get: |spec| spec.jwt.rules.needs_expiry,
+            set: |spec, needs_expiry| spec.jwt.rules.needs_expiry = needs_expiry,
         },
     },
     number_key!(
@@ -348,7 +363,7 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         0..=3_600,
         &[],
         "How far the clocks of signer and broker may be apart.",
-        jwt.leeway_s
+        jwt.rules.leeway_s
     ),
     text_key!(
         "http.url",

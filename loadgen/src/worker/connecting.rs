@@ -101,7 +101,7 @@ impl State<'_> {
         let now_ns = self.clock.now_ns();
         let client = &mut self.clients[index as usize];
         let tcp_ns = now_ns.saturating_sub(client.since_ns);
-        record(&mut self.outcome.tcp_connect, tcp_ns);
+        record(&mut self.outcome.counts.tcp_connect, tcp_ns);
         client.tcp_us = u32::try_from(tcp_ns / 1_000).unwrap_or(u32::MAX);
         client.stage = Stage::AwaitsConnack;
         let (settings, plan) = (self.settings, &self.plans[index as usize]);
@@ -147,14 +147,14 @@ impl State<'_> {
         let now_ns = self.clock.now_ns();
         let client = &mut self.clients[index as usize];
         let connect_ns = now_ns.saturating_sub(client.since_ns);
-        record(&mut self.outcome.connect, connect_ns);
+        record(&mut self.outcome.counts.connect, connect_ns);
         let connack_ns = connect_ns.saturating_sub(u64::from(client.tcp_us) * 1_000);
-        record(&mut self.outcome.connack, connack_ns);
+        record(&mut self.outcome.counts.connack, connack_ns);
         self.away.tries.remove(&index);
         if std::mem::replace(&mut client.was_accepted, true) {
-            self.outcome.reconnects += 1;
+            self.outcome.counts.reconnects += 1;
         } else {
-            self.outcome.connected += 1;
+            self.outcome.counts.connected += 1;
         }
         if let Some(at) = client.publisher {
             let publisher = &mut self.publishers[at as usize];
@@ -252,10 +252,10 @@ impl State<'_> {
             self.connecting -= 1;
         }
         links.close(index);
-        match self.outcome.disconnects.get_mut(why) {
+        match self.outcome.counts.disconnects.get_mut(why) {
             Some(count) => *count += 1,
             None => {
-                self.outcome.disconnects.insert(why.to_owned(), 1);
+                self.outcome.counts.disconnects.insert(why.to_owned(), 1);
             }
         }
         self.away.add(index, self.clock.now_ns());
@@ -284,7 +284,7 @@ impl State<'_> {
                 _ if !session_present => {
                     publisher.ids[index] = Handshake::Free;
                     publisher.in_flight -= 1;
-                    self.outcome.unacknowledged += 1;
+                    self.outcome.counts.unacknowledged += 1;
                 }
                 Handshake::Published(due_ns, sequence) => {
                     let out = links.out(publisher.client);

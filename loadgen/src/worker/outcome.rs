@@ -7,16 +7,20 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What one core saw.
-#[derive(Debug)]
-pub struct Outcome {
+/// What went by, in numbers that add up: over cores, and over processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
     /// From the intended time to the last acknowledgement of a QoS 1 or 2 message, in ns.
+    #[serde(with = "recorded")]
     pub acknowledged: Histogram<u64>,
     /// From when connecting was due to the established connection, in ns.
+    #[serde(with = "recorded")]
     pub tcp_connect: Histogram<u64>,
     /// From the established connection to CONNACK, in ns.
+    #[serde(with = "recorded")]
     pub connack: Histogram<u64>,
     /// From when connecting was due to CONNACK, in ns.
+    #[serde(with = "recorded")]
     pub connect: Histogram<u64>,
     /// Clients that were accepted by the broker.
     pub connected: u64,
@@ -46,6 +50,15 @@ pub struct Outcome {
     pub unacknowledged: u64,
     /// Messages received whose payload was not looked at.
     pub unchecked: u64,
+    /// Time spent waiting awake, in ns.
+    pub spin_ns: u64,
+}
+
+/// What one core saw.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What went by.
+    pub counts: Counts,
     /// Number and messages of each publisher here.
     pub sent: Vec<(u32, u64)>,
     /// What became of each publisher's messages, once for each copy that was to come here.
@@ -54,13 +67,11 @@ pub struct Outcome {
     pub slow_tracks: Vec<(u32, Track)>,
     /// What became of the messages of publishers in other processes.
     pub stranger_tracks: Vec<Track>,
-    /// Time spent waiting awake, in ns.
-    pub spin_ns: u64,
     /// Why this core ended before the run did, and when in ns of the clock.
     pub ended: Option<(u64, String)>,
 }
 
-impl Outcome {
+impl Counts {
     /// What went wrong so far.
     pub fn trouble(&self) -> Trouble {
         Trouble {
@@ -71,6 +82,39 @@ impl Outcome {
             disconnects: self.disconnects.values().sum(),
             window_stalls: self.window_stalls,
             held_back: self.held_back,
+        }
+    }
+
+    /// Adds what others saw.
+    pub fn add(&mut self, more: &Self) {
+        for (all, part) in [
+            (&mut self.acknowledged, &more.acknowledged),
+            (&mut self.tcp_connect, &more.tcp_connect),
+            (&mut self.connack, &more.connack),
+            (&mut self.connect, &more.connect),
+        ] {
+            all.add(part).expect("all histograms have the same bounds");
+        }
+        for (why, count) in &more.disconnects {
+            *self.disconnects.entry(why.clone()).or_default() += count;
+        }
+        for (all, part) in [
+            (&mut self.connected, more.connected),
+            (&mut self.reconnects, more.reconnects),
+            (&mut self.published, more.published),
+            (&mut self.delivered, more.delivered),
+            (&mut self.duplicates, more.duplicates),
+            (&mut self.reordered, more.reordered),
+            (&mut self.corrupt, more.corrupt),
+            (&mut self.held_back, more.held_back),
+            (&mut self.unsent, more.unsent),
+            (&mut self.window_stalls, more.window_stalls),
+            (&mut self.refused, more.refused),
+            (&mut self.unacknowledged, more.unacknowledged),
+            (&mut self.unchecked, more.unchecked),
+            (&mut self.spin_ns, more.spin_ns),
+        ] {
+            *all += part;
         }
     }
 }
@@ -113,7 +157,7 @@ impl Interval {
     }
 }
 
-impl Default for Outcome {
+impl Default for Counts {
     fn default() -> Self {
         Self {
             acknowledged: histogram(),
@@ -134,12 +178,7 @@ impl Default for Outcome {
             refused: 0,
             unacknowledged: 0,
             unchecked: 0,
-            sent: Vec::new(),
-            tracks: Vec::new(),
-            slow_tracks: Vec::new(),
-            stranger_tracks: Vec::new(),
             spin_ns: 0,
-            ended: None,
         }
     }
 }

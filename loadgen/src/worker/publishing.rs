@@ -288,7 +288,7 @@ impl State<'_> {
             if publisher.next < publisher.window_end {
                 publisher.moved_ns = now_ns;
             } else if now_ns >= publisher.moved_ns + STALL_NS {
-                self.outcome.window_stalls += 1;
+                self.outcome.counts.window_stalls += 1;
                 publisher.moved_ns = now_ns;
                 publisher.window_end = publisher.next + self.shared.window;
                 self.enqueue(index);
@@ -352,7 +352,7 @@ impl State<'_> {
             publisher.next += 1;
             if self.schedule.is_some() && times.is_measured(intended_ns) {
                 if held_back {
-                    self.outcome.held_back += 1;
+                    self.outcome.counts.held_back += 1;
                 } else {
                     record(&mut self.interval.send_lag, now_ns - intended_ns);
                 }
@@ -364,7 +364,7 @@ impl State<'_> {
         publisher.moved_ns = now_ns;
         self.interval.published += publisher.next - first;
         if times.is_measured(now_ns) {
-            self.outcome.published += publisher.next - first;
+            self.outcome.counts.published += publisher.next - first;
         }
     }
 

@@ -29,19 +29,19 @@ impl State<'_> {
             _ => {}
         }
         if !matches!(self.settings.payload, Payload::Checked(_)) {
-            self.outcome.unchecked += 1;
+            self.outcome.counts.unchecked += 1;
             self.count(now_ns);
             return Ok(());
         }
         let Some((header, arrival)) = self.arrived(index, publish.payload) else {
-            self.outcome.corrupt += 1;
+            self.outcome.counts.corrupt += 1;
             return Ok(());
         };
         match arrival {
             Arrival::Fresh => {}
-            Arrival::Late => self.outcome.reordered += 1,
+            Arrival::Late => self.outcome.counts.reordered += 1,
             Arrival::Duplicate => {
-                self.outcome.duplicates += 1;
+                self.outcome.counts.duplicates += 1;
                 return Ok(());
             }
         }
@@ -66,7 +66,7 @@ impl State<'_> {
         self.received += 1;
         if let Some(times) = &self.times {
             self.interval.delivered += 1;
-            self.outcome.delivered += u64::from(times.is_measured(now_ns));
+            self.outcome.counts.delivered += u64::from(times.is_measured(now_ns));
         }
     }
 
@@ -159,7 +159,7 @@ impl State<'_> {
             ));
         };
         let failed = ack.reason.is_failure();
-        self.outcome.refused += u64::from(failed);
+        self.outcome.counts.refused += u64::from(failed);
         let due_ns = match (packet_type, self.settings.qos, *slot) {
             (PacketType::Puback, QoS::AtLeastOnce, Handshake::Published(due_ns, _))
             | (PacketType::Pubcomp, QoS::ExactlyOnce, Handshake::Released(due_ns)) => due_ns,
@@ -183,7 +183,7 @@ impl State<'_> {
         if self.settings.has_latency && self.times.is_some_and(|times| times.is_measured(due_ns)) {
             let now_ns = self.clock.now_ns();
             record(
-                &mut self.outcome.acknowledged,
+                &mut self.outcome.counts.acknowledged,
                 now_ns.saturating_sub(due_ns),
             );
         }

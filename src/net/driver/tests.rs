@@ -659,8 +659,8 @@ fn a_stop_does_not_wait_longer_than_it_was_told() {
 }
 
 /// Lets a core sleep as its thread does until it has something to do, of which `cause` on another thread, a little later,
-/// is the reason. Returns how long it slept, without the pauses for nothing.
-fn sleep_until(cores: &mut Cores, core: usize, cause: impl FnOnce() + Send + 'static) -> Duration {
+/// is the reason.
+fn sleep_until(cores: &mut Cores, core: usize, cause: impl FnOnce() + Send + 'static) {
     cores.settle();
     let start = Instant::now();
     let wake = Arc::clone(&cores.drivers[core].wake);
@@ -675,7 +675,7 @@ fn sleep_until(cores: &mut Cores, core: usize, cause: impl FnOnce() + Send + 'st
     while start.elapsed() < Duration::from_secs(5) {
         cores.drivers[core].sleep().unwrap();
         if cores.drivers[core].turn(now).unwrap() != Turn::Idle {
-            return start.elapsed();
+            return;
         }
     }
     panic!("not woken");
