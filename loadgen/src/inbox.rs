@@ -10,26 +10,23 @@ use crate::growth::{Growth, Row};
 use crate::leader::Sample;
 use crate::links::{Handler, Links, Reactor};
 use crate::payload::{Header, Payloads};
+use crate::play::{Player, play_until};
 use crate::preflight;
 use crate::report::{Broker, Generator, Percentiles, Step, Summary};
 use crate::run::{judge, resolve_route, save};
 use crate::schedule::{Profile, Schedule};
 use crate::steps::{credentials, generator, since, step, summary};
-use crate::timeline::{Timeline, Trouble};
+use crate::timeline::Trouble;
 use crate::track::{Arrival, Track};
 use crate::wire::{Credentials, SessionKind, put_connect, put_subscribe};
-use crate::worker::{Interval, disconnect, histogram};
+use crate::worker::{disconnect, histogram};
 use hdrhistogram::Histogram;
 use ringmq::protocol::frame::FixedHeader;
 use ringmq::protocol::{
     Ack, Connack, PacketId, PacketType, Publish, PublishProperties, QoS, ReasonCode, Suback,
     put_ack,
 };
-use std::time::Duration;
 
-/// Without any packet for this long all has come that will come. A broker that makes its tables larger while all of
-/// the machine is busy may be silent for seconds.
-const QUIET_NS: u64 = 20_000_000_000;
 /// Bytes the publisher has ready to be written before it waits.
 const OUT_BYTES_MAX: usize = 64 << 10;
 /// QoS 1: publications that are not acknowledged; by far fewer than there are Packet Identifiers.
@@ -52,7 +49,6 @@ pub fn run(args: &Args) -> Result<Summary, String> {
     let mut crowd = Crowd {
         reactor: Reactor::new(route, clock, None, 0)?,
         links: Links::default(),
-        growth: Growth::new(target, args.count, clock.now_ns())?,
         clients: Clients::new(args, clock)?,
         clock,
     };
@@ -101,13 +97,8 @@ pub fn run(args: &Args) -> Result<Summary, String> {
         });
     }
     let end = Sample::take(target, clock)?;
-    let Crowd {
-        clients,
-        growth,
-        links,
-        ..
-    } = &mut crowd;
-    growth.end(&mut clients.row, end.at_ns);
+    let (clients, links) = (&mut crowd.clients, &mut crowd.links);
+    clients.growth.end(&mut clients.row, end.at_ns);
     let lost = clients.lost();
     let seconds = (end.at_ns - start.at_ns) as f64 / 1e9;
     let mut summary = Summary {
@@ -132,7 +123,7 @@ pub fn run(args: &Args) -> Result<Summary, String> {
         held_back: clients.trouble.held_back,
         unacknowledged: clients.in_flight(),
         latency_kind: "response time".into(),
-        latency_us: Percentiles::of(growth.timeline.latency()),
+        latency_us: Percentiles::of(clients.growth.timeline.latency()),
         broker: target.broker_pid.map(|_| Broker {
             cpu_ns: end.broker.cpu_ns.saturating_sub(start.broker.cpu_ns),
             interval_ns: end.at_ns - start.at_ns,
@@ -143,7 +134,7 @@ pub fn run(args: &Args) -> Result<Summary, String> {
             ..Broker::default()
         }),
         generator: Generator {
-            send_lag_us: Percentiles::of(growth.timeline.send_lag()),
+            send_lag_us: Percentiles::of(clients.growth.timeline.send_lag()),
             ..generator(&start, &end)
         },
         steps,
@@ -156,17 +147,16 @@ pub fn run(args: &Args) -> Result<Summary, String> {
             .violations
             .push(format!("{lost} deliveries were lost"));
     }
-    let timeline = std::mem::take(&mut growth.timeline);
+    let timeline = std::mem::take(&mut clients.growth.timeline);
     links.close_all(&disconnect(clients.credentials.version));
     save(target, &summary, &timeline, since(start.at_ns))?;
     Ok(summary)
 }
 
-/// The clients, the ring that drives them, and who writes down how they become more.
+/// The clients, and the ring that drives them.
 struct Crowd {
     reactor: Reactor,
     links: Links,
-    growth: Growth,
     clients: Clients,
     clock: Clock,
 }
@@ -242,6 +232,7 @@ struct Clients {
     acknowledged: u64,
     trouble: Trouble,
     connect: Histogram<u64>,
+    growth: Growth,
     /// What happened since the last row was written.
     row: Row,
     events: u64,
@@ -283,35 +274,37 @@ impl Crowd {
         })
     }
 
-    /// Works until something holds, or nothing happens any more; returns whether it holds.
     fn until(&mut self, done: impl Fn(&Clients) -> bool) -> Result<bool, String> {
-        let mut events = self.clients.events;
-        let mut moved_ns = self.clock.now_ns();
-        loop {
-            self.reactor.receive(&mut self.links, &mut self.clients)?;
-            let now_ns = self.clock.now_ns();
-            self.growth.look(&mut self.clients.row, now_ns);
-            if done(&self.clients) {
-                // Acknowledgements of what was just received go out.
-                self.reactor.flush(&mut self.links, &mut self.clients)?;
-                return Ok(true);
+        let (links, clients) = (&mut self.links, &mut self.clients);
+        play_until(&mut self.reactor, links, clients, self.clock, done)
+    }
+}
+
+impl Player for Clients {
+    fn events(&self) -> u64 {
+        self.events
+    }
+
+    fn work(&mut self, links: &mut Links) {
+        let now_ns = self.clock.now_ns();
+        self.growth.look(&mut self.row, now_ns);
+        self.start(links, now_ns);
+        self.publish(links, now_ns);
+    }
+
+    fn due_ns(&self) -> u64 {
+        let campaign = &self.campaign;
+        match &campaign.schedule {
+            Some(schedule) if campaign.published < campaign.count(self.publisher()) => {
+                schedule.at_ns(campaign.published)
             }
-            self.clients.start(&mut self.links, now_ns);
-            self.clients.publish(&mut self.links, now_ns);
-            self.reactor.flush(&mut self.links, &mut self.clients)?;
-            if self.reactor.has_work()? {
-                continue;
-            }
-            if self.clients.events != events {
-                events = self.clients.events;
-                moved_ns = now_ns;
-            } else if now_ns > moved_ns + QUIET_NS {
-                return Ok(false);
-            }
-            let due_ns = self.clients.due_ns();
-            let wait_ns = due_ns.saturating_sub(self.clock.now_ns()).min(100_000_000);
-            self.reactor.wait(Duration::from_nanos(wait_ns.max(1)))?;
+            _ => u64::MAX,
         }
+    }
+
+    /// Where all of the machine is busy a broker may be silent for seconds.
+    fn quiet_ns(&self) -> u64 {
+        20_000_000_000
     }
 }
 
@@ -348,6 +341,7 @@ impl Clients {
             acknowledged: 0,
             trouble: Trouble::default(),
             connect: histogram(),
+            growth: Growth::new(&args.target, args.count, clock.now_ns())?,
             row: Row::new("publisher"),
             events: 0,
             last_event_ns: 0,
@@ -412,17 +406,6 @@ impl Clients {
             links.connect(self.next);
             self.connecting += 1;
             self.next += 1;
-        }
-    }
-
-    /// When the next message is due; the end of time when there is none.
-    fn due_ns(&self) -> u64 {
-        let campaign = &self.campaign;
-        match &campaign.schedule {
-            Some(schedule) if campaign.published < campaign.count(self.publisher()) => {
-                schedule.at_ns(campaign.published)
-            }
-            _ => u64::MAX,
         }
     }
 

@@ -78,6 +78,7 @@ impl<'a> Job<'a> {
             Verb::Sub(args) => Self::subscribe(args),
             Verb::Churn(_)
             | Verb::Storm(_)
+            | Verb::Inbox(_)
             | Verb::Durable(_)
             | Verb::Retained(_)
             | Verb::Suite(_)
