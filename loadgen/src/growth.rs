@@ -96,12 +96,8 @@ impl Growth {
         }
     }
 
-    /// Writes what there is of the last second.
-    pub fn end(&mut self, row: &mut Row, now_ns: u64) {
-        self.write(row, now_ns);
-    }
-
-    fn write(&mut self, row: &mut Row, now_ns: u64) {
+    /// Writes a row for the time since the last one.
+    pub fn write(&mut self, row: &mut Row, now_ns: u64) {
         let broker = self.broker.as_mut().map(|watch| watch.look(now_ns));
         let generator = self.generator.as_mut().map(|watch| watch.look(now_ns));
         let number = self.second as i64;

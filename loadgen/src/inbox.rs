@@ -57,6 +57,8 @@ pub fn run(args: &Args) -> Result<Summary, String> {
     }
     crowd.publisher_connects()?;
     let start = Sample::take(target, clock)?;
+    let clients = &mut crowd.clients;
+    clients.growth.write(&mut clients.row, start.at_ns);
     let count = u64::from(args.count);
     let mut steps = Vec::new();
 
@@ -98,7 +100,7 @@ pub fn run(args: &Args) -> Result<Summary, String> {
     }
     let end = Sample::take(target, clock)?;
     let (clients, links) = (&mut crowd.clients, &mut crowd.links);
-    clients.growth.end(&mut clients.row, end.at_ns);
+    clients.growth.write(&mut clients.row, end.at_ns);
     let lost = clients.lost();
     let seconds = (end.at_ns - start.at_ns) as f64 / 1e9;
     let mut summary = Summary {
@@ -342,7 +344,7 @@ impl Clients {
             trouble: Trouble::default(),
             connect: histogram(),
             growth: Growth::new(&args.target, args.count, clock.now_ns())?,
-            row: Row::new("publisher"),
+            row: Row::new("start"),
             events: 0,
             last_event_ns: 0,
             topic: String::new(),
