@@ -226,7 +226,7 @@ fn storms_and_the_suite_come_to_their_end() {
     for (words, sample) in [
         ("inbox -c 300 --probe-rate 1k --sample 50 --verify", 50),
         (
-            "inbox -c 40 --probe-rate 0 -q 1 --keep-sessions -V 5 --verify",
+            "inbox --prefix kept -c 40 --probe-rate 0 -q 1 --keep-sessions -V 5 --verify",
             40,
         ),
     ] {
