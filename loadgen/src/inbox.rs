@@ -149,10 +149,14 @@ pub fn run(args: &Args) -> Result<Summary, String> {
             .violations
             .push(format!("{lost} deliveries were lost"));
     }
-    let timeline = std::mem::take(&mut clients.growth.timeline);
+    let saved = save(
+        target,
+        &summary,
+        &clients.growth.timeline,
+        since(start.at_ns),
+    );
     links.close_all(&disconnect(clients.credentials.version));
-    save(target, &summary, &timeline, since(start.at_ns))?;
-    Ok(summary)
+    saved.map(|()| summary)
 }
 
 /// The clients, and the ring that drives them.
