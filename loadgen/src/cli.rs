@@ -6,7 +6,7 @@
 pub use crate::args::{Common, LoadArgs, Target};
 
 use crate::agent::{AgentArgs, RunArgs};
-use crate::parse::{duration, percent, rate};
+use crate::parse::{duration, percent, rate, rate_or_zero};
 use crate::suite::Suite;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
@@ -48,6 +48,8 @@ pub enum Verb {
     Churn(Churn),
     /// Clients that all come at once, after all were cut off: a power cut, or a birth storm.
     Storm(Storm),
+    /// Very many clients with a topic each: connect them, then send to a random few of them and to all.
+    Inbox(Inbox),
     /// Queue messages for sessions that are away, then let them come for them.
     Durable(Durable),
     /// Store retained messages, replay them to new subscribers, remove them.
@@ -236,6 +238,48 @@ pub struct Storm {
     pub verify: bool,
 }
 
+/// Very many clients.
+#[derive(Clone, Debug, Args)]
+pub struct Inbox {
+    /// The broker and what to report.
+    #[command(flatten)]
+    pub target: Target,
+    /// Clients, each with one subscription, to a topic of its own.
+    #[arg(short = 'c', long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub count: u32,
+    /// Connects that are under way at a time; more than the broker's listen queue holds have to be repeated by
+    /// the system, after a second.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    pub at_once: u32,
+    /// Keep Alive in seconds; 0 is none. Nobody sends PINGREQ, so it is to be longer than the run.
+    #[arg(short = 'k', long, default_value_t = 0)]
+    pub keepalive: u16,
+    /// Let sessions outlive their connections (for an hour).
+    #[arg(long)]
+    pub keep_sessions: bool,
+    /// Messages a second, while they connect, to somebody who is there already; 0 is none.
+    #[arg(long, default_value = "100", value_parser = rate_or_zero)]
+    pub probe_rate: f64,
+    /// When all are there: how many of them, chosen at random, get a message first.
+    #[arg(long, default_value_t = 1_000)]
+    pub sample: u32,
+    /// Open loop: messages a second to these.
+    #[arg(long, default_value = "1k", value_parser = rate)]
+    pub rate: f64,
+    /// Open loop: messages a second when everybody gets one.
+    #[arg(long, default_value = "10k", value_parser = rate)]
+    pub all_rate: f64,
+    /// QoS of publications and subscriptions.
+    #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub qos: u8,
+    /// Payload bytes.
+    #[arg(short = 's', long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=1 << 16))]
+    pub size: u32,
+    /// Fail (exit 99) when a message is lost, duplicated, reordered, corrupt, refused or not acknowledged.
+    #[arg(long)]
+    pub verify: bool,
+}
+
 /// Queued messages.
 #[derive(Clone, Debug, Args)]
 pub struct Durable {
@@ -419,6 +463,7 @@ impl Verb {
             Self::Sub(args) => &args.common.target,
             Self::Churn(args) => &args.target,
             Self::Storm(args) => &args.target,
+            Self::Inbox(args) => &args.target,
             Self::Durable(args) => &args.target,
             Self::Retained(args) => &args.target,
             Self::Suite(_)

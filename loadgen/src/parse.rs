@@ -95,7 +95,8 @@ pub fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
-fn rate_or_zero(text: &str) -> Result<f64, String> {
+/// Reads a number per second, or zero.
+pub fn rate_or_zero(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text);
     let (number, scale) = match number.strip_suffix(['k', 'K']) {
         Some(number) => (number, 1e3),

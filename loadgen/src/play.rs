@@ -4,8 +4,8 @@ use crate::clock::Clock;
 use crate::links::{Handler, Links, Reactor};
 use std::time::Duration;
 
-/// Without any event for this long all has come that will come.
-const QUIET_NS: u64 = 5_000_000_000;
+/// The longest wait between two looks at what there is.
+const WAIT_NS: u64 = 100_000_000;
 
 /// Clients that have something to do of their own.
 pub trait Player: Handler {
@@ -14,6 +14,16 @@ pub trait Player: Handler {
 
     /// Does what can be done by now.
     fn work(&mut self, links: &mut Links);
+
+    /// When there is more to do even if nothing happens, in ns of the clock.
+    fn due_ns(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Without any event for this long, in ns, all has come that will come.
+    fn quiet_ns(&self) -> u64 {
+        5_000_000_000
+    }
 }
 
 /// Works until something holds, or nothing happens any more; returns whether it holds.
@@ -44,9 +54,10 @@ pub fn play_until<P: Player>(
         if player.events() != events {
             events = player.events();
             moved_ns = now_ns;
-        } else if now_ns > moved_ns + QUIET_NS {
+        } else if now_ns > moved_ns + player.quiet_ns() {
             return Ok(false);
         }
-        reactor.wait(Duration::from_millis(100))?;
+        let wait_ns = player.due_ns().saturating_sub(now_ns).min(WAIT_NS);
+        reactor.wait(Duration::from_nanos(wait_ns))?;
     }
 }

@@ -145,6 +145,49 @@ impl Watch {
     }
 }
 
+/// The memory of the machine's kernel, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineMemory {
+    /// The kernel's own objects: sockets, files, requests to rings.
+    pub slab_bytes: u64,
+    /// What is in the buffers of TCP sockets.
+    pub socket_bytes: u64,
+    /// Memory that nobody uses.
+    pub free_bytes: u64,
+    /// TCP sockets; both ends of a connection on loopback count.
+    pub tcp_sockets: u64,
+}
+
+impl MachineMemory {
+    /// As it is now; what cannot be read is 0.
+    pub fn now() -> Self {
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let sockets = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        Self::parse(&memory, &sockets)
+    }
+
+    fn parse(memory: &str, sockets: &str) -> Self {
+        let kib = |name: &str| {
+            let line = memory.lines().find_map(|line| line.strip_prefix(name));
+            line.map_or(0, first_number) * 1024
+        };
+        let tcp = sockets.lines().find_map(|line| line.strip_prefix("TCP:"));
+        let of_tcp = |name: &str| {
+            let mut words = tcp.unwrap_or_default().split_whitespace();
+            words.find(|word| *word == name);
+            words.next().map_or(0, first_number)
+        };
+        // The kernel counts these in pages.
+        let page_bytes = 4096;
+        Self {
+            slab_bytes: kib("Slab:"),
+            socket_bytes: of_tcp("mem") * page_bytes,
+            free_bytes: kib("MemFree:"),
+            tcp_sockets: of_tcp("inuse"),
+        }
+    }
+}
+
 /// The CPU time of all processes on the machine together, in nanoseconds, to the tick (10 ms).
 pub fn machine_cpu_ns() -> io::Result<u64> {
     let stat = fs::read_to_string("/proc/stat")?;
@@ -217,6 +260,22 @@ mod tests {
     use super::*;
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
+
+    #[test]
+    fn the_memory_of_the_kernel_is_read() {
+        let memory = "MemTotal:  24 kB\nMemFree:     7 kB\nSlab:   3 kB\nSReclaimable:   1 kB\n";
+        let sockets =
+            "sockets: used 9\nTCP: inuse 5 orphan 0 tw 0 alloc 6 mem 2\nUDP: inuse 1 mem 1\n";
+        let expected = MachineMemory {
+            slab_bytes: 3 << 10,
+            socket_bytes: 2 * 4096,
+            free_bytes: 7 << 10,
+            tcp_sockets: 5,
+        };
+        assert_eq!(MachineMemory::parse(memory, sockets), expected);
+        assert_eq!(MachineMemory::parse("", ""), MachineMemory::default());
+        assert!(MachineMemory::now().slab_bytes > 0);
+    }
 
     /// Works for a while, and then sleeps: time is booked at the latest when a thread gives up the core.
     fn burn(duration: Duration) {

@@ -5,6 +5,7 @@ use crate::args::{Common, LoadArgs, Pacing, Target};
 use crate::assertion::Assertion;
 use crate::cli::{Conn, Fanout, Publish, Shape, Shared, Slow, Subscribe, Verb, Wild};
 use crate::clock::Clock;
+use crate::inbox;
 use crate::knee;
 use crate::leader::{self, Alone, Conductor, Leader, Measured};
 use crate::links::{Address, Route};
@@ -35,6 +36,7 @@ pub fn verb(verb: &Verb) -> Result<Summary, String> {
     match verb {
         Verb::Churn(args) => steps::churn(args),
         Verb::Storm(args) => storm::run(args),
+        Verb::Inbox(args) => inbox::run(args),
         Verb::Durable(args) => steps::durable(args),
         Verb::Retained(args) => steps::retained(args),
         Verb::Suite(args) => self::verb(&suite::ready(args)?.verb),
@@ -76,6 +78,7 @@ impl<'a> Job<'a> {
             Verb::Sub(args) => Self::subscribe(args),
             Verb::Churn(_)
             | Verb::Storm(_)
+            | Verb::Inbox(_)
             | Verb::Durable(_)
             | Verb::Retained(_)
             | Verb::Suite(_)

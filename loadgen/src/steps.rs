@@ -111,6 +111,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
             per_s: outcome.cycles as f64 / measured_s.max(1e-9),
             cpu_ns_each: target.broker_pid.map(|_| cpu_ns as f64 / cycles),
             rss_bytes_each: None,
+            latency_us: None,
         }],
         broker: target.broker_pid.map(|_| Broker {
             cpu_ns,
@@ -399,6 +400,7 @@ pub fn step(name: &str, first: &Sample, last: &Sample, count: u64, target: &Targ
         per_s: count as f64 / seconds,
         cpu_ns_each: each(cpu_ns as f64),
         rss_bytes_each: each(last.broker.rss_bytes as f64 - first.broker.rss_bytes as f64),
+        latency_us: None,
     }
 }
 

@@ -253,6 +253,7 @@ fn a_broker_that_is_not_there_is_one_line_and_status_1() {
         "pubsub --rate 5",
         "churn",
         "storm",
+        "inbox",
         "retained",
         "durable",
     ] {
@@ -278,6 +279,7 @@ fn a_refused_connect_tells_the_reason_even_where_it_would_try_again() {
         "pub -t a -I 10",
         "churn",
         "storm -c 2",
+        "inbox",
     ] {
         let (status, _, said) = attempt(&format!("{verb} -Q -p {port}"));
         assert_eq!(status, Some(1), "{verb}");

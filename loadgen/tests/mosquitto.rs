@@ -223,6 +223,24 @@ fn storms_and_the_suite_come_to_their_end() {
             Some(clients)
         );
     }
+    for (words, sample) in [
+        ("inbox -c 300 --probe-rate 1k --sample 50 --verify", 50),
+        (
+            "inbox --prefix kept -c 40 --probe-rate 0 -q 1 --keep-sessions -V 5 --verify",
+            40,
+        ),
+    ] {
+        let summary = broker.run(words);
+        assert_eq!(summary.violations, [""; 0], "{words}");
+        let all = summary.steps.last().expect("the steps");
+        assert_eq!((all.name.as_str(), all.count), ("all", summary.connections));
+        assert_eq!(
+            all.latency_us.as_ref().map(|all| all.count),
+            Some(all.count)
+        );
+        assert!(summary.delivered >= summary.connections + sample, "{words}");
+        assert_eq!(summary.delivered, summary.published, "{words}");
+    }
     for (name, messages) in [
         ("gateway --scale 0.1 -d 500ms", true),
         ("sharedsub-1K-5-1K-1K --scale 0.02 -d 500ms", true),

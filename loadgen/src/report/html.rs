@@ -455,6 +455,8 @@ fn steps(summary: &Summary) -> String {
                 count(step.per_s),
                 each(step.cpu_ns_each, |ns| time(ns / 1e3)),
                 each(step.rss_bytes_each, bytes),
+                each(step.latency_us.as_ref().map(|all| all.p50), time),
+                each(step.latency_us.as_ref().map(|all| all.p99), time),
             ],
         )
     });
@@ -468,6 +470,8 @@ fn steps(summary: &Summary) -> String {
             "per second",
             "broker CPU each",
             "broker memory each",
+            "latency p50",
+            "latency p99",
         ],
         &rows.collect::<String>(),
     )

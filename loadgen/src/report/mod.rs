@@ -112,6 +112,9 @@ pub struct Step {
     /// Growth of the broker's resident bytes for each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rss_bytes_each: Option<f64>,
+    /// The times that its messages took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<Percentiles>,
 }
 
 /// All that is known of a run.

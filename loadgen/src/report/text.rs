@@ -167,6 +167,9 @@ impl Step {
         if let Some(bytes) = self.rss_bytes_each {
             let _ = write!(line, ", {bytes:.0} B of broker memory each");
         }
+        if let Some(latency) = &self.latency_us {
+            let _ = write!(line, "; {}", latency.line());
+        }
         line
     }
 }
