@@ -85,6 +85,7 @@ pub struct Store {
     writer: JoinHandle<()>,
     reader: JoinHandle<()>,
     stop: Arc<AtomicBool>,
+    stop_reading: Arc<AtomicBool>,
     stats: Arc<StoreStats>,
 }
 
@@ -121,6 +122,7 @@ impl Store {
             .collect();
         let threads = Arc::new(Threads::default());
         let stop = Arc::new(AtomicBool::new(false));
+        let stop_reading = Arc::new(AtomicBool::new(false));
         let reading = Arc::new(Mutex::new(()));
         let stats = Arc::new(StoreStats::default());
         let checkpointer = Checkpointer::start(log_conn, setup.path, Arc::clone(&stats))
@@ -141,7 +143,7 @@ impl Store {
             conn: read_only,
             ports: ports.clone(),
             threads: Arc::clone(&threads),
-            stop: Arc::clone(&stop),
+            stop: Arc::clone(&stop_reading),
             reading,
             wall_minus_mono_ms: setup.wall_minus_mono_ms,
             stats: Arc::clone(&stats),
@@ -168,6 +170,7 @@ impl Store {
             writer,
             reader,
             stop,
+            stop_reading,
             stats,
         };
         Ok((store, recovered, links))
@@ -180,14 +183,19 @@ impl Store {
 
     /// Writes what still waits and ends the threads. Nothing more may be submitted.
     pub fn stop(self) {
-        self.stop.store(true, Ordering::Release);
-        for thread in [&self.threads.writer, &self.threads.reader] {
-            if let Some(thread) = thread.get() {
-                thread.unpark();
+        // The writer is the last to close the database, and so the one that can leave it without a log: the reader cannot write,
+        // and of two that close at once neither is the last.
+        let threads = [
+            (&self.stop_reading, &self.threads.reader, self.reader),
+            (&self.stop, &self.threads.writer, self.writer),
+        ];
+        for (stop, parked, thread) in threads {
+            stop.store(true, Ordering::Release);
+            if let Some(parked) = parked.get() {
+                parked.unpark();
             }
+            // A panic has told of itself.
+            let _ = thread.join();
         }
-        // A panic has told of itself.
-        let _ = self.writer.join();
-        let _ = self.reader.join();
     }
 }
