@@ -28,6 +28,7 @@ fn delivery(number: u16, payload_bytes: usize, qos: QoS) -> Delivery {
         subscription_ids: None,
         options: DeliveryOptions { qos, retain: false },
         group: None,
+        part: Part::OWN,
         progress: Progress::Fresh,
         is_stored: false,
     }

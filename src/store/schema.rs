@@ -2,7 +2,7 @@
 //!
 //! Everything hot is written at the right edge of its table: `msg` by ascending message number, `done` by ascending
 //! sequence number. Neither has a secondary index. A message stands in `msg` once, whatever the number of
-//! its receivers; a receiver that is done with a message that others still wait for is one number in a row of `done`.
+//! its receivers; a receiver that is done with a message that others still wait for is two numbers in a row of `done`.
 //!
 //! The views are for people with the stock `sqlite3` tool; the broker does not use them.
 
@@ -39,11 +39,11 @@ CREATE TABLE session(
 CREATE TABLE subscription(
     session INTEGER NOT NULL, filter TEXT NOT NULL, options INTEGER NOT NULL, subscription_id INTEGER,
     PRIMARY KEY(session, filter)) WITHOUT ROWID;
--- receivers: [[session,flags,subscription id...],...]
+-- receivers: [[session,flags,subscription id...],...]; flags >> 3 is the session's part in it, 0 or of a shared group.
 CREATE TABLE msg(
     id INTEGER PRIMARY KEY, receivers TEXT NOT NULL, stored_at INTEGER NOT NULL, expires_at INTEGER,
     qos INTEGER NOT NULL, retain INTEGER NOT NULL, stamp INTEGER, topic TEXT NOT NULL, properties BLOB, payload BLOB NOT NULL);
--- Who no longer waits for a message that others wait for: [[message,session...],...], a row per commit; newest is the
+-- Who no longer waits for a message that others wait for: [[message,session,part,session,part...],...], a row per commit; newest is the
 -- greatest message number in it.
 CREATE TABLE done(seq INTEGER PRIMARY KEY, newest INTEGER NOT NULL, acks TEXT NOT NULL);
 -- QoS 2 to clients: the message sent under this identifier, or NULL once PUBREC has arrived.
@@ -57,14 +57,16 @@ CREATE TABLE retained(
     payload BLOB NOT NULL) WITHOUT ROWID;
 
 CREATE VIEW done_parts AS
-    SELECT json_extract(ack.value, '$[0]') AS message, part.value AS session
-    FROM done, json_each(done.acks) AS ack, json_each(ack.value) AS part WHERE part.key > 0;
+    SELECT json_extract(ack.value, '$[0]') AS message, session.value AS session,
+        json_extract(ack.value, '$[' || (session.key + 1) || ']') AS part
+    FROM done, json_each(done.acks) AS ack, json_each(ack.value) AS session WHERE session.key % 2 = 1;
 CREATE VIEW queue AS
     SELECT session.client_id, msg.id AS message, datetime(msg.stored_at / 1000, 'unixepoch') AS stored,
         msg.topic, msg.qos, msg.payload
     FROM msg, json_each(msg.receivers) AS receiver
         JOIN session ON session.id = json_extract(receiver.value, '$[0]')
-    WHERE (msg.id, session.id) NOT IN (SELECT message, session FROM done_parts);
+    WHERE (msg.id, session.id, json_extract(receiver.value, '$[1]') >> 3)
+        NOT IN (SELECT message, session, part FROM done_parts);
 CREATE VIEW sessions AS
     SELECT client_id, expiry_s, datetime(disconnected_at / 1000, 'unixepoch') AS disconnected, will_topic,
         (SELECT count(*) FROM subscription WHERE subscription.session = session.id) AS subscriptions

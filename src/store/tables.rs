@@ -1,6 +1,6 @@
 //! Writing a batch: one transaction, prepared statements, each table in the order of its keys.
 
-use super::batch::{Batch, NewMessage};
+use super::batch::{Batch, NewMessage, SessionPart, part_of};
 use super::codec::{acks_text, expiry_to_wall, optional, receivers_text, sql};
 use crate::shard::record::{OutgoingStep, Receiver, SessionRecord, StoredMessage, StoredSession};
 use rusqlite::{Connection, Result, Statement, params};
@@ -23,7 +23,7 @@ pub(super) struct Kept {
     /// Pairs in the rows of `done`.
     pub(super) done_parts: u64,
     /// Ends whose message has not come yet, and since when.
-    early: HashMap<StoredMessage, (Vec<StoredSession>, u64)>,
+    early: HashMap<StoredMessage, (Vec<SessionPart>, u64)>,
     /// Cleared topics: the stamp, and since when.
     cleared: HashMap<Box<str>, (u64, u64)>,
     /// Sessions that ended since the last sweep: messages may still name them.
@@ -37,9 +37,9 @@ pub(super) struct Kept {
 #[derive(Debug, Default)]
 struct Delta {
     shared: Vec<(StoredMessage, u32)>,
-    early: Vec<(StoredMessage, Vec<StoredSession>)>,
+    early: Vec<(StoredMessage, Vec<SessionPart>)>,
     done: Option<(u64, StoredMessage)>,
-    acks: Vec<(StoredMessage, Vec<StoredSession>)>,
+    acks: Vec<(StoredMessage, Vec<SessionPart>)>,
     done_until: Option<u64>,
     cleared: Vec<(Box<str>, u64)>,
 }
@@ -253,7 +253,7 @@ impl<'c> Tables<'c> {
     /// Who still waits for a new message.
     fn receivers_left<'m>(&self, new: &'m NewMessage, batch: &Batch) -> Cow<'m, [Receiver]> {
         let now = batch.ended.get(&new.id);
-        let early = self.kept.early.get(&new.id).map(|(sessions, _)| sessions);
+        let early = self.kept.early.get(&new.id).map(|(parts, _)| parts);
         if now.is_none()
             && early.is_none()
             && batch.sessions_ended.is_empty()
@@ -262,24 +262,13 @@ impl<'c> Tables<'c> {
         {
             return Cow::Borrowed(&new.receivers);
         }
-        // A session may have several places, and each end takes one.
-        let mut done = BTreeMap::<_, u32>::new();
-        for session in now.into_iter().chain(early).flatten() {
-            *done.entry(*session).or_default() += 1;
-        }
+        let done: BTreeSet<_> = now.into_iter().chain(early).flatten().collect();
         let left = new.receivers.iter().filter(|receiver| {
             let session = &receiver.session;
-            match done.get_mut(session) {
-                Some(ends) if *ends > 0 => {
-                    *ends -= 1;
-                    false
-                }
-                _ => {
-                    !batch.sessions_ended.contains(session)
-                        && !self.kept.gone.contains(session)
-                        && !self.kept.ended.contains_key(session)
-                }
-            }
+            !done.contains(&part_of(receiver))
+                && !batch.sessions_ended.contains(session)
+                && !self.kept.gone.contains(session)
+                && !self.kept.ended.contains_key(session)
         });
         Cow::Owned(left.cloned().collect())
     }
@@ -287,31 +276,27 @@ impl<'c> Tables<'c> {
     /// Removes the messages that nobody waits for any more, and notes who is done with the others.
     fn end_messages(&mut self, batch: &Batch, delta: &mut Delta) -> Result<()> {
         let new: BTreeSet<StoredMessage> = batch.messages.iter().map(|new| new.id).collect();
-        for (id, sessions) in &batch.ended {
+        for (id, parts) in &batch.ended {
             if new.contains(id) {
                 continue;
             }
             // The part of a session that has ended went with it, or goes with the next sweep.
-            let has_ended = |session: &StoredSession| self.kept.ended.contains_key(session);
-            let sessions: Vec<_> = sessions
-                .iter()
-                .copied()
-                .filter(|it| !has_ended(it))
-                .collect();
-            if sessions.is_empty() {
+            let lives = |(session, _): &SessionPart| !self.kept.ended.contains_key(session);
+            let parts: Vec<_> = parts.iter().copied().filter(lives).collect();
+            if parts.is_empty() {
                 continue;
             }
             if let Some(&left) = self.kept.shared.get(id) {
-                let left = left.saturating_sub(u32::try_from(sessions.len()).unwrap_or(u32::MAX));
+                let left = left.saturating_sub(u32::try_from(parts.len()).unwrap_or(u32::MAX));
                 delta.shared.push((*id, left));
                 if left > 0 {
-                    delta.acks.push((*id, sessions));
+                    delta.acks.push((*id, parts));
                     continue;
                 }
             }
             let removed = self.message_ended.execute([sql(id.0)])?;
             if removed == 0 {
-                delta.early.push((*id, sessions));
+                delta.early.push((*id, parts));
             }
         }
         if let Some(newest) = delta.acks.iter().map(|(id, _)| *id).max() {
@@ -395,7 +380,7 @@ impl Kept {
             self.done_parts += delta
                 .acks
                 .iter()
-                .map(|(_, sessions)| sessions.len() as u64)
+                .map(|(_, parts)| parts.len() as u64)
                 .sum::<u64>();
         }
         if let Some(until) = delta.done_until {
@@ -411,9 +396,9 @@ impl Kept {
                 self.early.remove(&new.id);
             }
         }
-        for (id, mut sessions) in delta.early {
+        for (id, mut parts) in delta.early {
             let (known, since_ms) = self.early.entry(id).or_default();
-            known.append(&mut sessions);
+            known.append(&mut parts);
             *since_ms = now_ms;
         }
         for (topic, stamp) in delta.cleared {
