@@ -508,6 +508,7 @@ mod tests {
             subscription_ids: None,
             options: DeliveryOptions { qos, retain: false },
             group: None,
+            part: crate::topic::share::Part::OWN,
             progress: Progress::Fresh,
             is_stored: false,
         }
@@ -647,7 +648,7 @@ mod tests {
             bytes: 10,
             flags: crate::session::ReceiverFlags::new(
                 delivery(QoS::ExactlyOnce).options,
-                Part::OWN,
+                crate::topic::share::Part::OWN,
             ),
         };
         let published = vec![(id(2), stored(7)), (id(65_534), stored(5))];

@@ -289,7 +289,7 @@ mod tests {
                 retain: false,
             },
             group: None,
-            part: Part::OWN,
+            part: crate::topic::share::Part::OWN,
             progress: Progress::Fresh,
             is_stored: false,
         }
@@ -423,7 +423,7 @@ mod tests {
             for number in queue.to_fetch(limits.resident_max, usize::MAX) {
                 if number == 70 {
                     let gone = queue.arrived(number, None, |_, _| None).expect("given up");
-                    assert_eq!(gone.number, 70);
+                    assert_eq!(gone.place.number, 70);
                     continue;
                 }
                 let message = stored(number).message;

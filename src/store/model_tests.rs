@@ -451,7 +451,7 @@ impl Source {
                 id, received_from, ..
             } = record
             {
-                self.places.retain(|(message, _)| *message != id.0);
+                self.places.retain(|(message, ..)| *message != id.0);
                 self.incoming.retain(|of| {
                     received_from.is_none_or(|(session, id)| *of != (session.0, id.get()))
                 });
