@@ -75,6 +75,7 @@ fn session() -> Record {
         session: SESSION,
         client_id: "scada".into(),
         expiry_s: u32::MAX,
+        username: None,
         queue_full: 0,
         disconnected_at_ms: None,
         will: None,

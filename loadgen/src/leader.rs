@@ -391,6 +391,7 @@ pub fn head(
         connections: plan.clients().count() as u64,
         cores,
         measured_s: duration.as_secs_f64(),
+        order_promised: plan.order_is_promised(),
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Head {
     pub cores: usize,
     /// How long is measured.
     pub measured_s: f64,
+    /// Whether a message that comes after a later one is an error.
+    pub order_promised: bool,
 }
 
 /// Where the cores tell of their seconds, and who else hears of them.
@@ -192,7 +194,7 @@ impl<'a> Live<'a> {
             Display::Nothing => {}
             Display::Lines => {
                 for (number, second) in self.timeline.seconds(self.shown..complete) {
-                    eprintln!("{}", line(number, second));
+                    eprintln!("{}", line(number, second, self.head.order_promised));
                 }
             }
             Display::Screen { .. } => {
@@ -282,7 +284,7 @@ impl<'a> Live<'a> {
         }
         row(
             "errors",
-            trouble(&self.timeline.total().trouble)
+            trouble(&self.timeline.total().trouble, head.order_promised)
                 .map_or_else(|| "none".into(), |text| red(&text)),
         );
         if let Some(cores) = second.generator_cores() {
@@ -326,7 +328,7 @@ impl<'a> Live<'a> {
 }
 
 /// A second as a line.
-fn line(number: i64, second: &Second) -> String {
+fn line(number: i64, second: &Second, order_promised: bool) -> String {
     let name = if number < 0 {
         "warm-up".into()
     } else {
@@ -349,7 +351,7 @@ fn line(number: i64, second: &Second) -> String {
         let memory = bytes(broker.rss_bytes as f64);
         let _ = write!(line, "  broker {cores:.2} cores {memory}");
     }
-    if let Some(text) = trouble(&second.trouble) {
+    if let Some(text) = trouble(&second.trouble, order_promised) {
         let _ = write!(line, "  {text}");
     }
     line
@@ -365,7 +367,11 @@ fn times_row(all: &Percentiles) -> String {
 }
 
 /// What went wrong, with the reasons that there are; `None` when nothing did.
-fn trouble(trouble: &Trouble) -> Option<String> {
+fn trouble(trouble: &Trouble, order_promised: bool) -> Option<String> {
+    let trouble = Trouble {
+        reordered: if order_promised { trouble.reordered } else { 0 },
+        ..*trouble
+    };
     let counts = Trouble::REASONS.iter().zip(trouble.counts());
     let some: Vec<_> = counts
         .filter(|(_, count)| *count > 0)
@@ -436,6 +442,7 @@ mod tests {
             connections: 1_200,
             cores: 1,
             measured_s: 2.0,
+            order_promised: true,
         };
         let live = Live::new(&args.common.target, head, 0).unwrap();
         let live = live.hear(receiver, |_| ());
@@ -465,6 +472,7 @@ mod tests {
         interval.latency.record(250_000).unwrap();
         interval.send_lag.record(3_000).unwrap();
         interval.trouble.corrupt = 3;
+        interval.trouble.reordered = 9;
         sender.send(interval).unwrap();
         live.tick(1_199, 10 * SECOND + SECOND / 2);
         assert_eq!(live.shown, -1, "the core has not told of the warm-up");
@@ -490,11 +498,13 @@ mod tests {
         let timeline = live.into_timeline();
         assert_eq!(timeline.total().published, 5_000);
         let (number, second) = timeline.seconds(0..1).next().unwrap();
-        let line = line(number, second);
+        let text = line(number, second, true);
         assert!(
-            line.contains("1 s  published      5000/s") && line.contains("3 corrupt"),
-            "{line}"
+            text.contains("1 s  published      5000/s") && text.contains("9 reordered, 3 corrupt"),
+            "{text}"
         );
+        let text = line(number, second, false);
+        assert!(!text.contains("reordered"), "nobody promised it: {text}");
     }
 
     #[test]

@@ -66,6 +66,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
         connections: args.count.into(),
         cores: 1,
         measured_s: args.duration.as_secs_f64(),
+        order_promised: true,
     };
     let mut live = Live::new(target, head, clock.now_ns())?.hear(receiver, |_| ());
     live.begin(times, clock.now_ns());

@@ -328,7 +328,7 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         }
     ),
     text_key!(
-        "jwt.rules.audience",
+        "jwt.audience",
         "What `aud` must name; not looked at when it is not given.",
         "a text",
         |spec| spec.jwt.rules.audience.clone(),
@@ -338,7 +338,7 @@ pub(super) static LOGIN_KEYS: &[Key<LoginSpec>] = &[
         }
     ),
     text_key!(
-        "jwt.rules.issuer",
+        "jwt.issuer",
         "What `iss` must be; not looked at when it is not given.",
         "a text",
         |spec| spec.jwt.rules.issuer.clone(),

@@ -7,7 +7,7 @@ use crate::shard::outbox::{Denial, Event};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// An event and where its connection came from.
@@ -19,11 +19,64 @@ pub struct LogRecord {
     pub event: Event,
 }
 
+/// Records of one kind that are taken in one window; more are counted.
+const KIND_RECORDS_MAX: u32 = 200;
+/// The length of a window, in milliseconds.
+const WINDOW_MS: u64 = 10_000;
+
 /// Where the cores put records. It never waits: what a slow log cannot take is dropped and counted.
+///
+/// A reconnect loop must neither fill a disk nor wake the log thread for each of its lines: of one kind of record in one window
+/// only so many are taken, and the rest are counted.
 #[derive(Clone, Debug)]
 pub struct LogSink {
     sender: SyncSender<LogRecord>,
-    dropped: Arc<AtomicU64>,
+    tally: Arc<LogTally>,
+}
+
+/// What the sinks of all cores have taken, and what they have not.
+#[derive(Debug, Default)]
+pub struct LogTally {
+    kinds: [KindTally; KINDS.len()],
+    /// Whether no kind has a bound.
+    takes_all: AtomicBool,
+    /// Records that found the log full.
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct KindTally {
+    /// The number of the window in which `taken` counts.
+    window: AtomicU64,
+    taken: AtomicU32,
+    left_out: AtomicU64,
+}
+
+/// What the records of a kind tell of clients.
+const KINDS: [&str; 9] = [
+    "connected",
+    "refused",
+    "disconnected",
+    "taken over",
+    "and what was dropped",
+    "banned",
+    "and their limits",
+    "turned away",
+    "and what was denied",
+];
+
+fn kind(event: &Event) -> usize {
+    match event {
+        Event::ClientConnected { .. } => 0,
+        Event::ConnectRefused { .. } => 1,
+        Event::ClientDisconnected { .. } => 2,
+        Event::ClientTakeover { .. } => 3,
+        Event::Dropped { .. } => 4,
+        Event::Banned { .. } => 5,
+        Event::Limited { .. } => 6,
+        Event::TurnedAway { .. } => 7,
+        Event::Denied { .. } => 8,
+    }
 }
 
 impl LogSink {
@@ -31,13 +84,39 @@ impl LogSink {
     /// end reports the close when all sinks are gone.
     pub fn new(records_max: usize) -> (Self, Receiver<LogRecord>) {
         let (sender, receiver) = sync_channel(records_max);
-        (
-            Self {
-                sender,
-                dropped: Arc::default(),
-            },
-            receiver,
-        )
+        let tally = Arc::default();
+        (Self { sender, tally }, receiver)
+    }
+
+    /// What all clones of this sink have taken.
+    pub fn tally(&self) -> &Arc<LogTally> {
+        &self.tally
+    }
+
+    /// Puts an event in, if there is room for its kind; only then its `peer` is looked up.
+    pub(crate) fn put(
+        &self,
+        mono_ms: u64,
+        event: Event,
+        peer: impl FnOnce(&Event) -> Option<SocketAddr>,
+    ) {
+        if !self.tally.admits(kind(&event), mono_ms) {
+            return;
+        }
+        let record = LogRecord {
+            peer: peer(&event),
+            event,
+        };
+        if self.sender.try_send(record).is_err() {
+            self.tally.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl LogTally {
+    /// Lifts the bound of each kind, or sets it again.
+    pub fn take_all(&self, takes_all: bool) {
+        self.takes_all.store(takes_all, Ordering::Relaxed);
     }
 
     /// Records dropped since the start because the log was slow.
@@ -45,11 +124,37 @@ impl LogSink {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Puts a record in, if there is room.
-    pub(crate) fn put(&self, record: LogRecord) {
-        if self.sender.try_send(record).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+    /// Of each kind of which records were left out since the last call: what they tell of clients, and how many.
+    pub fn left_out(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.kinds.iter().map(|kind| {
+            let is_clean = kind.left_out.load(Ordering::Relaxed) == 0;
+            if is_clean {
+                0
+            } else {
+                kind.left_out.swap(0, Ordering::Relaxed)
+            }
+        });
+        KINDS
+            .into_iter()
+            .zip(counts)
+            .filter(|(_, count)| *count > 0)
+    }
+
+    /// Whether one more record of a kind is taken. Cores that begin a window at the same moment may take a few more.
+    fn admits(&self, kind: usize, mono_ms: u64) -> bool {
+        let kind = &self.kinds[kind];
+        let window = mono_ms / WINDOW_MS;
+        if kind.window.swap(window, Ordering::Relaxed) != window {
+            kind.taken.store(0, Ordering::Relaxed);
         }
+        if kind.taken.load(Ordering::Relaxed) < KIND_RECORDS_MAX
+            || self.takes_all.load(Ordering::Relaxed)
+        {
+            kind.taken.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        kind.left_out.fetch_add(1, Ordering::Relaxed);
+        false
     }
 }
 
@@ -319,6 +424,24 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_is_cut_and_counted() {
+        let tally = LogTally::default();
+        let admitted =
+            |count: u32, mono_ms| (0..count).filter(|_| tally.admits(0, mono_ms)).count();
+        assert_eq!(
+            admitted(KIND_RECORDS_MAX + 30, 50_000),
+            KIND_RECORDS_MAX as usize
+        );
+        assert!(tally.admits(1, 50_000), "another kind");
+        assert_eq!(tally.left_out().collect::<Vec<_>>(), [(KINDS[0], 30)]);
+        assert_eq!(tally.left_out().count(), 0);
+        assert!(!tally.admits(0, 49_999 + WINDOW_MS));
+        assert!(tally.admits(0, 50_000 + WINDOW_MS));
+        tally.take_all(true);
+        assert_eq!(admitted(1_000, 50_000 + WINDOW_MS), 1_000);
+    }
+
+    #[test]
     fn a_full_sink_drops_and_counts() {
         let (sink, receiver) = LogSink::new(1);
         let event = Event::ClientTakeover {
@@ -326,10 +449,13 @@ mod tests {
             new: CONN,
             client_id: "a".into(),
         };
+        sink.put(0, event.clone(), |_| None);
+        sink.put(0, event.clone(), |_| None);
         let record = LogRecord { peer: None, event };
-        sink.put(record.clone());
-        sink.put(record.clone());
-        assert_eq!((receiver.recv().unwrap(), sink.dropped()), (record, 1));
+        assert_eq!(
+            (receiver.recv().unwrap(), sink.tally().dropped()),
+            (record, 1)
+        );
         drop(sink);
         assert!(receiver.recv().is_err());
     }

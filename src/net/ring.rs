@@ -672,8 +672,13 @@ impl BufferRing {
     }
 
     fn bytes_layout(count: u16, buffer_bytes: u32) -> Layout {
-        Layout::from_size_align(usize::from(count) * buffer_bytes as usize, PAGE_BYTES)
-            .expect("the buffers fit the address space")
+        // No greater alignment than the allocator gives by itself: only so does zeroed memory come from the system untouched, and
+        // costs nothing until it is received into.
+        Layout::from_size_align(
+            usize::from(count) * buffer_bytes as usize,
+            align_of::<u128>(),
+        )
+        .expect("the buffers fit the address space")
     }
 
     fn start(&self, index: u16) -> NonNull<u8> {

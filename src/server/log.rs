@@ -1,23 +1,21 @@
 //! The log: one line per event on stderr.
 //!
 //! Lines about clients come from the cores as records (`net::events`), and one thread writes them, so that no
-//! core waits for stderr. A reconnect loop must not fill a disk: of records of one kind in ten seconds, only
-//! so many are written, and the rest are counted. At level `debug` nothing is left out.
+//! core waits for stderr. What a flood left out is told every ten seconds; at level `debug` nothing is left out.
 
 use crate::config::LogLevel;
-use crate::net::events::LogRecord;
+use crate::net::events::{LogRecord, LogTally};
 use crate::shard::outbox::Event;
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Records of one kind written in one window; more are counted.
-const KIND_RECORDS_MAX: u32 = 200;
-const WINDOW_MS: u64 = 10_000;
+/// How often it is told what was left out.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 static LOG: OnceLock<Log> = OnceLock::new();
 /// The least severe level that is logged, a `LogLevel`.
@@ -67,31 +65,34 @@ pub(super) fn line(level: LogLevel, text: impl fmt::Display) {
 }
 
 /// Writes the records of the cores until all of their sinks are gone.
-pub(super) fn spawn_writer(records: Receiver<LogRecord>) -> io::Result<JoinHandle<()>> {
+pub(super) fn spawn_writer(
+    records: Receiver<LogRecord>,
+    tally: Arc<LogTally>,
+) -> io::Result<JoinHandle<()>> {
     thread::Builder::new()
         .name("log".into())
-        .spawn(move || write_records(&records))
+        .spawn(move || write_records(&records, &tally))
 }
 
-fn write_records(records: &Receiver<LogRecord>) {
+fn write_records(records: &Receiver<LogRecord>, tally: &LogTally) {
     let log = LOG
         .get()
         .copied()
         .expect("the log is started before its writer");
-    let mut limiters = [Limiter::default(); KINDS.len()];
+    let mut tell_at = Instant::now() + TELL_EVERY;
     loop {
-        let record = records.recv_timeout(Duration::from_millis(WINDOW_MS));
-        let now_ms = now_ms();
-        for (kind, limiter) in limiters.iter_mut().enumerate() {
-            if let Some(count) = limiter.due(now_ms) {
-                let kind = KINDS[kind];
+        tally.take_all(is_logged(LogLevel::Debug));
+        let now = Instant::now();
+        if now >= tell_at {
+            tell_at = now + TELL_EVERY;
+            for (kind, count) in tally.left_out() {
                 log.write(
                     LogLevel::Info,
                     &format!("{count} more lines about clients {kind} were left out."),
                 );
             }
         }
-        match record {
+        match records.recv_timeout(tell_at.saturating_duration_since(now)) {
             Ok(record) => {
                 let level = match record.event {
                     Event::Dropped { .. }
@@ -101,80 +102,13 @@ fn write_records(records: &Receiver<LogRecord>) {
                     | Event::Limited { .. } => LogLevel::Warn,
                     _ => LogLevel::Info,
                 };
-                let kind = kind(&record.event);
-                let admitted = is_logged(LogLevel::Debug) || limiters[kind].admits(now_ms);
-                if is_logged(level) && admitted {
+                if is_logged(level) {
                     log.write(level, &record.to_string());
                 }
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-    }
-}
-
-const KINDS: [&str; 9] = [
-    "connected",
-    "refused",
-    "disconnected",
-    "taken over",
-    "and what was dropped",
-    "banned",
-    "and their limits",
-    "turned away",
-    "and what was denied",
-];
-
-fn kind(event: &Event) -> usize {
-    match event {
-        Event::ClientConnected { .. } => 0,
-        Event::ConnectRefused { .. } => 1,
-        Event::ClientDisconnected { .. } => 2,
-        Event::ClientTakeover { .. } => 3,
-        Event::Dropped { .. } => 4,
-        Event::Banned { .. } => 5,
-        Event::Limited { .. } => 6,
-        Event::TurnedAway { .. } => 7,
-        Event::Denied { .. } => 8,
-    }
-}
-
-/// How many lines of one kind were written in the window, and how many were not.
-#[derive(Clone, Copy, Default)]
-struct Limiter {
-    window_start_ms: u64,
-    written: u32,
-    left_out: u32,
-}
-
-impl Limiter {
-    /// Whether one more line may be written.
-    fn admits(&mut self, now_ms: u64) -> bool {
-        if self.is_over(now_ms) {
-            *self = Self {
-                window_start_ms: now_ms,
-                ..Self::default()
-            };
-        }
-        if self.written < KIND_RECORDS_MAX {
-            self.written += 1;
-            return true;
-        }
-        self.left_out = self.left_out.saturating_add(1);
-        false
-    }
-
-    /// The lines left out in a window that is over, once.
-    fn due(&mut self, now_ms: u64) -> Option<u32> {
-        if self.left_out == 0 || !self.is_over(now_ms) {
-            return None;
-        }
-        Some(std::mem::take(&mut self.left_out))
-    }
-
-    /// A clock that jumps back ends the window too.
-    fn is_over(&self, now_ms: u64) -> bool {
-        now_ms.abs_diff(self.window_start_ms) >= WINDOW_MS
     }
 }
 
@@ -227,19 +161,6 @@ impl fmt::Display for Utc {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_flood_is_cut_and_counted() {
-        let mut limiter = Limiter::default();
-        let admitted = (0..KIND_RECORDS_MAX + 30)
-            .filter(|_| limiter.admits(50_000))
-            .count();
-        assert_eq!(admitted, KIND_RECORDS_MAX as usize);
-        assert_eq!(limiter.due(50_000), None);
-        assert_eq!(limiter.due(50_000 + WINDOW_MS), Some(30));
-        assert_eq!(limiter.due(50_000 + WINDOW_MS), None);
-        assert!(limiter.admits(50_000 + WINDOW_MS));
-    }
 
     #[test]
     fn lines_begin_with_what_their_reader_needs() {

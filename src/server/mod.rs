@@ -116,8 +116,8 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
         u64::from_le_bytes(bytes.try_into().expect("half of the key is eight bytes"))
     };
     let (sink, records) = LogSink::new(LOG_RECORDS_MAX);
-    let writer =
-        log::spawn_writer(records).map_err(|error| failed("cannot start a thread", &error))?;
+    let writer = log::spawn_writer(records, Arc::clone(sink.tally()))
+        .map_err(|error| failed("cannot start a thread", &error))?;
     let core_config = CoreConfig {
         shard_count,
         pin: config.pin,
@@ -182,10 +182,10 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
     announce(&cores).map_err(|error| failed("cannot write to stdout", &error))?;
 
     cores.wait();
-    if sink.dropped() > 0 {
+    if sink.tally().dropped() > 0 {
         log::line(
             LogLevel::Warn,
-            format_args!("{} lines about clients were lost.", sink.dropped()),
+            format_args!("{} lines about clients were lost.", sink.tally().dropped()),
         );
     }
     drop(sink);

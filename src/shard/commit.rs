@@ -1,6 +1,7 @@
 //! What waits for the store: everything that a peer may be told only after a record is durable.
 
 use super::Shard;
+use super::connection::PAUSED_BY_RETAINED;
 use super::fetch::{FetchFor, Redispatch};
 use super::gate::Ticket;
 use super::hold::{Hold, Withheld};
@@ -41,6 +42,8 @@ pub(super) enum Wait {
     },
     /// The end of the last session with a Client Identifier is durable.
     Ended(u64),
+    /// A connection is read again.
+    Read(ConnKey),
     /// A message is stored: its publisher and its receivers are told.
     Message(u64),
 }
@@ -195,6 +198,7 @@ impl Shard {
                     stored,
                     packet_id,
                 } => self.step_is_durable(session, stored, packet_id, outbox),
+                Wait::Read(conn) => self.resume(conn, PAUSED_BY_RETAINED, outbox),
                 Wait::Ended(client) => self.end_is_durable(client),
                 Wait::Message(number) => {
                     self.message_is_settled(number, refused, &mut told, outbox)

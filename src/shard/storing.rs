@@ -3,6 +3,7 @@
 
 use super::Shard;
 use super::commit::{Keeper, Told, Wait};
+use super::connection::PAUSED_BY_RETAINED;
 use super::counters::DropCause;
 use super::gate::Ticket;
 use super::hold::Withheld;
@@ -19,6 +20,11 @@ use crate::protocol::{PacketId, PacketType, QoS, ReasonCode};
 use crate::session::{DeliveryOptions, Place, SessionKey};
 use crate::topic::interest::CoreMask;
 use std::rc::Rc;
+
+/// Records that may wait for the store while a client goes on that gets no acknowledgement.
+const RECORDS_AHEAD_MAX: u64 = 4_096;
+/// Bytes of a message above which it waits alone.
+const BYTES_AHEAD_MAX: usize = 64 << 10;
 
 /// A message that the store is to have, until its publisher is told.
 #[derive(Debug)]
@@ -285,6 +291,18 @@ impl Shard {
         );
         if awaiting == 0 {
             self.gathered(number, outbox);
+        }
+    }
+
+    /// After a connection had a retained message of QoS 0 stored. No acknowledgement holds it back, and if the store fell
+    /// behind, the shell would read nobody.
+    pub(super) fn wait_for_store(&mut self, key: ConnKey, bytes: usize, outbox: &mut Outbox) {
+        let last = self.keeper.emitted;
+        let ahead = last - self.keeper.committed;
+        let is_far = ahead > RECORDS_AHEAD_MAX || ahead > 0 && bytes > BYTES_AHEAD_MAX;
+        if is_far && self.open(key).paused & PAUSED_BY_RETAINED == 0 {
+            self.pause(key, PAUSED_BY_RETAINED, outbox);
+            self.keeper.wait(last, Wait::Read(key));
         }
     }
 

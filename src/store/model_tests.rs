@@ -309,6 +309,7 @@ impl Source {
                 Some(Record::Session(SessionRecord {
                     session: StoredSession(session),
                     client_id: format!("client-{session}").into(),
+                    username: (random.below(2) == 0).then(|| "al".into()),
                     expiry_s: random.below(u64::from(u32::MAX)) as u32,
                     queue_full: random.below(4) as u8,
                     disconnected_at_ms: (random.below(2) == 0).then_some(1_700_000_000_000),

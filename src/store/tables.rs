@@ -86,7 +86,7 @@ impl<'c> Tables<'c> {
             begin: prepare("BEGIN IMMEDIATE")?,
             commit: prepare("COMMIT")?,
             rollback: prepare("ROLLBACK")?,
-            session: prepare("REPLACE INTO session VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)")?,
+            session: prepare("REPLACE INTO session VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)")?,
             session_ended: [
                 prepare("DELETE FROM session WHERE id = ?1")?,
                 prepare("DELETE FROM subscription WHERE session = ?1")?,
@@ -207,6 +207,7 @@ impl<'c> Tables<'c> {
             message.map(|message| message.topic()),
             message.and_then(|message| optional(message.properties())),
             message.map(|message| message.payload()),
+            record.username,
         ])?;
         Ok(())
     }

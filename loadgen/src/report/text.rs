@@ -79,11 +79,16 @@ impl Summary {
         }
         if self.publishers > 0 {
             line(format!(
-                "of {} deliveries: {} lost, {} duplicated, {} reordered, {} corrupt; {} unacknowledged, {} refused",
+                "of {} deliveries: {} lost, {} duplicated, {} reordered{}, {} corrupt; {} unacknowledged, {} refused",
                 self.expected,
                 self.lost,
                 self.duplicates,
                 self.reordered,
+                if self.order_promised || self.reordered == 0 {
+                    ""
+                } else {
+                    " (no order is promised here)"
+                },
                 self.corrupt,
                 self.unacknowledged,
                 self.refused

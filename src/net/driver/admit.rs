@@ -3,7 +3,6 @@
 use super::{Driver, StateMachine, listener_key};
 use crate::config::limits::NO_LIMIT;
 use crate::net::admission::Newcomer;
-use crate::net::events::LogRecord;
 use crate::net::ring::Key;
 use crate::net::transport::Admitted;
 use crate::shard::budget::MemoryLevel;
@@ -107,7 +106,7 @@ impl<S: StateMachine> Driver<S> {
         let more = self.live.admission().refused(limit, self.now.mono_ms);
         if let (Some(more), Some(log)) = (more, &self.log) {
             let event = Event::TurnedAway { limit, more };
-            log.put(LogRecord { peer, event });
+            log.put(self.now.mono_ms, event, |_| peer);
         }
     }
 

@@ -72,7 +72,7 @@ mod through;
 mod through_tests;
 
 use super::counters::NetCounters;
-use super::events::{LogRecord, LogSink};
+use super::events::LogSink;
 use super::listener::{Listener, Reserve, is_shortage};
 use super::live::Live;
 use super::ring::{Completion, Key, Received, Ring, RingError};
@@ -507,17 +507,15 @@ impl<S: StateMachine> Driver<S> {
             return self.outbox.events.clear();
         };
         for event in std::mem::take(&mut self.outbox.events) {
-            let conn = match &event {
+            log.put(self.now.mono_ms, event, |event| match event {
                 Event::ClientConnected { conn, .. }
                 | Event::ConnectRefused { conn, .. }
                 | Event::ClientDisconnected { conn, .. }
                 | Event::ClientTakeover { new: conn, .. }
                 | Event::Banned { conn, .. }
-                | Event::Limited { conn, .. } => Some(*conn),
+                | Event::Limited { conn, .. } => self.peer(*conn),
                 Event::Dropped { .. } | Event::Denied { .. } | Event::TurnedAway { .. } => None,
-            };
-            let peer = conn.and_then(|conn| self.peer(conn));
-            log.put(LogRecord { peer, event });
+            });
         }
     }
 
@@ -543,6 +541,9 @@ impl<S: StateMachine> Driver<S> {
             listening.listener.set_door(door);
         }
         self.tell_rules(parts.rules);
+        if !parts.withdrawn.is_empty() {
+            self.tell(Input::Withdrawn(parts.withdrawn));
+        }
         self.tell(Input::Limits(&parts.limits));
         self.limits = parts.limits;
     }

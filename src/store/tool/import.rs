@@ -146,6 +146,7 @@ impl Importer<'_> {
         disconnected_at_ms: u64,
         queue_full: u8,
         will: Option<StoredWill>,
+        username: Option<&str>,
     ) -> Result<Option<StoredSession>, String> {
         if self.here.contains(client_id) || self.sessions.contains_key(client_id) {
             self.report.known += 1;
@@ -158,6 +159,7 @@ impl Importer<'_> {
             session,
             client_id: client_id.into(),
             expiry_s,
+            username: username.map(Into::into),
             queue_full,
             disconnected_at_ms: Some(disconnected_at_ms),
             will,
