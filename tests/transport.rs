@@ -3,6 +3,8 @@
 //!
 //! Without one of them its tests say so on stderr and pass; with `RINGMQ_TEST_REQUIRE_INTEROP=1` they fail.
 
+#[path = "transport/abuse.rs"]
+mod abuse;
 #[path = "transport/browser.rs"]
 mod browser;
 #[path = "../loadgen/tests/common/chromium.rs"]

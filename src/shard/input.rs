@@ -166,8 +166,8 @@ pub enum Input<'a> {
     Committed {
         /// All records up to this one are settled.
         up_to: Lsn,
-        /// Those among them that were refused, ascending: each a `Record::Message` or `Record::Retained` for which there was
-        /// no room. The store keeps nothing of them.
+        /// Those that were refused since the last time, ascending: each a `Record::Message` or `Record::Retained` for which there was no
+        /// room. The store keeps nothing of them. Some may be beyond `up_to`, behind what waits for the disk.
         refused: &'a [Lsn],
     },
     /// The store has read what a `Fetch` asked for.

@@ -19,6 +19,7 @@ use super::record::{
 use crate::protocol::{PacketId, PacketType, QoS, ReasonCode};
 use crate::session::{DeliveryOptions, Place, SessionKey};
 use crate::topic::interest::CoreMask;
+use hashbrown::hash_map::Entry;
 use std::rc::Rc;
 
 /// Records that may wait for the store while a client goes on that gets no acknowledgement.
@@ -62,7 +63,8 @@ pub(super) struct Source {
     pub(super) publish: Option<SourcePublish>,
     /// This shard stamped it as a retained message, which is to be kept too.
     pub(super) is_retained: bool,
-    pub(super) then: Then,
+    /// Rare, and kept small for the others.
+    pub(super) then: Option<Box<Then>>,
 }
 
 /// The PUBLISH packet that a message came with.
@@ -130,7 +132,14 @@ pub(super) enum Pace {
 #[derive(Debug)]
 pub(super) struct Unstored {
     pub(super) message: Rc<Message>,
-    sessions: Vec<SessionKey>,
+    first: SessionKey,
+    more: Vec<SessionKey>,
+}
+
+impl Unstored {
+    fn sessions(&self) -> impl Iterator<Item = SessionKey> + '_ {
+        std::iter::once(self.first).chain(self.more.iter().copied())
+    }
 }
 
 impl Storing {
@@ -149,6 +158,13 @@ impl Storing {
     /// Whether its records are written, or are being decided on.
     pub(super) fn is_recorded(&self) -> bool {
         self.message.is_none()
+    }
+
+    /// Whether the store has refused all that was recorded of it.
+    pub(super) fn is_refused_by(&self, refused: &[Lsn]) -> bool {
+        let records = [self.message_record, self.retained_record];
+        let is_among = |record: &u64| *record == 0 || refused.binary_search(&Lsn(*record)).is_ok();
+        records.iter().all(is_among)
     }
 
     /// Whether nobody waits for it any more.
@@ -202,11 +218,16 @@ impl Keeper {
     }
 
     pub(super) fn note_unstored(&mut self, number: u64, message: Rc<Message>, session: SessionKey) {
-        let unstored = self.unstored.entry(number).or_insert_with(|| Unstored {
-            message,
-            sessions: Vec::new(),
-        });
-        unstored.sessions.push(session);
+        match self.unstored.entry(number) {
+            Entry::Occupied(mut known) => known.get_mut().more.push(session),
+            Entry::Vacant(new) => {
+                new.insert(Unstored {
+                    message,
+                    first: session,
+                    more: Vec::new(),
+                });
+            }
+        }
     }
 }
 
@@ -542,7 +563,7 @@ impl Shard {
     /// A message that sessions of this shard took is durable.
     pub(super) fn stored(&mut self, number: u64, outbox: &mut Outbox) {
         if let Some(unstored) = self.keeper.unstored.remove(&number) {
-            for session in unstored.sessions {
+            for session in unstored.sessions() {
                 self.pump(session, outbox);
             }
         }
@@ -559,7 +580,7 @@ impl Shard {
             let topic = unstored.message.topic();
             self.note_drops(None, topic, DropCause::Refused, left as u64);
         }
-        for key in unstored.sessions {
+        for key in unstored.sessions() {
             let Some(session) = self.sessions.get_mut(key.0 as usize) else {
                 continue;
             };
@@ -644,7 +665,10 @@ impl Shard {
     }
 
     /// Emits the records that go with that of a message.
-    fn follow(&mut self, then: Then, outbox: &mut Outbox) {
+    fn follow(&mut self, then: Option<Box<Then>>, outbox: &mut Outbox) {
+        let Some(then) = then else {
+            return;
+        };
         if let Some((Place { number, part }, stored)) = then.ended {
             // Recorded whatever the message has come to: it is not over for its publisher, it has moved.
             self.record_end(StoredMessage(number), StoredSession(stored), part, outbox);

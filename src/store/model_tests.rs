@@ -481,7 +481,7 @@ fn run(seed: u64) {
                     batch.add(random.below(3) as usize, Lsn(lsn), record);
                 }
             }
-            tables.write(&batch, writer::now_ms()).unwrap();
+            tables.write(&mut batch, writer::now_ms()).unwrap();
             if random.below(6) == 0
                 && let Some(mut sweep) = Sweep::begin(&tables)
             {
@@ -505,7 +505,7 @@ fn run(seed: u64) {
         let (id, session) = (StoredMessage(id), StoredSession(session));
         batch.add(0, Lsn(at as u64 + 1), Record::Ended { id, session, part });
     }
-    tables.write(&batch, writer::now_ms()).unwrap();
+    tables.write(&mut batch, writer::now_ms()).unwrap();
     while let Some(mut sweep) = Sweep::begin(&tables) {
         while sweep.step(&mut tables).unwrap() {}
     }
@@ -546,7 +546,7 @@ fn expired_retained_messages_are_removed_in_slices() {
             },
         );
     }
-    tables.write(&batch, 1).unwrap();
+    tables.write(&mut batch, 1).unwrap();
     let mut after = Some(String::new());
     let mut slices = 0;
     while let Some(topic) = after {

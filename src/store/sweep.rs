@@ -53,10 +53,7 @@ impl Sweep {
 
     /// Takes note of what was committed meanwhile.
     pub(super) fn note(&mut self, batch: &Batch) {
-        for (message, parts) in &batch.ended {
-            let parts = parts.iter();
-            self.done.extend(parts.map(|part| (*message, *part)));
-        }
+        self.done.extend(&batch.ended);
     }
 
     /// Looks at the next rows, and returns whether there are more.
@@ -205,10 +202,9 @@ pub(super) fn add_acks(done: &mut Done, acks: &str) -> Option<u64> {
         rest.is_empty()
             && parts.iter().all(|[session, part]| {
                 let part = u32::try_from(*part).ok().and_then(Part::from_bits);
+                let part = part.map(|part| (StoredSession(*session), part));
+                done.extend(part.map(|part| (StoredMessage(*message), part)));
                 count += 1;
-                done.extend(
-                    part.map(|part| (StoredMessage(*message), (StoredSession(*session), part))),
-                );
                 part.is_some()
             })
     });

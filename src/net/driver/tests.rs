@@ -202,6 +202,10 @@ impl StateMachine for Fake {
             .into_iter()
             .flat_map(|state| state.outbound.iter().map(Vec::as_slice))
     }
+
+    fn acked_not_durable(&self) -> u64 {
+        0
+    }
 }
 
 /// Cores whose turns the test takes, with time that the test makes.

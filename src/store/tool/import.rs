@@ -309,9 +309,9 @@ impl Importer<'_> {
     }
 
     fn flush(&mut self) -> Result<(), String> {
-        let batch = std::mem::replace(&mut self.batch, Batch::new(1));
+        let mut batch = std::mem::replace(&mut self.batch, Batch::new(1));
         self.tables
-            .write(&batch, now_ms())
+            .write(&mut batch, now_ms())
             .map(|_| ())
             .map_err(|error| crate::store::fault::Fault::of(&error).to_string())
     }
