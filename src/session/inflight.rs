@@ -62,8 +62,8 @@ pub enum Settled {
 pub enum Arrived {
     /// It can be sent.
     Taken,
-    /// It cannot be read, and its identifier is given up.
-    GivenUp(PacketId),
+    /// It cannot be read, and its identifier is given up, with its place in the store.
+    GivenUp(PacketId, Place),
     /// Nothing waits for it.
     Unknown,
 }
@@ -331,15 +331,21 @@ impl Inflight {
 
     /// A message was read back, or cannot be.
     pub fn arrived(&mut self, number: u64, message: Option<&Rc<Message>>) -> Arrived {
-        let is_it =
-            |entry: &Entry| matches!(entry, Entry::Stored(stored) if stored.number == number);
-        let Some(at) = self.entries.iter().position(is_it) else {
+        let found = self
+            .entries
+            .iter()
+            .zip(0..)
+            .find_map(|(entry, at)| match entry {
+                Entry::Stored(stored) if stored.number == number => Some((at, stored.place())),
+                _ => None,
+            });
+        let Some((at, place)) = found else {
             return Arrived::Unknown;
         };
         let Some(message) = message else {
             let id = self.id_at(at);
             self.finish(at);
-            return Arrived::GivenUp(id);
+            return Arrived::GivenUp(id, place);
         };
         if let Entry::Stored(stored) = std::mem::replace(&mut self.entries[at], Entry::Done) {
             let mut delivery = stored.with(Rc::clone(message), None);
@@ -659,7 +665,16 @@ mod tests {
         assert_eq!(inflight.to_fetch(10), [5, 7]);
         let message = delivery(QoS::ExactlyOnce).message;
         assert_eq!(inflight.arrived(5, Some(&message)), Arrived::Taken);
-        assert_eq!(inflight.arrived(7, None), Arrived::GivenUp(id(2)));
+        assert_eq!(
+            inflight.arrived(7, None),
+            Arrived::GivenUp(
+                id(2),
+                Place {
+                    number: 7,
+                    part: crate::topic::share::Part::OWN,
+                }
+            )
+        );
         assert_eq!(inflight.arrived(7, None), Arrived::Unknown);
         assert!(matches!(
             inflight.resend_next(),

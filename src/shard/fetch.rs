@@ -8,7 +8,7 @@ use super::record::{Fetch, FetchToken, Record, StoredMessage, StoredSession};
 use super::{Shard, Subscription};
 use crate::session::inflight::Arrived;
 use crate::session::queue::{Front, LetGo};
-use crate::session::{Place, SessionKey, StoredDelivery};
+use crate::session::{SessionKey, StoredDelivery};
 use crate::topic::share::{GroupId, Groups, Part};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -147,11 +147,10 @@ impl Shard {
         };
         match state.inflight.arrived(number, message.as_ref()) {
             Arrived::Taken => {}
-            Arrived::GivenUp(packet_id) => {
+            Arrived::GivenUp(packet_id, place) => {
                 let session = StoredSession(stored);
                 self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
-                let (message, part) = (None, Part::OWN);
-                let place = Place { number, part };
+                let message = None;
                 self.let_go(key, LetGo { place, message }, DropCause::Lost, outbox);
             }
             Arrived::Unknown => {
