@@ -481,19 +481,6 @@ impl Model {
         );
     }
 
-    /// At rest: everything that was sent is acknowledged.
-    pub fn check_flights(&self) {
-        for (at, session) in self.sessions.iter().enumerate().filter(|(_, it)| it.alive) {
-            for flight in session.flights.values() {
-                assert!(
-                    self.may_be_given_up(at, flight),
-                    "(3) client {} was not sent again: {flight:?}",
-                    session.client
-                );
-            }
-        }
-    }
-
     /// Ends a session; its Will goes out if it still has one. Returns how many Wills went out.
     pub fn end_session(&mut self, session: SessionId) -> u64 {
         if self.sessions[session].socket.is_some() {
