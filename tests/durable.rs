@@ -5,7 +5,7 @@ mod world;
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version};
 use ringmq::shard::counters::DropCause;
-use ringmq::shard::record::{Durability, Record};
+use ringmq::shard::record::{Durability, Part, Record};
 use world::{Packet, World, connect, options, persistent};
 
 fn stored(shard_count: usize) -> World {
@@ -151,6 +151,41 @@ fn what_was_not_asked_about_is_numbered_in_its_order() {
     stored.sort();
     let in_order: Vec<_> = stored.into_iter().map(|(_, payload)| payload).collect();
     assert_eq!(in_order, [b"1".to_vec(), b"2".to_vec()]);
+}
+
+/// A session had a message by its own subscription and through shared groups, and an end said only that it was one of these. The store
+/// took the first: after a restart the session was without a message that it had not acknowledged.
+#[test]
+fn an_end_says_which_part_of_a_session_it_is() {
+    let mut world = stored(1);
+    let subscriber = subscribed(&mut world, "subscriber", "t", QoS::AtLeastOnce);
+    let filters = ["$share/g/t", "$share/h/t"];
+    for filter in filters {
+        let qos = QoS::AtLeastOnce;
+        let options = ringmq::protocol::SubscribeOptions { qos, ..options() };
+        world.send_subscribe(subscriber, filter, options, None);
+        world.commit();
+        assert_eq!(world.next(subscriber), Some(Packet::Suback(vec![1])));
+    }
+    let publisher = world.connect(0, "publisher", Version::V5);
+    world.publish(publisher, "t", b"x", QoS::AtLeastOnce, 1);
+    let records: Vec<_> = world.records[0].iter().collect();
+    let [Record::Message { receivers, .. }] = &records[..] else {
+        panic!("{records:?}");
+    };
+    let parts: Vec<_> = receivers.iter().map(|it| it.flags.part()).collect();
+    let groups = filters.map(Part::of_group);
+    assert_eq!(parts, [Part::OWN, groups[0], groups[1]]);
+    world.commit();
+    let got = world.messages(subscriber);
+    for (at, part) in parts.into_iter().enumerate().rev() {
+        world.ack(subscriber, PacketType::Puback, got[at].id.expect("QoS 1"));
+        let ended = world.records[0].last();
+        assert!(
+            matches!(ended, Some(Record::Ended { part: this, .. }) if *this == part),
+            "{ended:?}"
+        );
+    }
 }
 
 #[test]

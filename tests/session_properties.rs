@@ -5,7 +5,7 @@ use ringmq::config::limits::QueueFullPolicy;
 use ringmq::protocol::{PacketId, QoS};
 use ringmq::session::inflight::{Acked, Inflight, Resend};
 use ringmq::session::queue::{Queue, QueueLimits, Queued};
-use ringmq::session::{Delivery, DeliveryOptions, Progress};
+use ringmq::session::{Delivery, DeliveryOptions, Place, Progress};
 use ringmq::shard::message::{Message, MessageParts, NEVER};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -28,6 +28,7 @@ fn delivery(number: u16, payload_bytes: usize, qos: QoS) -> Delivery {
         subscription_ids: None,
         options: DeliveryOptions { qos, retain: false },
         group: None,
+        part: ringmq::topic::share::Part::OWN,
         progress: Progress::Fresh,
         is_stored: false,
     }
@@ -179,7 +180,7 @@ proptest! {
                     let is_due = model
                         .get(&id)
                         .is_some_and(|flight| flight.qos == QoS::AtLeastOnce);
-                    let expected = if is_due { Acked::Complete(0) } else { Acked::Unknown };
+                    let expected = if is_due { Acked::Complete(Place::default()) } else { Acked::Unknown };
                     if is_due {
                         model.remove(&id);
                     }
@@ -190,11 +191,11 @@ proptest! {
                         Some(flight) if flight.released => Acked::ReleaseAgain,
                         Some(flight) if flight.qos == QoS::ExactlyOnce && accepted => {
                             flight.released = true;
-                            Acked::Release(0)
+                            Acked::Release(Place::default())
                         }
                         Some(flight) if flight.qos == QoS::ExactlyOnce => {
                             model.remove(&id);
-                            Acked::Complete(0)
+                            Acked::Complete(Place::default())
                         }
                         _ => Acked::Unknown,
                     };
@@ -202,7 +203,7 @@ proptest! {
                 }
                 WindowStep::Pubcomp(id) => {
                     let is_due = model.get(&id).is_some_and(|flight| flight.released);
-                    let expected = if is_due { Acked::Complete(0) } else { Acked::Unknown };
+                    let expected = if is_due { Acked::Complete(Place::default()) } else { Acked::Unknown };
                     if is_due {
                         model.remove(&id);
                     }

@@ -14,7 +14,7 @@ use ringmq::session::DeliveryOptions;
 use ringmq::shard::input::ShardId;
 use ringmq::shard::message::{Message, MessageParts, NEVER};
 use ringmq::shard::record::{
-    Durability, Fetch, FetchToken, Lsn, Receiver, ReceiverFlags, Record, SessionRecord,
+    Durability, Fetch, FetchToken, Lsn, Part, Receiver, ReceiverFlags, Record, SessionRecord,
     StoredMessage, StoredSession,
 };
 use ringmq::store::load::{LoadSetup, Recovered, load};
@@ -103,7 +103,7 @@ fn message(id: u64, payload_bytes: usize) -> Record {
                     qos: QoS::AtLeastOnce,
                     retain: false,
                 },
-                false,
+                Part::OWN,
             ),
             subscription_ids: None,
         }],
@@ -116,6 +116,7 @@ fn ended(id: u64) -> Record {
     Record::Ended {
         id: StoredMessage(id),
         session: SESSION,
+        part: Part::OWN,
     }
 }
 

@@ -45,7 +45,7 @@ impl Dir {
         }
         // The second receiver of the first message is done; the first is sent one of QoS 2.
         if messages > 0 {
-            let acks = format!("[[1001,{}]]", 1 + 2 % sessions);
+            let acks = format!("[[1001,{},0]]", 1 + 2 % sessions);
             conn.execute("INSERT INTO done VALUES (1, 1001, ?1)", [acks])
                 .unwrap();
             conn.execute(

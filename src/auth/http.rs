@@ -169,18 +169,20 @@ impl Service {
             .with_config()
             .limit(ANSWER_BYTES_MAX)
             .read_to_vec();
-        let Some(value) = body
-            .ok()
-            .and_then(|body| serde_json::from_slice(&body).ok())
-        else {
-            return Answer::Unavailable("the answer of the authentication service is no JSON");
-        };
-        understood(&value, question)
+        read_answer(&body.unwrap_or_default(), question)
     }
 
     fn breaker(&self) -> std::sync::MutexGuard<'_, Breaker> {
         // Two numbers, whole after any panic.
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the body of an answer means.
+pub fn read_answer(body: &[u8], question: Question<'_>) -> Answer {
+    match serde_json::from_slice(body) {
+        Ok(value) => understood(&value, question),
+        Err(_) => Answer::Unavailable("the answer of the authentication service is no JSON"),
     }
 }
 

@@ -4,7 +4,7 @@
 //! the position: no map, and order of redelivery is order of sending. An entry acknowledged out of order
 //! stays as a gap until all before it are done.
 
-use super::{Delivery, Progress, StoredDelivery};
+use super::{Delivery, Place, Progress, StoredDelivery};
 use crate::protocol::{PacketId, QoS};
 use crate::shard::message::Message;
 use std::collections::VecDeque;
@@ -34,10 +34,10 @@ const _: () = assert!(size_of::<Entry>() <= 32);
 /// What an acknowledgement meant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acked {
-    /// It ended a delivery, of the message with this number if it has one: the window has room for one more.
-    Complete(u64),
-    /// PUBREC was accepted: PUBREL is due. The number of the message that is no longer needed, or 0.
-    Release(u64),
+    /// It ended a delivery, which had this place in the store: the window has room for one more.
+    Complete(Place),
+    /// PUBREC was accepted: PUBREL is due. The place in the store of the message, which is no longer needed.
+    Release(Place),
     /// PUBREC was repeated: so is PUBREL.
     ReleaseAgain,
     /// PUBREC was repeated before PUBREL may go out.
@@ -62,8 +62,8 @@ pub enum Settled {
 pub enum Arrived {
     /// It can be sent.
     Taken,
-    /// It cannot be read, and its identifier is given up.
-    GivenUp(PacketId),
+    /// It cannot be read, and its identifier is given up, with its place in the store.
+    GivenUp(PacketId, Place),
     /// Nothing waits for it.
     Unknown,
 }
@@ -213,9 +213,9 @@ impl Inflight {
     pub fn puback(&mut self, id: PacketId) -> Acked {
         match self.entry(id) {
             Some((at, Entry::Published(delivery))) if delivery.options.qos == QoS::AtLeastOnce => {
-                let number = delivery.number();
+                let place = delivery.place();
                 self.finish(at);
-                Acked::Complete(number)
+                Acked::Complete(place)
             }
             _ => Acked::Unknown,
         }
@@ -224,11 +224,11 @@ impl Inflight {
     /// PUBREC arrived; `accepted` is false for a Reason Code of 0x80 or above, which ends the delivery. `held` keeps PUBREL
     /// back until `settle`.
     pub fn pubrec(&mut self, id: PacketId, accepted: bool, held: bool) -> Acked {
-        let (at, number, bytes) = match self.entry(id) {
+        let (at, place, bytes) = match self.entry(id) {
             Some((at, Entry::Published(delivery))) if delivery.options.qos == QoS::ExactlyOnce => {
-                (at, delivery.number(), delivery.message.bytes())
+                (at, delivery.place(), delivery.message.bytes())
             }
-            Some((at, Entry::Stored(delivery))) => (at, delivery.number, 0),
+            Some((at, Entry::Stored(delivery))) => (at, delivery.place(), 0),
             // A repeated PUBREC: the client did not see our PUBREL.
             Some((_, Entry::Released { held: false })) => return Acked::ReleaseAgain,
             Some((_, Entry::Released { held: true })) => return Acked::Held,
@@ -237,10 +237,10 @@ impl Inflight {
         if accepted {
             self.bytes -= bytes;
             self.entries[at] = Entry::Released { held };
-            Acked::Release(number)
+            Acked::Release(place)
         } else {
             self.finish(at);
-            Acked::Complete(number)
+            Acked::Complete(place)
         }
     }
 
@@ -272,7 +272,7 @@ impl Inflight {
         match self.entry(id) {
             Some((at, Entry::Released { held: false })) => {
                 self.finish(at);
-                Acked::Complete(0)
+                Acked::Complete(Place::default())
             }
             _ => Acked::Unknown,
         }
@@ -331,15 +331,21 @@ impl Inflight {
 
     /// A message was read back, or cannot be.
     pub fn arrived(&mut self, number: u64, message: Option<&Rc<Message>>) -> Arrived {
-        let is_it =
-            |entry: &Entry| matches!(entry, Entry::Stored(stored) if stored.number == number);
-        let Some(at) = self.entries.iter().position(is_it) else {
+        let found = self
+            .entries
+            .iter()
+            .zip(0..)
+            .find_map(|(entry, at)| match entry {
+                Entry::Stored(stored) if stored.number == number => Some((at, stored.place())),
+                _ => None,
+            });
+        let Some((at, place)) = found else {
             return Arrived::Unknown;
         };
         let Some(message) = message else {
             let id = self.id_at(at);
             self.finish(at);
-            return Arrived::GivenUp(id);
+            return Arrived::GivenUp(id, place);
         };
         if let Entry::Stored(stored) = std::mem::replace(&mut self.entries[at], Entry::Done) {
             let mut delivery = stored.with(Rc::clone(message), None);
@@ -374,12 +380,12 @@ impl Inflight {
     }
 
     /// Gives up the message of an entry that cannot be sent, such as one larger than the client now accepts. Returns its
-    /// number, or 0, and its QoS.
-    pub fn abandon(&mut self, id: PacketId) -> Option<(u64, QoS)> {
+    /// place in the store and its QoS.
+    pub fn abandon(&mut self, id: PacketId) -> Option<(Place, QoS)> {
         let (at, Entry::Published(delivery)) = self.entry(id)? else {
             return None;
         };
-        let gone = (delivery.number(), delivery.options.qos);
+        let gone = (delivery.place(), delivery.options.qos);
         self.finish(at);
         Some(gone)
     }
@@ -508,6 +514,7 @@ mod tests {
             subscription_ids: None,
             options: DeliveryOptions { qos, retain: false },
             group: None,
+            part: crate::topic::share::Part::OWN,
             progress: Progress::Fresh,
             is_stored: false,
         }
@@ -523,7 +530,10 @@ mod tests {
         for round in 0..70_000u32 {
             let expected = (round % 65_535 + 1) as u16;
             assert_eq!(inflight.push(delivery(QoS::AtLeastOnce)), id(expected));
-            assert_eq!(inflight.puback(id(expected)), Acked::Complete(0));
+            assert_eq!(
+                inflight.puback(id(expected)),
+                Acked::Complete(Place::default())
+            );
         }
         assert!(inflight.is_empty());
         assert_eq!(inflight.bytes(), 0);
@@ -535,11 +545,11 @@ mod tests {
         for _ in 0..3 {
             inflight.push(delivery(QoS::AtLeastOnce));
         }
-        assert_eq!(inflight.puback(id(2)), Acked::Complete(0));
+        assert_eq!(inflight.puback(id(2)), Acked::Complete(Place::default()));
         assert_eq!(inflight.puback(id(2)), Acked::Unknown);
         assert_eq!(inflight.sent_count(), 2);
-        assert_eq!(inflight.puback(id(1)), Acked::Complete(0));
-        assert_eq!(inflight.puback(id(3)), Acked::Complete(0));
+        assert_eq!(inflight.puback(id(1)), Acked::Complete(Place::default()));
+        assert_eq!(inflight.puback(id(3)), Acked::Complete(Place::default()));
         assert!(inflight.is_empty());
         assert_eq!(inflight.push(delivery(QoS::AtLeastOnce)), id(4));
     }
@@ -550,13 +560,19 @@ mod tests {
         inflight.push(delivery(QoS::ExactlyOnce));
         assert_eq!(inflight.puback(id(1)), Acked::Unknown);
         assert_eq!(inflight.pubcomp(id(1)), Acked::Unknown);
-        assert_eq!(inflight.pubrec(id(1), true, false), Acked::Release(0));
+        assert_eq!(
+            inflight.pubrec(id(1), true, false),
+            Acked::Release(Place::default())
+        );
         assert_eq!(inflight.bytes(), 0);
         assert_eq!(inflight.pubrec(id(1), true, false), Acked::ReleaseAgain);
-        assert_eq!(inflight.pubcomp(id(1)), Acked::Complete(0));
+        assert_eq!(inflight.pubcomp(id(1)), Acked::Complete(Place::default()));
         assert_eq!(inflight.pubcomp(id(1)), Acked::Unknown);
         inflight.push(delivery(QoS::ExactlyOnce));
-        assert_eq!(inflight.pubrec(id(2), false, false), Acked::Complete(0));
+        assert_eq!(
+            inflight.pubrec(id(2), false, false),
+            Acked::Complete(Place::default())
+        );
         assert!(inflight.is_empty());
     }
 
@@ -588,13 +604,13 @@ mod tests {
         inflight.push(delivery(QoS::AtLeastOnce));
         inflight.push(delivery(QoS::AtLeastOnce));
         inflight.rewind();
-        assert_eq!(inflight.puback(id(2)), Acked::Complete(0));
+        assert_eq!(inflight.puback(id(2)), Acked::Complete(Place::default()));
         assert_eq!(inflight.sent_count(), 0);
         assert!(
             matches!(inflight.resend_next(), Some(Resend::Publish { id: i, dup: true, .. }) if i == id(1))
         );
         assert!(inflight.resend_next().is_none());
-        assert_eq!(inflight.puback(id(1)), Acked::Complete(0));
+        assert_eq!(inflight.puback(id(1)), Acked::Complete(Place::default()));
         assert_eq!((inflight.sent_count(), inflight.bytes()), (0, 0));
     }
 
@@ -616,14 +632,17 @@ mod tests {
             ));
         }
         // The same for PUBREL, on this connection and on the next.
-        assert_eq!(inflight.pubrec(first, true, true), Acked::Release(0));
+        assert_eq!(
+            inflight.pubrec(first, true, true),
+            Acked::Release(Place::default())
+        );
         assert_eq!(inflight.pubrec(first, true, true), Acked::Held);
         assert_eq!(inflight.pubcomp(first), Acked::Unknown);
         inflight.rewind();
         assert!(inflight.resend_next().is_none());
         assert_eq!(inflight.settle(first), Settled::Send);
         assert!(matches!(inflight.resend_next(), Some(Resend::Release(i)) if i == first));
-        assert_eq!(inflight.pubcomp(first), Acked::Complete(0));
+        assert_eq!(inflight.pubcomp(first), Acked::Complete(Place::default()));
         inflight.check_invariants();
     }
 
@@ -633,8 +652,10 @@ mod tests {
             number,
             subscription_ids: None,
             bytes: 10,
-            flags: crate::session::ReceiverFlags::new(delivery(QoS::ExactlyOnce).options, false),
-            group: 0,
+            flags: crate::session::ReceiverFlags::new(
+                delivery(QoS::ExactlyOnce).options,
+                crate::topic::share::Part::OWN,
+            ),
         };
         let published = vec![(id(2), stored(7)), (id(65_534), stored(5))];
         let mut inflight = Inflight::recovered(published, &[id(65_535), id(4)]);
@@ -644,7 +665,16 @@ mod tests {
         assert_eq!(inflight.to_fetch(10), [5, 7]);
         let message = delivery(QoS::ExactlyOnce).message;
         assert_eq!(inflight.arrived(5, Some(&message)), Arrived::Taken);
-        assert_eq!(inflight.arrived(7, None), Arrived::GivenUp(id(2)));
+        assert_eq!(
+            inflight.arrived(7, None),
+            Arrived::GivenUp(
+                id(2),
+                Place {
+                    number: 7,
+                    part: crate::topic::share::Part::OWN,
+                }
+            )
+        );
         assert_eq!(inflight.arrived(7, None), Arrived::Unknown);
         assert!(matches!(
             inflight.resend_next(),

@@ -14,7 +14,7 @@ mod stored;
 
 pub use state::{Replay, Session, SessionKey, SessionState, SubscriptionRef, SubscriptionRefs};
 
-pub use stored::{ReceiverFlags, StoredDelivery};
+pub use stored::{Place, ReceiverFlags, StoredDelivery};
 
 /// The Subscription Identifiers that one delivery carries; `None` for nearly all.
 pub type SubscriptionIds = Option<Box<Vec<u32>>>;
@@ -50,6 +50,8 @@ pub struct Delivery {
     pub options: DeliveryOptions,
     /// The shared group through which it came, if any: the message may go to another member.
     pub group: Option<crate::topic::share::GroupId>,
+    /// Which of the session's parts in the message this is.
+    pub part: crate::topic::share::Part,
     /// How far it has come.
     pub progress: Progress,
     /// Whether the store keeps the message for this session, under its `Message::number`.
@@ -63,6 +65,14 @@ impl Delivery {
             self.message.number()
         } else {
             0
+        }
+    }
+
+    /// Its place in the store.
+    pub fn place(&self) -> Place {
+        Place {
+            number: self.number(),
+            part: self.part,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Messages that wait for the client: it is away, its window is full, or it reads slowly.
 
-use super::{Delivery, StoredDelivery};
+use super::{Delivery, Place, StoredDelivery};
 use crate::config::limits::QueueFullPolicy;
 use crate::shard::message::Message;
 use crate::topic::share::GroupId;
@@ -38,8 +38,8 @@ pub enum Queued {
 /// A message that a queue let go of.
 #[derive(Debug)]
 pub struct LetGo {
-    /// Its number, or 0.
-    pub number: u64,
+    /// Its place in the store.
+    pub place: Place,
     /// It, if it was in memory.
     pub message: Option<Rc<Message>>,
 }
@@ -47,7 +47,7 @@ pub struct LetGo {
 impl From<Delivery> for LetGo {
     fn from(delivery: Delivery) -> Self {
         Self {
-            number: delivery.number(),
+            place: delivery.place(),
             message: Some(delivery.message),
         }
     }
@@ -56,7 +56,7 @@ impl From<Delivery> for LetGo {
 impl From<StoredDelivery> for LetGo {
     fn from(delivery: StoredDelivery) -> Self {
         Self {
-            number: delivery.number,
+            place: delivery.place(),
             message: None,
         }
     }
@@ -304,6 +304,7 @@ mod tests {
                 retain: false,
             },
             group: None,
+            part: crate::topic::share::Part::OWN,
             progress: Progress::Fresh,
             is_stored: false,
         }
@@ -437,7 +438,7 @@ mod tests {
             for number in queue.to_fetch(limits.resident_max, usize::MAX) {
                 if number == 70 {
                     let gone = queue.arrived(number, None, |_, _| None).expect("given up");
-                    assert_eq!(gone.number, 70);
+                    assert_eq!(gone.place.number, 70);
                     continue;
                 }
                 let message = stored(number).message;

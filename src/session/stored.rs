@@ -3,7 +3,7 @@
 use super::{Delivery, DeliveryOptions, Progress, SubscriptionIds};
 use crate::protocol::QoS;
 use crate::shard::message::Message;
-use crate::topic::share::GroupId;
+use crate::topic::share::{GroupId, Part};
 use std::rc::Rc;
 
 /// A message on its way to one session whose payload is in the store alone.
@@ -17,8 +17,6 @@ pub struct StoredDelivery {
     pub bytes: u32,
     /// On which terms.
     pub flags: ReceiverFlags,
-    /// The shared group that it came through, see [`StoredDelivery::group_among`].
-    pub group: u16,
 }
 
 // What a message costs in memory that waits for a client which is away.
@@ -31,32 +29,16 @@ impl StoredDelivery {
         Self {
             number: delivery.number(),
             bytes: delivery.message.bytes() as u32,
-            flags: ReceiverFlags::new(delivery.options, delivery.group.is_some()),
-            group: delivery.group.map_or(0, group_bits),
+            flags: ReceiverFlags::new(delivery.options, delivery.part),
             subscription_ids: delivery.subscription_ids,
         }
     }
 
-    /// A `group` for what was recovered: the store does not know groups, but of a message that a session has more than once each
-    /// came through another. `earlier` is the number of those before this one.
-    pub fn recovered_group(earlier: usize) -> u16 {
-        ORDINALS + u16::try_from(earlier).map_or(ORDINALS_MAX, |earlier| earlier.min(ORDINALS_MAX))
-    }
-
-    /// The group that it came through, among those of its topic that the session is in, in their order; if there is one still.
-    pub fn group_among(&self, groups: &[GroupId]) -> Option<GroupId> {
-        if !self.flags.is_shared() {
-            return None;
-        }
-        match self.group.checked_sub(ORDINALS) {
-            Some(earlier) => groups
-                .get(usize::from(earlier))
-                .or_else(|| groups.last())
-                .copied(),
-            None => {
-                let mut groups = groups.iter().copied();
-                groups.find(|group| group_bits(*group) == self.group)
-            }
+    /// Its place in the store.
+    pub fn place(&self) -> Place {
+        Place {
+            number: self.number,
+            part: self.flags.part(),
         }
     }
 
@@ -67,59 +49,68 @@ impl StoredDelivery {
             subscription_ids: self.subscription_ids,
             options: self.flags.options(),
             group,
+            part: self.flags.part(),
             progress: Progress::Fresh,
             is_stored: true,
         }
     }
 }
 
-/// The terms on which a session gets a message, in a byte: QoS, RETAIN, and whether it came through a shared group.
+/// One session's part in one stored message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The message's number, or 0 if the store does not keep it for the session.
+    pub number: u64,
+    /// Which part.
+    pub part: Part,
+}
+
+/// The terms on which a session gets a message, and which part in it that is, in 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReceiverFlags(u8);
+pub struct ReceiverFlags(u32);
 
 impl ReceiverFlags {
-    const QOS: u8 = 0b11;
-    const RETAIN: u8 = 0b100;
-    const SHARED: u8 = 0b1000;
+    const QOS: u32 = 0b11;
+    const RETAIN: u32 = 0b100;
+    const PART_SHIFT: u32 = u32::BITS - Part::BITS;
 
     /// Packs the terms.
-    pub fn new(options: DeliveryOptions, is_shared: bool) -> Self {
+    pub fn new(options: DeliveryOptions, part: Part) -> Self {
         let retain = if options.retain { Self::RETAIN } else { 0 };
-        let shared = if is_shared { Self::SHARED } else { 0 };
-        Self(options.qos as u8 | retain | shared)
+        Self(options.qos as u32 | retain | part.bits() << Self::PART_SHIFT)
     }
 
     /// From what `bits` gave; `None` when it cannot have given this.
-    pub fn from_bits(bits: u8) -> Option<Self> {
-        let is_known = bits & !(Self::QOS | Self::RETAIN | Self::SHARED) == 0;
-        (is_known && QoS::from_bits(bits & Self::QOS).is_some()).then_some(Self(bits))
+    pub fn from_bits(bits: u32) -> Option<Self> {
+        qos_of(bits).is_some().then_some(Self(bits))
     }
 
-    /// The byte.
-    pub fn bits(self) -> u8 {
+    /// The number.
+    pub fn bits(self) -> u32 {
         self.0
     }
 
     /// QoS and RETAIN.
     pub fn options(self) -> DeliveryOptions {
         DeliveryOptions {
-            qos: QoS::from_bits(self.0 & Self::QOS).expect("checked when it was made"),
+            qos: qos_of(self.0).expect("checked when it was made"),
             retain: self.0 & Self::RETAIN != 0,
         }
     }
 
+    /// Which part it is.
+    pub fn part(self) -> Part {
+        Part::from_bits(self.0 >> Self::PART_SHIFT).expect("it has as many bits")
+    }
+
     /// Whether the message may go to another member of a shared group.
     pub fn is_shared(self) -> bool {
-        self.0 & Self::SHARED != 0
+        self.part().is_shared()
     }
 }
 
-/// From here on [`StoredDelivery::group`] is not the last part of a group's number but says which of the groups it is.
-const ORDINALS: u16 = u16::MAX - ORDINALS_MAX;
-const ORDINALS_MAX: u16 = 64;
-
-fn group_bits(group: GroupId) -> u16 {
-    (group.0 % u32::from(ORDINALS)) as u16
+fn qos_of(bits: u32) -> Option<QoS> {
+    QoS::from_bits((bits & ReceiverFlags::QOS) as u8)
 }
 
 #[cfg(test)]
@@ -129,14 +120,16 @@ mod tests {
     #[test]
     fn flags_hold_the_terms() {
         for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
-            for (retain, shared) in [(false, false), (true, false), (false, true), (true, true)] {
-                let options = DeliveryOptions { qos, retain };
-                let flags = ReceiverFlags::new(options, shared);
-                let again = ReceiverFlags::from_bits(flags.bits()).expect("it was made");
-                assert_eq!((again.options(), again.is_shared()), (options, shared));
+            for retain in [false, true] {
+                for part in [Part::OWN, Part::of_group("$share/g/t")] {
+                    let options = DeliveryOptions { qos, retain };
+                    let flags = ReceiverFlags::new(options, part);
+                    let again = ReceiverFlags::from_bits(flags.bits()).expect("it was made");
+                    assert_eq!((again.options(), again.part()), (options, part));
+                    assert_eq!(again.is_shared(), part != Part::OWN);
+                }
             }
         }
         assert_eq!(ReceiverFlags::from_bits(3), None);
-        assert_eq!(ReceiverFlags::from_bits(16), None);
     }
 }

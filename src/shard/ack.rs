@@ -39,11 +39,11 @@ impl Shard {
             _ => state.inflight.pubcomp(id),
         };
         match acked {
-            Acked::Complete(number) => {
+            Acked::Complete(place) => {
                 if packet_type == PacketType::Puback {
-                    self.note_promptness(session, number);
+                    self.note_promptness(session, place.number);
                 }
-                self.ended(session, number, outbox);
+                self.ended(session, place, outbox);
                 if stored != 0 && packet_type != PacketType::Puback {
                     let session = StoredSession(stored);
                     let packet_id = id;
@@ -51,8 +51,8 @@ impl Shard {
                 }
                 self.pump(session, outbox);
             }
-            Acked::Release(number) if stored != 0 => {
-                self.ended(session, number, outbox);
+            Acked::Release(place) if stored != 0 => {
+                self.ended(session, place, outbox);
                 self.keep_step(session, id, OutgoingStep::Released, outbox);
             }
             Acked::Release(_) | Acked::ReleaseAgain => self.put_pubrel(key, id, outbox),

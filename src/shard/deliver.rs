@@ -21,6 +21,7 @@ use crate::protocol::{PacketId, QoS, Version};
 use crate::session::inflight::Resend;
 use crate::session::queue::Front;
 use crate::session::{Delivery, DeliveryOptions, Progress, SessionKey};
+use crate::topic::share::{GroupId, Part};
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
@@ -178,6 +179,7 @@ impl Shard {
                 options,
                 ids: &ids,
                 group: None,
+                part: Part::OWN,
             };
             let images_for_all = cache.then_some(&mut *images);
             self.deliver(&to, publication, images_for_all, outbox);
@@ -250,7 +252,7 @@ impl Shard {
                 return;
             }
             if stored != 0 {
-                let terms = (to.options, to.group.is_some(), pace);
+                let terms = (to.options, to.part, pace);
                 self.keeper
                     .own_number(self.id, self.now.wall_ms, publication);
                 self.keeper
@@ -301,9 +303,9 @@ impl Shard {
         };
         let found = &mut self.sessions[session.0 as usize];
         let stored = found.stored;
-        if let Some((number, qos)) = found.state().inflight.abandon(packet_id) {
-            self.ended(session, number, outbox);
-            if number != 0 && qos == QoS::ExactlyOnce {
+        if let Some((place, qos)) = found.state().inflight.abandon(packet_id) {
+            self.ended(session, place, outbox);
+            if place.number != 0 && qos == QoS::ExactlyOnce {
                 let session = StoredSession(stored);
                 self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
             }
@@ -522,6 +524,7 @@ impl Shard {
                 options,
                 ids,
                 group: None,
+                part: Part::OWN,
             };
             self.replay_one(conn_key, &to, &mut publication, outbox);
         }
@@ -542,7 +545,7 @@ impl Shard {
         let mut packet_id = None;
         if to.options.qos == QoS::ExactlyOnce && stored != 0 {
             self.begin_storing(publication);
-            let terms = (to.options, false, Pace::Slow);
+            let terms = (to.options, to.part, Pace::Slow);
             self.keeper.take(key, stored, terms, to.ids, publication);
             let mut delivery = to.delivery(publication);
             (delivery.is_stored, delivery.progress) = (true, Progress::Held);
@@ -613,7 +616,8 @@ pub(super) struct Recipient<'a> {
     pub(super) session: SessionKey,
     pub(super) options: DeliveryOptions,
     pub(super) ids: &'a [u32],
-    pub(super) group: Option<crate::topic::share::GroupId>,
+    pub(super) group: Option<GroupId>,
+    pub(super) part: Part,
 }
 
 impl Recipient<'_> {
@@ -625,6 +629,7 @@ impl Recipient<'_> {
             subscription_ids,
             options: self.options,
             group: self.group,
+            part: self.part,
             progress: Progress::Fresh,
             is_stored: false,
         }

@@ -9,7 +9,7 @@ use super::{Shard, Subscription};
 use crate::session::inflight::Arrived;
 use crate::session::queue::{Front, LetGo};
 use crate::session::{SessionKey, StoredDelivery};
-use crate::topic::share::{GroupId, Groups};
+use crate::topic::share::{GroupId, Groups, Part};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -147,18 +147,18 @@ impl Shard {
         };
         match state.inflight.arrived(number, message.as_ref()) {
             Arrived::Taken => {}
-            Arrived::GivenUp(packet_id) => {
+            Arrived::GivenUp(packet_id, place) => {
                 let session = StoredSession(stored);
                 self.keep(Record::OutgoingEnded { session, packet_id }, outbox);
                 let message = None;
-                self.let_go(key, LetGo { number, message }, DropCause::Lost, outbox);
+                self.let_go(key, LetGo { place, message }, DropCause::Lost, outbox);
             }
             Arrived::Unknown => {
                 let before = state.queue.bytes();
                 let groups = &self.groups;
                 let gone = state.queue.arrived(number, message, |delivery, message| {
                     let is_in = |group| groups.member(group, key.0).is_some();
-                    delivery.group_among(&groups_of(groups, message.topic(), is_in))
+                    group_of(groups, message.topic(), delivery.flags.part(), is_in)
                 });
                 let after = state.queue.bytes();
                 self.queued_bytes = self.queued_bytes + after as u64 - before as u64;
@@ -270,16 +270,17 @@ impl Shard {
         let delivery = it.left.pop_front().expect("there is a next");
         let Some(message) = message else {
             self.note_drops(None, "", DropCause::Lost, 1);
-            self.ended_for(stored, delivery.number, outbox);
+            self.ended_for(stored, delivery.place(), outbox);
             return;
         };
         let groups = &it.groups;
         let was_in = |group| groups.contains(&group);
-        let group = delivery.group_among(&groups_of(&self.groups, message.topic(), was_in));
+        let part = delivery.flags.part();
+        let group = group_of(&self.groups, message.topic(), part, was_in);
         if group.is_none() {
             // The member has left the group, and nobody knows to whom else it might go.
             self.counters.drop_one(DropCause::NoMember);
-            self.ended_for(stored, delivery.number, outbox);
+            self.ended_for(stored, delivery.place(), outbox);
             return;
         }
         let delivery = delivery.with(message, group);
@@ -287,17 +288,20 @@ impl Shard {
     }
 }
 
-/// The groups of a topic that are `wanted`.
-fn groups_of(
+/// The shared group that is this part, if it matches the topic and is `wanted`.
+fn group_of(
     groups: &Groups<Subscription>,
     topic: &str,
+    part: Part,
     wanted: impl Fn(GroupId) -> bool,
-) -> Vec<GroupId> {
-    let mut found = Vec::new();
-    groups.for_each_match(topic, |group| {
-        if wanted(group) {
-            found.push(group);
-        }
-    });
+) -> Option<GroupId> {
+    let mut found = None;
+    if part.is_shared() {
+        groups.for_each_match(topic, |group| {
+            if groups.part(group) == part && wanted(group) {
+                found = Some(group);
+            }
+        });
+    }
     found
 }

@@ -56,7 +56,7 @@ impl Shard {
         match self.offer(to.session, delivery, outbox) {
             Queued::Kept => {
                 if stored != 0 {
-                    let terms = (to.options, to.group.is_some(), Pace::Slow);
+                    let terms = (to.options, to.part, Pace::Slow);
                     self.keeper
                         .take(to.session, stored, terms, to.ids, publication);
                 }
@@ -152,7 +152,7 @@ impl Shard {
     ) {
         let topic = gone.message.as_ref().map_or("", |message| message.topic());
         self.note_drops(Some(key), topic, cause, 1);
-        self.ended(key, gone.number, outbox);
+        self.ended(key, gone.place, outbox);
     }
 
     /// Drops what has waited too long, from the front.
@@ -199,7 +199,7 @@ impl Shard {
             let number = held.number();
             let receiver = Receiver {
                 session: StoredSession(stored),
-                flags: ReceiverFlags::new(held.options, held.group.is_some()),
+                flags: ReceiverFlags::new(held.options, held.part),
                 subscription_ids: held.subscription_ids.clone(),
             };
             self.keeper

@@ -13,7 +13,7 @@ use super::commit::{Keeper, Told};
 use super::input::ConnKey;
 use super::mesh_message::{MeshMessage, TakenEnd};
 use super::outbox::Outbox;
-use super::record::{StoredMessage, StoredSession, number_shard, number_time_ms};
+use super::record::{Part, StoredMessage, StoredSession, number_shard, number_time_ms};
 use super::timer::{Timer, TimerKind};
 use crate::session::SessionKey;
 
@@ -113,20 +113,29 @@ impl Shard {
     /// A receiver of another shard is done with messages of this one.
     pub(super) fn taken_ended(&mut self, ends: &[TakenEnd], outbox: &mut Outbox) {
         for end in ends {
-            let TakenEnd { message, session } = *end;
-            if !self.end_unwritten(message, session) {
-                self.record_end(message, session, outbox);
+            let TakenEnd {
+                message,
+                session,
+                part,
+            } = *end;
+            if !self.end_unwritten(message, session, part) {
+                self.record_end(message, session, part, outbox);
             }
         }
     }
 
     /// Takes a receiver out of a message of this shard that is not recorded yet; false if it is, or is not known to have it.
-    pub(super) fn end_unwritten(&mut self, message: StoredMessage, session: StoredSession) -> bool {
+    pub(super) fn end_unwritten(
+        &mut self,
+        message: StoredMessage,
+        session: StoredSession,
+        part: Part,
+    ) -> bool {
         let keeper = &mut self.keeper;
         let Some(storing) = keeper.storing.get_mut(&message.0) else {
             return false;
         };
-        if !storing.end_unwritten(session) {
+        if !storing.end_unwritten(session, part) {
             return false;
         }
         if storing.is_over() {
@@ -159,9 +168,8 @@ impl Keeper {
     }
 
     /// Notes an end for the shard that the message is of.
-    pub(super) fn end_away(&mut self, message: StoredMessage, session: StoredSession) {
-        let to = number_shard(message.0);
-        let end = TakenEnd { message, session };
+    pub(super) fn end_away(&mut self, end: TakenEnd) {
+        let to = number_shard(end.message.0);
         match self.ends_away.iter_mut().find(|(shard, _)| *shard == to) {
             Some((_, ends)) => ends.push(end),
             None => self.ends_away.push((to, vec![end])),

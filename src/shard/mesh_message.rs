@@ -5,7 +5,7 @@
 //! mean that every later PUBLISH on the acknowledging shard sees it.
 
 use super::message::{Message, MessageBatch};
-use super::record::{Receiver, StoredMessage, StoredSession};
+use super::record::{Part, Receiver, StoredMessage, StoredSession};
 use crate::topic::interest::InterestKey;
 use crate::topic::share::GroupId;
 use std::sync::Arc;
@@ -83,6 +83,8 @@ pub struct TakenEnd {
     pub message: StoredMessage,
     /// Whose part in it.
     pub session: StoredSession,
+    /// Which, if there are several.
+    pub part: Part,
 }
 
 /// How many members of one shared group a shard has.

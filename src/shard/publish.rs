@@ -374,6 +374,7 @@ impl Shard {
             },
             ids,
             group: Some(group),
+            part: self.groups.part(group),
         };
         self.deliver(&to, publication, None, outbox);
         true

@@ -11,7 +11,7 @@
 //! A message is kept as long as some session still has to acknowledge it. [`Record::Message`] is written by the publisher's
 //! shard, once, with all receiving sessions on all shards; [`Record::Ended`] by a receiver's shard. These two **commute**: a
 //! receiver may end before the message is written, and the message is kept exactly while a receiver is left. A session
-//! may be among the receivers more than once (through several shared groups): each `Ended` takes one of its places.
+//! may be among the receivers more than once, by its own subscriptions and through shared groups: `Ended` says which [`Part`] it takes out.
 //! An `Ended` that is ahead of its message need not be durable, because the message cannot come after a crash; what is ahead of a
 //! message that is refused is forgotten with it; and as a message may be refused before it reaches the store, an `Ended` that is
 //! ahead of its message by more than two hours (longer than an answer may wait) is to be forgotten too. An `Ended` may come after the `SessionEnded` of its session,
@@ -52,6 +52,7 @@ use super::message::Message;
 use crate::protocol::PacketId;
 pub use crate::session::ReceiverFlags;
 use crate::session::SubscriptionIds;
+pub use crate::topic::share::Part;
 use std::num::NonZeroU32;
 
 /// What the store of a broker promises.
@@ -216,12 +217,14 @@ pub enum Record {
         /// and "message kept" cannot disagree.
         received_from: Option<(StoredSession, PacketId)>,
     },
-    /// A receiver is done with a message: acknowledged, expired or dropped.
+    /// A receiver is done with its part in a message: acknowledged, expired or dropped.
     Ended {
         /// Which message.
         id: StoredMessage,
-        /// Whose part in it; one of its places, if it has several.
+        /// Whose part in it.
         session: StoredSession,
+        /// Which, if it has several.
+        part: Part,
     },
     /// A QoS 2 message took a step towards a client.
     Outgoing {

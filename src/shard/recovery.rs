@@ -140,19 +140,13 @@ impl Shard {
         }
         let state = self.sessions[key.0 as usize].state();
         let mut published = Vec::new();
-        let (mut last, mut earlier) = (0, 0);
         for delivery in deliveries {
-            let is_shared = delivery.flags.is_shared();
-            earlier = if delivery.id.0 == last { earlier } else { 0 };
-            last = delivery.id.0;
             let stored = StoredDelivery {
                 number: delivery.id.0,
                 subscription_ids: delivery.subscription_ids,
                 bytes: delivery.bytes,
                 flags: delivery.flags,
-                group: StoredDelivery::recovered_group(earlier),
             };
-            earlier += usize::from(is_shared);
             match delivery.packet_id {
                 Some(packet_id) => published.push((packet_id, stored)),
                 None => state.queue.recover(stored),

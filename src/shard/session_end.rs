@@ -12,7 +12,7 @@ use super::timer::{Timer, TimerKind, Wheel};
 use crate::protocol::QoS;
 use crate::session::will::Will;
 use crate::session::{
-    Delivery, Session, SessionKey, StoredDelivery, SubscriptionRef, SubscriptionRefs,
+    Delivery, Place, Session, SessionKey, StoredDelivery, SubscriptionRef, SubscriptionRefs,
 };
 use crate::topic::share::GroupId;
 
@@ -88,7 +88,7 @@ impl Shard {
                 if delivery.options.qos == QoS::AtLeastOnce {
                     left.push(delivery);
                 } else {
-                    self.ends_with_session(stored, delivery.number(), outbox);
+                    self.ends_with_session(stored, delivery.place(), outbox);
                 }
             }
             left.extend(std::iter::from_fn(|| state.queue.pop()));
@@ -99,7 +99,7 @@ impl Shard {
             let shared = |delivery: &StoredDelivery| delivery.flags.is_shared();
             let in_store = state.queue.take_stored_if(shared);
             for delivery in state.queue.take_stored_if(|_| true) {
-                self.ends_with_session(stored, delivery.number, outbox);
+                self.ends_with_session(stored, delivery.place(), outbox);
             }
             self.begin_redispatch(stored, groups, in_store, outbox);
             self.refuse_held(stored, state.on_hold, outbox);
@@ -118,10 +118,10 @@ impl Shard {
 
     /// A message ends with its session. The store takes the session's part out of what it has; what it does not have yet is to
     /// come without.
-    fn ends_with_session(&mut self, stored: u64, number: u64, outbox: &mut Outbox) {
+    fn ends_with_session(&mut self, stored: u64, place: Place, outbox: &mut Outbox) {
         self.counters.drop_one(DropCause::SessionEnded);
-        if self.keeper.unstored.contains_key(&number) {
-            self.ended_for(stored, number, outbox);
+        if self.keeper.unstored.contains_key(&place.number) {
+            self.ended_for(stored, place, outbox);
         }
     }
 
@@ -129,18 +129,18 @@ impl Shard {
     /// had it ends with the record of that. Any other message ends with its session.
     pub(super) fn redispatch(&mut self, delivery: &Delivery, stored: u64, outbox: &mut Outbox) {
         let Some(group) = delivery.group else {
-            self.ends_with_session(stored, delivery.number(), outbox);
+            self.ends_with_session(stored, delivery.place(), outbox);
             return;
         };
         let mut publication = Publication::from_local(&delivery.message);
         self.begin_storing(&mut publication);
         self.dispatch_shared(group, &mut publication, None, 0, outbox);
-        let number = delivery.number();
-        if number != 0 {
+        let place = delivery.place();
+        if place.number != 0 {
             self.leave(stored);
         }
         let then = Then {
-            ended: (number != 0).then_some((number, stored)),
+            ended: (place.number != 0).then_some((place, stored)),
             ..Then::default()
         };
         let source = Source {

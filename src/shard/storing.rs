@@ -8,16 +8,16 @@ use super::counters::DropCause;
 use super::gate::Ticket;
 use super::hold::Withheld;
 use super::input::{ConnKey, ShardId};
-use super::mesh_message::Taken;
+use super::mesh_message::{Taken, TakenEnd};
 use super::message::Message;
 use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
 use super::record::{
-    Lsn, Receiver, ReceiverFlags, Record, StoredMessage, StoredSession, next_number,
+    Lsn, Part, Receiver, ReceiverFlags, Record, StoredMessage, StoredSession, next_number,
     number_made_from, number_shard,
 };
 use crate::protocol::{PacketId, PacketType, QoS, ReasonCode};
-use crate::session::{DeliveryOptions, SessionKey};
+use crate::session::{DeliveryOptions, Place, SessionKey};
 use crate::topic::interest::CoreMask;
 use hashbrown::hash_map::Entry;
 use std::rc::Rc;
@@ -81,8 +81,8 @@ pub(super) struct SourcePublish {
 /// Records that go with that of a message.
 #[derive(Debug, Default)]
 pub(super) struct Then {
-    /// It had been another session's, whose part in it under the old number ends.
-    pub(super) ended: Option<(u64, u64)>,
+    /// It had been another session's, whose place under the old number ends.
+    pub(super) ended: Option<(Place, u64)>,
     /// It was the Will of this session.
     pub(super) will_of: Option<(SessionKey, u64)>,
     /// It was left by a session that ends when all of that is settled.
@@ -144,9 +144,9 @@ impl Unstored {
 
 impl Storing {
     /// Takes a receiver out while nothing is recorded; false if something is, or it is not among the receivers.
-    pub(super) fn end_unwritten(&mut self, session: StoredSession) -> bool {
+    pub(super) fn end_unwritten(&mut self, session: StoredSession, part: Part) -> bool {
         let mut receivers = self.receivers.iter();
-        let at = receivers.position(|receiver| receiver.session == session);
+        let at = receivers.position(|it| it.session == session && it.flags.part() == part);
         // Without the message its records are written, or are being decided on.
         let at = at.filter(|_| self.message.is_some());
         if let Some(at) = at {
@@ -198,7 +198,7 @@ impl Keeper {
         &mut self,
         session: SessionKey,
         stored: u64,
-        (options, is_shared, pace): (DeliveryOptions, bool, Pace),
+        (options, part, pace): (DeliveryOptions, Part, Pace),
         ids: &[u32],
         publication: &mut Publication<'_>,
     ) {
@@ -210,7 +210,7 @@ impl Keeper {
         let subscription_ids = (!ids.is_empty()).then(|| Box::new(ids.to_vec()));
         self.taking.push(Receiver {
             session: StoredSession(stored),
-            flags: ReceiverFlags::new(options, is_shared),
+            flags: ReceiverFlags::new(options, part),
             subscription_ids,
         });
         let message = publication.local();
@@ -613,35 +613,41 @@ impl Shard {
     }
 
     /// A session is done with a message that has a number: acknowledged, expired or dropped.
-    pub(super) fn ended(&mut self, session: SessionKey, number: u64, outbox: &mut Outbox) {
-        if number == 0 {
+    pub(super) fn ended(&mut self, session: SessionKey, place: Place, outbox: &mut Outbox) {
+        if place.number == 0 {
             return;
         }
         let stored = self.sessions[session.0 as usize].stored;
-        self.ended_for(stored, number, outbox);
+        self.ended_for(stored, place, outbox);
     }
 
-    pub(super) fn ended_for(&mut self, stored: u64, number: u64, outbox: &mut Outbox) {
+    pub(super) fn ended_for(&mut self, stored: u64, place: Place, outbox: &mut Outbox) {
         assert!(stored != 0);
+        let Place { number, part } = place;
         let (message, session) = (StoredMessage(number), StoredSession(stored));
         if number_shard(number) != self.id {
             if self.keeper.unstored.contains_key(&number) {
-                self.keeper.end_away(message, session);
+                self.keeper.end_away(TakenEnd {
+                    message,
+                    session,
+                    part,
+                });
                 return;
             }
-        } else if self.end_unwritten(message, session) {
+        } else if self.end_unwritten(message, session, part) {
             return;
         }
-        self.record_end(message, session, outbox);
+        self.record_end(message, session, part, outbox);
     }
 
     pub(super) fn record_end(
         &mut self,
         id: StoredMessage,
         session: StoredSession,
+        part: Part,
         outbox: &mut Outbox,
     ) {
-        self.keep(Record::Ended { id, session }, outbox);
+        self.keep(Record::Ended { id, session, part }, outbox);
     }
 
     /// Acknowledges a PUBLISH for which nothing has to be stored.
@@ -663,9 +669,9 @@ impl Shard {
         let Some(then) = then else {
             return;
         };
-        if let Some((number, stored)) = then.ended {
+        if let Some((Place { number, part }, stored)) = then.ended {
             // Recorded whatever the message has come to: it is not over for its publisher, it has moved.
-            self.record_end(StoredMessage(number), StoredSession(stored), outbox);
+            self.record_end(StoredMessage(number), StoredSession(stored), part, outbox);
             self.has_left(stored, outbox);
         }
         if let Some((session, stored)) = then.will_of

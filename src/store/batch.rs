@@ -7,13 +7,16 @@
 use crate::protocol::PacketId;
 use crate::shard::message::Message;
 use crate::shard::record::{
-    Lsn, OutgoingStep, Receiver, Record, SessionRecord, StoredMessage, StoredSession,
+    Lsn, OutgoingStep, Part, Receiver, Record, SessionRecord, StoredMessage, StoredSession,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 /// `SubscribeOptions::bits` and the Subscription Identifier.
 pub(super) type Subscription = (u8, Option<NonZeroU32>);
+
+/// Who is done with a message: one session's part in it.
+pub(super) type SessionPart = (StoredSession, Part);
 
 /// A message as it came.
 #[derive(Debug)]
@@ -25,6 +28,11 @@ pub(super) struct NewMessage {
     pub(super) received_from: Option<(StoredSession, PacketId)>,
     /// The shard and its record, if there is a publisher to be told.
     refusable: Option<(usize, Lsn)>,
+}
+
+/// The part that a receiver has.
+pub(super) fn part_of(receiver: &Receiver) -> SessionPart {
+    (receiver.session, receiver.flags.part())
 }
 
 /// What a batch gave up.
@@ -44,9 +52,8 @@ pub(super) struct Batch {
     /// `None` is: unsubscribed.
     pub(super) subscriptions: BTreeMap<(StoredSession, Box<str>), Option<Subscription>>,
     pub(super) messages: Vec<NewMessage>,
-    /// Who is done with a message, whether that is in this batch or not; as often as a session has places. Ascending once
-    /// [`Batch::sort`] was called.
-    pub(super) ended: Vec<(StoredMessage, StoredSession)>,
+    /// Who is done with a message, whether that is in this batch or not. Ascending once [`Batch::sort`] was called.
+    pub(super) ended: Vec<(StoredMessage, SessionPart)>,
     /// `None` is: complete.
     pub(super) outgoing: BTreeMap<(StoredSession, PacketId), Option<OutgoingStep>>,
     /// Identifiers that are free again; written before the messages that may use them again.
@@ -124,7 +131,7 @@ impl Batch {
                     refusable: refusable.then_some((shard, lsn)),
                 });
             }
-            Record::Ended { id, session } => self.ended.push((id, session)),
+            Record::Ended { id, session, part } => self.ended.push((id, (session, part))),
             Record::Outgoing {
                 session,
                 packet_id,
@@ -199,7 +206,7 @@ impl Batch {
     }
 
     /// Who is done with this message.
-    pub(super) fn ended_of(&self, id: StoredMessage) -> &[(StoredMessage, StoredSession)] {
+    pub(super) fn ended_of(&self, id: StoredMessage) -> &[(StoredMessage, SessionPart)] {
         let from = self.ended.partition_point(|(other, _)| *other < id);
         let count = self.ended[from..].partition_point(|(other, _)| *other == id);
         &self.ended[from..from + count]

@@ -2,6 +2,7 @@
 //!
 //! Lists are JSON arrays of arrays of numbers, so that the views can take them apart.
 
+use super::batch::SessionPart;
 use crate::protocol::QoS;
 use crate::shard::message::{Message, MessageParts, NEVER};
 use crate::shard::record::{Receiver, ReceiverFlags, StoredMessage, StoredSession};
@@ -31,14 +32,16 @@ pub fn receivers_text(receivers: &[Receiver]) -> String {
     text
 }
 
-/// `[[message,session...],...]`
-pub(super) fn acks_text(acks: &[(StoredMessage, Vec<StoredSession>)]) -> String {
+/// `[[message,session,part,session,part...],...]`
+pub(super) fn acks_text(acks: &[(StoredMessage, Vec<SessionPart>)]) -> String {
     let mut text = String::with_capacity(2 + acks.len() * 32);
-    lists_text(&mut text, acks, |text, (message, sessions)| {
+    lists_text(&mut text, acks, |text, (message, parts)| {
         number(text, message.0);
-        for session in sessions {
+        for (session, part) in parts {
             text.push(',');
             number(text, session.0);
+            text.push(',');
+            number(text, u64::from(part.bits()));
         }
     });
     text
@@ -95,7 +98,9 @@ pub fn each_receiver(text: &str, mut receiver: impl FnMut(Receiver)) -> bool {
         let [session, flags, ids @ ..] = numbers else {
             return false;
         };
-        let flags = u8::try_from(*flags).ok().and_then(ReceiverFlags::from_bits);
+        let flags = u32::try_from(*flags)
+            .ok()
+            .and_then(ReceiverFlags::from_bits);
         let (Some(flags), Ok(ids)) = (
             flags,
             ids.iter()
@@ -189,6 +194,7 @@ pub(super) fn optional(bytes: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shard::record::Part;
     use proptest::prelude::*;
 
     fn receivers_of(text: &str) -> Option<Vec<Receiver>> {
@@ -199,7 +205,7 @@ mod tests {
     proptest! {
         #[test]
         fn receivers_come_back(list in prop::collection::vec(
-            (0..i64::MAX as u64, 0..3u8, prop::collection::vec(any::<u32>(), 0..3)), 0..20)
+            (0..i64::MAX as u64, any::<u32>().prop_filter("a QoS", |bits| bits & 3 != 3), prop::collection::vec(any::<u32>(), 0..3)), 0..20)
         ) {
             let receivers: Vec<_> = list.into_iter().map(|(session, flags, ids)| Receiver {
                 session: StoredSession(session),
@@ -225,7 +231,7 @@ mod tests {
             "[[]]",
             "[[1]]",
             "[[1,3]]",
-            "[[1,256]]",
+            "[[1,4294967296]]",
             "[[1,2],]",
             "[[1,2] ,[3,4]]",
             "[[-1,2]]",
@@ -239,10 +245,16 @@ mod tests {
     #[test]
     fn acks_name_the_message_first() {
         let acks = [
-            (StoredMessage(5), vec![StoredSession(1), StoredSession(2)]),
-            (StoredMessage(9), vec![StoredSession(3)]),
+            (
+                StoredMessage(5),
+                vec![
+                    (StoredSession(1), Part::OWN),
+                    (StoredSession(2), Part::from_bits(7).unwrap()),
+                ],
+            ),
+            (StoredMessage(9), vec![(StoredSession(3), Part::OWN)]),
         ];
-        assert_eq!(acks_text(&acks), "[[5,1,2],[9,3]]");
+        assert_eq!(acks_text(&acks), "[[5,1,0,2,7],[9,3,0]]");
     }
 
     #[test]

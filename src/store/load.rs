@@ -5,6 +5,7 @@
 //! are. To whom a session belongs is asked for each, so nothing here depends on how many shards there were.
 
 use super::StoreLog;
+use super::batch::part_of;
 use super::codec::{blob, each_receiver, message, number_at, unsigned};
 use super::schema::{self, OpenError};
 use super::sweep::{Done, add_acks, read_done};
@@ -434,10 +435,7 @@ fn read_messages(
                 let is_whole = each_receiver(row.get_ref(1)?.as_str()?, |receiver| {
                     count += 1;
                     let session = receiver.session;
-                    if let Some(ends) = done.get_mut(&(id, session))
-                        && *ends > 0
-                    {
-                        *ends -= 1;
+                    if done.contains(&(id, part_of(&receiver))) {
                         ended += 1;
                         return;
                     }

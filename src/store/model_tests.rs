@@ -1,6 +1,6 @@
 //! Random records against a model that applies them one by one, with a look at what is loaded after each crash.
 
-use super::batch::Batch;
+use super::batch::{Batch, SessionPart, part_of};
 use super::load::{LoadSetup, Recovered, load};
 use super::sweep::Sweep;
 use super::tables::{Kept, Tables};
@@ -10,7 +10,7 @@ use crate::protocol::{PacketId, QoS};
 use crate::shard::input::ShardId;
 use crate::shard::message::{Message, MessageParts, NEVER};
 use crate::shard::record::{
-    Lsn, OutgoingStep, Receiver, ReceiverFlags, Record, SessionRecord, StoredMessage,
+    Lsn, OutgoingStep, Part, Receiver, ReceiverFlags, Record, SessionRecord, StoredMessage,
     StoredSession, StoredWill,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ struct Model {
     sessions: BTreeMap<u64, SessionRecord>,
     subscriptions: BTreeMap<(u64, String), (u8, Option<NonZeroU32>)>,
     messages: BTreeMap<u64, (Message, Vec<Receiver>)>,
-    early: BTreeMap<u64, Vec<u64>>,
+    early: BTreeMap<u64, Vec<SessionPart>>,
     outgoing: BTreeMap<(u64, u16), OutgoingStep>,
     incoming: BTreeSet<(u64, u16)>,
     retained: BTreeMap<String, Message>,
@@ -69,16 +69,16 @@ impl Model {
                 ..
             } => {
                 receivers.retain(|receiver| !self.gone.contains(&receiver.session.0));
-                for session in self.early.remove(&id.0).unwrap_or_default() {
-                    remove_one(&mut receivers, session);
+                for part in self.early.remove(&id.0).unwrap_or_default() {
+                    remove_one(&mut receivers, part);
                 }
                 self.incoming
                     .extend(received_from.map(|(session, id)| (session.0, id.get())));
                 self.messages.insert(id.0, (message, receivers));
             }
-            Record::Ended { id, session } => match self.messages.get_mut(&id.0) {
-                Some((_, receivers)) => remove_one(receivers, session.0),
-                None => self.early.entry(id.0).or_default().push(session.0),
+            Record::Ended { id, session, part } => match self.messages.get_mut(&id.0) {
+                Some((_, receivers)) => remove_one(receivers, (session, part)),
+                None => self.early.entry(id.0).or_default().push((session, part)),
             },
             Record::Outgoing {
                 session,
@@ -115,7 +115,7 @@ impl Model {
             "{:?}",
             recovered.unreadable
         );
-        let mut deliveries = BTreeMap::<u64, Vec<(u64, u8, Option<Box<Vec<u32>>>)>>::new();
+        let mut deliveries = BTreeMap::<u64, Vec<(u64, u32, Option<Box<Vec<u32>>>)>>::new();
         for (id, (_, receivers)) in &self.messages {
             for receiver in receivers {
                 deliveries.entry(receiver.session.0).or_default().push((
@@ -159,11 +159,10 @@ impl Model {
                     .collect();
                 assert!(found.is_sorted_by_key(|(id, _, _)| *id));
                 let mut expected = deliveries.remove(&id).unwrap_or_default();
-                // Which of several places of one session is left is not said.
                 found.sort();
                 expected.sort();
-                let places = |list: &[(u64, u8, _)]| list.iter().map(|d| d.0).collect::<Vec<_>>();
-                assert_eq!(places(&found), places(&expected));
+                assert_eq!(found, expected);
+                let places = |list: &[(u64, u32, _)]| list.iter().map(|d| d.0).collect::<Vec<_>>();
                 for delivery in &session.deliveries {
                     let message = &self.messages[&delivery.id.0].0;
                     assert_eq!(delivery.bytes as usize, message.bytes());
@@ -219,11 +218,9 @@ impl Model {
     }
 }
 
-fn remove_one(receivers: &mut Vec<Receiver>, session: u64) {
-    if let Some(at) = receivers
-        .iter()
-        .position(|receiver| receiver.session.0 == session)
-    {
+fn remove_one(receivers: &mut Vec<Receiver>, part: SessionPart) {
+    let at = receivers.iter().position(|it| part_of(it) == part);
+    if let Some(at) = at {
         receivers.remove(at);
     }
 }
@@ -267,7 +264,7 @@ struct Source {
     /// Numbered, and not written yet.
     unwritten: Vec<Record>,
     /// Places that have not ended.
-    places: Vec<(u64, u64)>,
+    places: Vec<(u64, u64, Part)>,
     incoming: Vec<(u64, u16)>,
     outgoing: Vec<(u64, u16)>,
 }
@@ -322,7 +319,7 @@ impl Source {
             2 if random.below(3) == 0 && !self.alive.is_empty() => {
                 let at = random.below(self.alive.len() as u64) as usize;
                 let session = self.alive.swap_remove(at);
-                self.places.retain(|(_, owner)| *owner != session);
+                self.places.retain(|(_, owner, _)| *owner != session);
                 self.incoming.retain(|(owner, _)| *owner != session);
                 self.outgoing.retain(|(owner, _)| *owner != session);
                 // Its part in what is not written yet ends with it.
@@ -344,12 +341,19 @@ impl Source {
                 let mut receivers = Vec::new();
                 for _ in 0..count {
                     let session = self.session(random)?;
+                    let qos = random.below(3) as u32;
+                    let flags = ReceiverFlags::from_bits(qos | (random.below(3) as u32) << 3);
+                    let flags = flags.unwrap();
+                    let place = (id, session.0, flags.part());
+                    if self.places.contains(&place) {
+                        continue;
+                    }
                     receivers.push(Receiver {
                         session,
-                        flags: ReceiverFlags::from_bits(random.below(3) as u8).unwrap(),
+                        flags,
                         subscription_ids: (random.below(3) == 0).then(|| Box::new(vec![1, 70_000])),
                     });
-                    self.places.push((id, session.0));
+                    self.places.push(place);
                 }
                 let from = self.session(random)?;
                 let packet_id = 1 + random.below(5) as u16;
@@ -376,14 +380,15 @@ impl Source {
             }
             12..=14 if !self.places.is_empty() => {
                 let at = random.below(self.places.len() as u64) as usize;
-                let (id, session) = self.places.swap_remove(at);
+                let (id, session, part) = self.places.swap_remove(at);
                 Some(Record::Ended {
                     id: StoredMessage(id),
                     session: StoredSession(session),
+                    part,
                 })
             }
             15 => {
-                let (id, session) = random.pick(&self.places)?;
+                let (id, session, _) = random.pick(&self.places)?;
                 let packet_id = 1 + random.below(9) as u16;
                 if self.outgoing.contains(&(session, packet_id)) {
                     return None;
@@ -447,7 +452,7 @@ impl Source {
                 id, received_from, ..
             } = record
             {
-                self.places.retain(|(message, _)| *message != id.0);
+                self.places.retain(|(message, ..)| *message != id.0);
                 self.incoming.retain(|of| {
                     received_from.is_none_or(|(session, id)| *of != (session.0, id.get()))
                 });
@@ -496,9 +501,9 @@ fn run(seed: u64) {
     let conn = schema::open(&path).unwrap();
     let mut tables = Tables::new(&conn, kept).unwrap();
     let mut batch = Batch::new(1);
-    for (at, (id, session)) in source.places.drain(..).enumerate() {
+    for (at, (id, session, part)) in source.places.drain(..).enumerate() {
         let (id, session) = (StoredMessage(id), StoredSession(session));
-        batch.add(0, Lsn(at as u64 + 1), Record::Ended { id, session });
+        batch.add(0, Lsn(at as u64 + 1), Record::Ended { id, session, part });
     }
     tables.write(&mut batch, writer::now_ms()).unwrap();
     while let Some(mut sweep) = Sweep::begin(&tables) {

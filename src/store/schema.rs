@@ -2,7 +2,7 @@
 //!
 //! Everything hot is written at the right edge of its table: `msg` by ascending message number, `done` by ascending
 //! sequence number. Neither has a secondary index. A message stands in `msg` once, whatever the number of
-//! its receivers; a receiver that is done with a message that others still wait for is one number in a row of `done`.
+//! its receivers; a receiver that is done with a message that others still wait for is two numbers in a row of `done`.
 //!
 //! The views are for people with the stock `sqlite3` tool; the broker does not use them.
 
@@ -25,7 +25,7 @@ const CACHE_KIB: i32 = 16 << 10;
 
 /// The steps from one version of the schema to the next: step `n` leads from version `n` to `n + 1`, and a new
 /// database is made by all of them.
-const STEPS: &[&str] = &[STEP_1, STEP_2];
+const STEPS: &[&str] = &[STEP_1, STEP_2, STEP_3];
 
 /// The version that this program reads and writes.
 pub const VERSION: usize = STEPS.len();
@@ -78,9 +78,63 @@ const STEP_2: &str = "
 ALTER TABLE session ADD COLUMN username TEXT;
 ";
 
+/// `done.acks` of version 2, with parts.
+macro_rules! acks {
+    () => {
+        "(SELECT json_group_array(json('[' || json_extract(ack.value, '$[0]')
+            || (SELECT group_concat(',' || part.value || ',0', '') FROM json_each(ack.value) AS part WHERE part.key > 0)
+            || ']')) FROM json_each(done.acks) AS ack)"
+    };
+}
+
+/// `msg.receivers` of version 2, which did not say which shared group it was: it has become the session's own.
+macro_rules! receivers {
+    () => {
+        "(SELECT json_group_array(json_set(it.value, '$[1]', json_extract(it.value, '$[1]') & 7))
+            FROM json_each(msg.receivers) AS it)"
+    };
+}
+
+const STEP_3: &str = concat!(
+    "
+-- A session may have several parts in a message: its own, 0, and one of each shared group.
+-- msg.receivers is the same, but flags >> 3 is the part; done.acks is [[message,session,part,session,part...],...].
+UPDATE done SET acks = ",
+    acks!(),
+    ";
+UPDATE msg SET receivers = ",
+    receivers!(),
+    ";
+DROP VIEW queue;
+DROP VIEW done_parts;
+CREATE VIEW done_parts AS
+    SELECT json_extract(ack.value, '$[0]') AS message, session.value AS session,
+        json_extract(ack.value, '$[' || (session.key + 1) || ']') AS part
+    FROM done, json_each(done.acks) AS ack, json_each(ack.value) AS session WHERE session.key % 2 = 1;
+CREATE VIEW queue AS
+    SELECT session.client_id, msg.id AS message, datetime(msg.stored_at / 1000, 'unixepoch') AS stored,
+        msg.topic, msg.qos, msg.payload
+    FROM msg, json_each(msg.receivers) AS receiver
+        JOIN session ON session.id = json_extract(receiver.value, '$[0]')
+    WHERE (msg.id, session.id, json_extract(receiver.value, '$[1]') >> 3)
+        NOT IN (SELECT message, session, part FROM done_parts);
+"
+);
+
 /// What makes version `n + 1` look like the newest to who only reads.
 const AS_NEWEST: [&str; STEPS.len() - 1] =
-    ["CREATE TEMP VIEW session AS SELECT *, NULL AS username FROM main.session;"];
+    [
+        "CREATE TEMP VIEW session AS SELECT *, NULL AS username FROM main.session;",
+        concat!(
+            "CREATE TEMP VIEW done AS SELECT seq, newest, ", acks!(), " AS acks FROM main.done AS done;
+            CREATE TEMP VIEW msg AS SELECT id, ", receivers!(), " AS receivers, stored_at, expires_at, qos, retain, stamp, topic,
+                properties, payload FROM main.msg AS msg;
+            CREATE TEMP VIEW done_parts AS
+                SELECT json_extract(ack.value, '$[0]') AS message, session.value AS session,
+                    json_extract(ack.value, '$[' || (session.key + 1) || ']') AS part
+                FROM done, json_each(done.acks) AS ack, json_each(ack.value) AS session WHERE session.key % 2 = 1;"
+        ),
+    ];
 
 /// What keeps a database from being opened. Its text is for the operator, and names no path.
 #[derive(Debug)]
@@ -234,12 +288,35 @@ mod tests {
             [],
         )
         .unwrap();
-        let read = |conn: &Connection| {
-            let sql = "SELECT client_id, username FROM session";
-            conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        conn.execute_batch(
+            "INSERT INTO msg VALUES (5, '[[7,2,70],[8,10]]', 0, NULL, 1, 0, NULL, 't', NULL, x'00');
+             INSERT INTO done VALUES (1, 5, '[[5,8],[4,7,8]]');",
+        )
+        .unwrap();
+        let read = |conn: &Connection| -> rusqlite::Result<[Option<String>; 5]> {
+            let sql = "SELECT session.client_id, username, receivers, acks, part
+                FROM session, msg, done, done_parts WHERE done_parts.message = 5";
+            conn.query_row(sql, [], |row| {
+                let text = |at| row.get(at);
+                Ok([
+                    text(0)?,
+                    text(1)?,
+                    text(2)?,
+                    text(3)?,
+                    row.get::<_, i64>(4)?.to_string().into(),
+                ])
+            })
         };
-        let as_newest: (String, Option<String>) = read(&open_read_only(&path).unwrap()).unwrap();
-        assert_eq!(as_newest, ("scada".into(), None));
+        let as_newest = read(&open_read_only(&path).unwrap()).unwrap();
+        let texts = [
+            "scada",
+            "",
+            "[[7,2,70],[8,2]]",
+            "[[5,8,0],[4,7,0,8,0]]",
+            "0",
+        ];
+        let expected = texts.map(|text| (!text.is_empty()).then(|| text.to_owned()));
+        assert_eq!(as_newest, expected);
         assert_eq!(identity(&conn).unwrap().1, 1, "it is not changed");
         drop(conn);
         assert_eq!(read(&open(&path).unwrap()).unwrap(), as_newest);

@@ -5,20 +5,20 @@
 //! anew the receivers of each row that names somebody who is gone or done, and then removes the rows of `done` that it has
 //! made superfluous. Rows that come meanwhile name nobody who is gone.
 
-use super::batch::Batch;
+use super::batch::{Batch, SessionPart, part_of};
 use super::codec::{each_list, each_receiver, receivers_text, sql};
 use super::tables::Tables;
-use crate::shard::record::{Receiver, StoredMessage, StoredSession};
+use crate::shard::record::{Part, Receiver, StoredMessage, StoredSession};
 use rusqlite::{Result, params};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 
 /// Rows looked at in one transaction.
 const ROWS: u32 = 500;
 /// Pairs in `done` above which they are swept even if no session ended.
 const DONE_PARTS: u64 = 200_000;
 
-/// How often each session was done with each message.
-pub(super) type Done = HashMap<(StoredMessage, StoredSession), u32>;
+/// Who is done with which message.
+pub(super) type Done = HashSet<(StoredMessage, SessionPart)>;
 
 /// A sweep on its way.
 pub(super) struct Sweep {
@@ -53,9 +53,7 @@ impl Sweep {
 
     /// Takes note of what was committed meanwhile.
     pub(super) fn note(&mut self, batch: &Batch) {
-        for part in &batch.ended {
-            *self.done.entry(*part).or_default() += 1;
-        }
+        self.done.extend(&batch.ended);
     }
 
     /// Looks at the next rows, and returns whether there are more.
@@ -117,23 +115,10 @@ impl Sweep {
     }
 
     fn left(&self, id: StoredMessage, receivers: &[Receiver]) -> Vec<Receiver> {
-        let mut done = HashMap::<StoredSession, u32>::new();
-        let mut left = Vec::with_capacity(receivers.len());
-        for receiver in receivers {
-            let session = receiver.session;
-            if self.gone.contains(&session) {
-                continue;
-            }
-            if let Some(&ends) = self.done.get(&(id, session)) {
-                let used = done.entry(session).or_default();
-                if *used < ends {
-                    *used += 1;
-                    continue;
-                }
-            }
-            left.push(receiver.clone());
-        }
-        left
+        let is_left = |receiver: &&Receiver| {
+            !self.gone.contains(&receiver.session) && !self.done.contains(&(id, part_of(receiver)))
+        };
+        receivers.iter().filter(is_left).cloned().collect()
     }
 
     fn end(&mut self, tables: &mut Tables<'_>) -> Result<()> {
@@ -210,16 +195,18 @@ pub(super) fn read_done(
 pub(super) fn add_acks(done: &mut Done, acks: &str) -> Option<u64> {
     let mut count = 0;
     let is_whole = each_list(acks, |numbers| {
-        let [message, sessions @ ..] = numbers else {
+        let [message, parts @ ..] = numbers else {
             return false;
         };
-        for session in sessions {
-            *done
-                .entry((StoredMessage(*message), StoredSession(*session)))
-                .or_default() += 1;
-            count += 1;
-        }
-        true
+        let (parts, rest) = parts.as_chunks();
+        rest.is_empty()
+            && parts.iter().all(|[session, part]| {
+                let part = u32::try_from(*part).ok().and_then(Part::from_bits);
+                let part = part.map(|part| (StoredSession(*session), part));
+                done.extend(part.map(|part| (StoredMessage(*message), part)));
+                count += 1;
+                part.is_some()
+            })
     });
     is_whole.then_some(count)
 }

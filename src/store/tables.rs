@@ -1,6 +1,6 @@
 //! Writing a batch: one transaction, prepared statements, each table in the order of its keys.
 
-use super::batch::{Batch, NewMessage};
+use super::batch::{Batch, NewMessage, SessionPart, part_of};
 use super::codec::{acks_text, expiry_to_wall, optional, receivers_text, sql};
 use crate::shard::record::{OutgoingStep, Receiver, SessionRecord, StoredMessage, StoredSession};
 use rusqlite::{Connection, Result, Statement, params};
@@ -26,7 +26,7 @@ pub(super) struct Kept {
     /// Pairs in the rows of `done`.
     pub(super) done_parts: u64,
     /// Ends whose message has not come yet, and since when.
-    early: HashMap<StoredMessage, (Vec<StoredSession>, u64)>,
+    early: HashMap<StoredMessage, (Vec<SessionPart>, u64)>,
     /// Cleared topics: the stamp, and since when.
     cleared: HashMap<Box<str>, (u64, u64)>,
     /// Sessions that ended since the last sweep: messages may still name them.
@@ -40,9 +40,9 @@ pub(super) struct Kept {
 #[derive(Debug, Default)]
 struct Delta {
     shared: Vec<(StoredMessage, u32)>,
-    early: Vec<(StoredMessage, Vec<StoredSession>)>,
+    early: Vec<(StoredMessage, Vec<SessionPart>)>,
     done: Option<(u64, StoredMessage)>,
-    acks: Vec<(StoredMessage, Vec<StoredSession>)>,
+    acks: Vec<(StoredMessage, Vec<SessionPart>)>,
     done_until: Option<u64>,
     cleared: Vec<(Box<str>, u64)>,
 }
@@ -269,7 +269,7 @@ impl<'c> Tables<'c> {
     /// Who still waits for a new message.
     fn receivers_left<'m>(&self, new: &'m NewMessage, batch: &Batch) -> Cow<'m, [Receiver]> {
         let now = batch.ended_of(new.id);
-        let early = self.kept.early.get(&new.id).map(|(sessions, _)| sessions);
+        let early = self.kept.early.get(&new.id).map(|(parts, _)| parts);
         if now.is_empty()
             && early.is_none()
             && batch.sessions_ended.is_empty()
@@ -278,25 +278,14 @@ impl<'c> Tables<'c> {
         {
             return Cow::Borrowed(&new.receivers);
         }
-        // A session may have several places, and each end takes one.
-        let mut done = BTreeMap::<_, u32>::new();
-        let now = now.iter().map(|(_, session)| session);
-        for session in now.chain(early.into_iter().flatten()) {
-            *done.entry(*session).or_default() += 1;
-        }
+        let now = now.iter().map(|(_, part)| part);
+        let done: BTreeSet<_> = now.chain(early.into_iter().flatten()).collect();
         let left = new.receivers.iter().filter(|receiver| {
             let session = &receiver.session;
-            match done.get_mut(session) {
-                Some(ends) if *ends > 0 => {
-                    *ends -= 1;
-                    false
-                }
-                _ => {
-                    !batch.sessions_ended.contains(session)
-                        && !self.kept.gone.contains(session)
-                        && !self.kept.ended.contains_key(session)
-                }
-            }
+            !done.contains(&part_of(receiver))
+                && !batch.sessions_ended.contains(session)
+                && !self.kept.gone.contains(session)
+                && !self.kept.ended.contains_key(session)
         });
         Cow::Owned(left.cloned().collect())
     }
@@ -329,8 +318,8 @@ impl<'c> Tables<'c> {
             over.push(id);
         }
         for id in self.remove_messages(&over)? {
-            let sessions = self.still_there(batch.ended_of(id)).collect();
-            delta.early.push((id, sessions));
+            let parts = self.still_there(batch.ended_of(id)).collect();
+            delta.early.push((id, parts));
         }
         if let Some(newest) = delta.acks.iter().map(|(id, _)| *id).max() {
             let seq = self.kept.done.back().map_or(1, |(seq, _)| seq + 1);
@@ -341,13 +330,13 @@ impl<'c> Tables<'c> {
         self.prune_done(delta)
     }
 
-    /// The sessions that have not ended: the part of one that has went with it, or goes with the next sweep.
+    /// Those of sessions that have not ended: the part of one that has went with it, or goes with the next sweep.
     fn still_there<'p>(
         &self,
-        parts: &'p [(StoredMessage, StoredSession)],
-    ) -> impl Iterator<Item = StoredSession> + use<'p, '_> {
-        let sessions = parts.iter().map(|(_, session)| *session);
-        sessions.filter(|session| !self.kept.ended.contains_key(session))
+        parts: &'p [(StoredMessage, SessionPart)],
+    ) -> impl Iterator<Item = SessionPart> + use<'p, '_> {
+        let parts = parts.iter().map(|(_, part)| *part);
+        parts.filter(|(session, _)| !self.kept.ended.contains_key(session))
     }
 
     /// Removes messages, by ascending number, and returns those that are not there. What stands side by side goes at once, for a third of
@@ -464,7 +453,7 @@ impl Kept {
             self.done_parts += delta
                 .acks
                 .iter()
-                .map(|(_, sessions)| sessions.len() as u64)
+                .map(|(_, parts)| parts.len() as u64)
                 .sum::<u64>();
         }
         if let Some(until) = delta.done_until {
@@ -480,9 +469,9 @@ impl Kept {
                 self.early.remove(&new.id);
             }
         }
-        for (id, mut sessions) in delta.early {
+        for (id, mut parts) in delta.early {
             let (known, since_ms) = self.early.entry(id).or_default();
-            known.append(&mut sessions);
+            known.append(&mut parts);
             *since_ms = now_ms;
         }
         for (topic, stamp) in delta.cleared {

@@ -25,6 +25,44 @@ use slab::Slab;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupId(pub u32);
 
+/// Through what a message comes to a session: its own subscriptions, or one shared group. A session gets a message at most once
+/// through each, so this tells its parts in one message apart, in the store too and after a restart.
+///
+/// Of a group it is a hash of its text. Two groups that share it are taken for one where a session is in both: that harms nobody else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Part(u32);
+
+impl Part {
+    /// The session's own subscriptions.
+    pub const OWN: Self = Self(0);
+    /// The bits of a part.
+    pub const BITS: u32 = 29;
+
+    /// A shared group, by `$share/NAME/FILTER`.
+    pub fn of_group(text: &str) -> Self {
+        // FNV-1a: the same in every process, so without the seed of the tables.
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self(((hash >> (64 - Self::BITS)) as u32).max(1))
+    }
+
+    /// The number, below 2^`BITS`.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From what `bits` gave; `None` when it cannot have given this.
+    pub fn from_bits(bits: u32) -> Option<Self> {
+        (bits >> Self::BITS == 0).then_some(Self(bits))
+    }
+
+    /// Whether it is a shared group.
+    pub fn is_shared(self) -> bool {
+        self != Self::OWN
+    }
+}
+
 /// All groups known on one core.
 pub struct Groups<S: Subscriber> {
     /// Filter, without `$share/NAME/`, to the groups that share it, as indexes into `groups`.
@@ -40,6 +78,7 @@ pub struct Groups<S: Subscriber> {
 
 struct Group<S> {
     id: GroupId,
+    part: Part,
     name: Box<str>,
     filter: FilterId,
     /// Where this group stands in its filter's list.
@@ -207,6 +246,11 @@ impl<S: Subscriber> Groups<S> {
             out.push('/');
             self.filters.text(group.filter, out);
         }
+    }
+
+    /// The part that a session has in a message through `group`; its own when the group does not exist.
+    pub fn part(&self, group: GroupId) -> Part {
+        self.at(group).map_or(Part::OWN, |at| self.groups[at].part)
     }
 
     /// Core `from` has `online` and `offline` members in the group `text`, which it calls
@@ -415,6 +459,7 @@ impl<S: Subscriber> Groups<S> {
             .expect("found or inserted just now");
         let at = self.groups.insert(Group {
             id,
+            part: Part::of_group(filter.text()),
             name: name.into(),
             filter: filter_id,
             position: sharing.len(),

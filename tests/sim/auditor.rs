@@ -138,8 +138,9 @@ impl Auditor {
                 let client = client.parse().expect("the clients are numbered");
                 // It may have ended in the same step.
                 let session = self.model.last_session(client);
-                self.numbers
-                    .insert(*number, session.expect("it is recorded as it begins"));
+                let session = session.expect("it is recorded as it begins");
+                self.numbers.insert(*number, session);
+                self.model.sessions[session].stored = true;
             }
         }
         if world.disk.as_ref().is_some_and(|disk| disk.has_refused) {

@@ -4,7 +4,7 @@
 use crate::auditor::Auditor;
 use crate::disk::{Disk, OnDisk};
 use crate::model::{
-    Flight, MessageId, Model, SessionId, Subscription, Will, id_of, matches, split_share,
+    Flight, MessageId, Model, SessionId, Subscription, Will, id_of, matches, span, split_share,
 };
 use crate::world::{SocketId, World};
 use ringmq::protocol::{PacketId, PacketType, QoS, ReasonCode, SubscribeOptions};
@@ -277,6 +277,7 @@ impl Auditor {
                 }
             }
         }
+        self.model.members_end();
         self.model.nothing_travels();
     }
 
@@ -331,6 +332,24 @@ impl Model {
             .collect();
         for text in texts {
             *self.lost.entry((message, text)).or_default() += 1;
+        }
+    }
+
+    /// In a crash: what a member had whose session is not stored ends with both.
+    pub fn members_end(&mut self) {
+        for session in self.sessions.iter().filter(|session| !session.stored) {
+            for (id, message) in self.messages.iter().enumerate() {
+                for routing in &message.routings {
+                    let spans = span(&session.history, routing.tick, u64::MAX);
+                    let texts = spans.iter().flat_map(|(_, all)| all).map(|it| &it.text);
+                    let is_group = |text: &&String| {
+                        let (share, filter) = split_share(text);
+                        share.is_some() && matches(filter, &message.topic)
+                    };
+                    let groups = texts.filter(is_group).map(|text| (id, text.clone()));
+                    self.ended_with_member.extend(groups);
+                }
+            }
         }
     }
 

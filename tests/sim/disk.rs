@@ -12,8 +12,8 @@
 use ringmq::protocol::PacketId;
 use ringmq::shard::message::{Message, MessageParts, NEVER};
 use ringmq::shard::record::{
-    Fetch, FetchToken, Lsn, OutgoingStep, Receiver, Record, RecoveredDelivery, RecoveredSession,
-    SessionRecord, StoredMessage, StoredSession,
+    Fetch, FetchToken, Lsn, OutgoingStep, Part, Receiver, Record, RecoveredDelivery,
+    RecoveredSession, SessionRecord, StoredMessage, StoredSession,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
@@ -58,7 +58,7 @@ pub struct Disk {
     pub retained: BTreeMap<String, (u64, Message, u64)>,
     ports: Vec<Port>,
     /// Receivers that ended before their message was written: in memory only.
-    early: Vec<(StoredMessage, StoredSession)>,
+    early: Vec<(StoredMessage, StoredSession, Part)>,
     /// Sessions that ended: what is said of them later counts no more.
     ended: BTreeSet<StoredSession>,
     last_session: u64,
@@ -118,7 +118,7 @@ impl Disk {
             if self.is_full && may_refuse {
                 refused.push(lsn);
                 if let Record::Message { id, .. } = record {
-                    self.early.retain(|(early, _)| *early != id);
+                    self.early.retain(|(early, ..)| *early != id);
                 }
             } else {
                 self.apply(record);
@@ -233,6 +233,9 @@ impl Disk {
                 ..
             } => {
                 assert!(!receivers.is_empty() || received_from.is_some());
+                let mut parts = BTreeSet::new();
+                let is_new = |it: &Receiver| parts.insert((it.session, it.flags.part()));
+                assert!(receivers.iter().all(is_new), "(11) a part is given twice");
                 self.last_message = self.last_message.max(id.0);
                 if let Some((session, packet_id)) = received_from {
                     // The publisher's session may have ended since.
@@ -243,11 +246,11 @@ impl Disk {
                 receivers.retain(|receiver| !self.ended.contains(&receiver.session));
                 let early = &mut self.early;
                 receivers.retain(|receiver| {
-                    let it = (id, receiver.session);
+                    let it = (id, receiver.session, receiver.flags.part());
                     let found = early.iter().position(|early| *early == it);
                     found.map(|at| early.swap_remove(at)).is_none()
                 });
-                self.early.retain(|(early, _)| *early != id);
+                self.early.retain(|(early, ..)| *early != id);
                 if !receivers.is_empty() {
                     let expires_wall_ms = wall(message.expires_at_ms(), wall_minus_mono_ms);
                     let kept = Kept {
@@ -260,16 +263,17 @@ impl Disk {
                 }
             }
             Record::Ended { session, .. } if self.ended.contains(&session) => {}
-            Record::Ended { id, session } => match self.messages.get_mut(&id) {
+            Record::Ended { id, session, part } => match self.messages.get_mut(&id) {
                 Some(kept) => {
-                    let at = kept.receivers.iter().position(|it| it.session == session);
+                    let is_it = |it: &Receiver| it.session == session && it.flags.part() == part;
+                    let at = kept.receivers.iter().position(is_it);
                     kept.receivers
                         .remove(at.expect("(11) an end for who has no part in it"));
                     if kept.receivers.is_empty() {
                         self.messages.remove(&id);
                     }
                 }
-                None => self.early.push((id, session)),
+                None => self.early.push((id, session, part)),
             },
             Record::Outgoing {
                 session,

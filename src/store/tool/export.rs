@@ -27,7 +27,8 @@ const LINES: &[&str] = &[
             FROM json_each(msg.receivers) AS receiver
                 JOIN session ON session.id = json_extract(receiver.value, '$[0]')
                 LEFT JOIN outgoing ON outgoing.session = session.id AND outgoing.message = msg.id
-            WHERE (msg.id, session.id) NOT IN (SELECT message, session FROM done_parts))))
+            WHERE (msg.id, session.id, json_extract(receiver.value, '$[1]') >> 3)
+                NOT IN (SELECT message, session, part FROM done_parts))))
      FROM msg ORDER BY id",
     "SELECT json_object('type', 'released', 'client_id', client_id, 'packet_id', packet_id)
      FROM outgoing JOIN session ON session.id = outgoing.session WHERE message IS NULL",
@@ -149,6 +150,7 @@ fn foreign_receiver(
         session,
         qos: flags.options().qos,
         retain: flags.options().retain,
+        part: flags.part(),
         subscription_ids: ids
             .iter()
             .flat_map(|ids| ids.split(','))

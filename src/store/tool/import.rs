@@ -5,7 +5,7 @@ use crate::session::DeliveryOptions;
 use crate::shard::input::ShardId;
 use crate::shard::message::{Message, MessageParts, NEVER};
 use crate::shard::record::{
-    Lsn, OutgoingStep, Receiver, ReceiverFlags, Record, SessionRecord, StoredMessage,
+    Lsn, OutgoingStep, Part, Receiver, ReceiverFlags, Record, SessionRecord, StoredMessage,
     StoredSession, StoredWill, next_number,
 };
 use crate::store::batch::Batch;
@@ -83,6 +83,7 @@ pub(super) struct ForeignReceiver {
     pub(super) session: StoredSession,
     pub(super) qos: QoS,
     pub(super) retain: bool,
+    pub(super) part: Part,
     pub(super) subscription_ids: Vec<u32>,
     /// Under which the client has it already, for QoS 2.
     pub(super) packet_id: Option<PacketId>,
@@ -190,8 +191,11 @@ impl Importer<'_> {
     pub(super) fn message(
         &mut self,
         message: &ForeignMessage<'_>,
-        receivers: Vec<ForeignReceiver>,
+        mut receivers: Vec<ForeignReceiver>,
     ) -> Result<(), String> {
+        // Overlapping subscriptions give a session one message here (MQTT 5 §3.3.4), elsewhere perhaps several.
+        let mut seen = HashSet::new();
+        receivers.retain(|receiver| seen.insert((receiver.session, receiver.part)));
         if receivers.is_empty() {
             return Ok(());
         }
@@ -210,7 +214,7 @@ impl Importer<'_> {
                         qos: receiver.qos,
                         retain: receiver.retain,
                     },
-                    false,
+                    receiver.part,
                 ),
                 subscription_ids: (!receiver.subscription_ids.is_empty())
                     .then(|| Box::new(receiver.subscription_ids)),

@@ -4,6 +4,7 @@
 
 use super::import::{ForeignMessage, ForeignReceiver, Importer, Report, import};
 use crate::protocol::{PacketId, QoS};
+use crate::shard::record::Part;
 use crate::store::writer::now_ms;
 use crate::topic::filter::TopicFilter;
 use rusqlite::types::ValueRef;
@@ -291,6 +292,7 @@ fn messages(importer: &mut Importer<'_>, source: &Connection) -> Result<Result<(
                 session,
                 qos,
                 retain: int(row, 5)? & 1 != 0,
+                part: Part::OWN,
                 subscription_ids: if subscription_id == 0 {
                     vec![]
                 } else {
