@@ -16,6 +16,7 @@ mod table;
 #[path = "transport/tunnel.rs"]
 mod tunnel;
 
+use std::net::TcpListener;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -170,22 +171,45 @@ fn every_row_through_tls_and_websocket() {
 
 /// Runs `flood` against brokers of its own and checks that the broker's
 /// resident memory has grown by less than `bound_mib` while the clients that `flood` returns are
-/// still connected, and that it serves others.
+/// still connected, and that it serves others; then through TLS and WebSocket.
 fn memory_stays_bounded(bound_mib: u64, flood: impl Fn(&Broker) -> Vec<Raw> + Sync) {
-    on_each_of_its_own(&[], |broker| {
+    let check = |broker: &Broker, door: &Broker| {
         // What a broker allocates once, at its first connections, is no growth.
-        assert_healthy(broker);
+        assert_healthy(door);
         let before = broker.rss_kib();
-        let clients = flood(broker);
-        assert_healthy(broker);
+        let clients = flood(door);
+        assert_healthy(door);
         let after = broker.rss_kib();
         drop(clients);
-        assert_healthy(broker);
+        assert_healthy(door);
         if let Some((before, after)) = before.zip(after) {
             let grown_mib = after.saturating_sub(before) / 1_024;
             assert!(grown_mib < bound_mib, "grew by {grown_mib} MiB");
         }
-    });
+    };
+    on_each_of_its_own(&[], |broker| check(broker, broker));
+    let pair = &server::certificates().server;
+    let tls = [
+        format!("tls.certificate-file={}", pair.certificate.display()),
+        format!("tls.key-file={}", pair.key.display()),
+    ];
+    for (kind, keys) in [
+        (Kind::Tls, &tls[..]),
+        (Kind::WebSocket, &["websocket=true".to_owned()]),
+    ] {
+        let free = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = free.local_addr().expect("a bound socket has an address");
+        drop(free);
+        let mut args = vec!["--set".to_owned(), format!("listener.door.bind={address}")];
+        for key in keys {
+            args.extend(["--set".to_owned(), format!("listener.door.{key}")]);
+        }
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        let broker = Broker::start(2, &args);
+        if broker.is_ours() {
+            check(&broker, &Broker::at(tunnel::open(address, kind.route())));
+        }
+    }
 }
 
 /// Opens 64 connections and sends `bytes` on each, as far as the broker takes them.

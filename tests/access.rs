@@ -293,7 +293,11 @@ fn rules_on_trial_are_told_and_not_kept() {
         al.publish(topic, 1, topic);
         assert_eq!(al.next_publish().topic, topic);
     }
+    let will = unique("al");
+    let connect = Connect::v5(&will).user_name("al").password("al");
+    Raw::connect(&guarded.broker, &connect.will(Will::new("d", "x")));
     for text in [
+        format!("Client {will} (user 'al') would not be permitted to publish to \"d\""),
         format!(
             "Client {id} (user 'al') would not be permitted to publish to \"b\": {trial}:3: deny b"
         ),

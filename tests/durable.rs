@@ -78,6 +78,35 @@ fn nobody_who_is_stored_means_nothing_to_wait_for() {
     assert!(world.records.iter().all(Vec::is_empty));
 }
 
+/// QoS 0 is not acknowledged, so nothing else holds back who retains faster than the disk is.
+#[test]
+fn who_retains_faster_than_the_store_is_not_read_for_a_while() {
+    let mut world = stored(1);
+    let [many, one, other] = ["many", "one", "other"].map(|id| world.connect(0, id, Version::V5));
+    let retain = |world: &mut World, client, topic: &str, payload: &[u8]| {
+        let none = PublishProperties::default();
+        world.publish_with(client, topic, payload, QoS::AtMostOnce, 0, true, none);
+    };
+    retain(&mut world, one, "large", &[0; 100_000]);
+    assert!(world.clients[one].paused);
+    world.commit();
+    assert!(!world.clients[one].paused);
+    for n in 0..4_097 {
+        assert!(!world.clients[many].paused, "{n}");
+        retain(&mut world, many, &n.to_string(), b"x");
+    }
+    assert!(world.clients[many].paused);
+    // Others go on.
+    world.publish(other, "t", b"x", QoS::AtMostOnce, 0);
+    assert!(!world.clients[one].paused && !world.clients[other].paused);
+    world.commit();
+    assert!(!world.clients[many].paused);
+    // Nobody who has gone meanwhile is missed.
+    retain(&mut world, one, "large", &[1; 100_000]);
+    world.send(one, &[0xe0, 0]);
+    world.commit();
+}
+
 /// A message that reaches a stored session on another shard before its publisher's shard knows to ask got a number
 /// there, when it arrived: greater than those of later messages that were asked about, and a restart put it behind them.
 #[test]

@@ -221,12 +221,65 @@ fn sighup_takes_new_passwords_or_keeps_the_old() {
     broker.await_log(&format!("SIGHUP: {file}: No such file"));
     assert_eq!(code(&broker, &as_user("al", "secret")).0, 0);
 
+    stays.barrier();
+
+    dir.write("passwords", &format!("{bo}{al}"));
+    broker.read_again();
+    let (code_of_bo, mut bo_is_in) = code(&broker, &as_user("bo", "secret"));
+    assert_eq!(code_of_bo, 0);
     dir.write("passwords", &bo);
     broker.read_again();
     assert_eq!(code(&broker, &as_user("al", "secret")).0, 0x86);
-    assert_eq!(code(&broker, &as_user("bo", "secret")).0, 0);
-    // Who is in, stays in.
+    // Whose line is gone goes; whose line is the same stays, wherever it stands.
+    stays.expect_closed_with(&[0x87]);
+    broker.await_log("disconnected: its password was withdrawn");
+    bo_is_in.barrier();
+    // Another hash is another line, though the password is the same.
+    dir.write("passwords", &line("scram-sha-256", "bo", "secret"));
+    broker.read_again();
+    bo_is_in.expect_closed_with(&[0x87]);
+    // A line that is back is as good as new.
+    dir.write("passwords", &al);
+    broker.read_again();
+    let (code_of_al, mut stays) = code(&broker, &as_user("al", "secret"));
+    assert_eq!(code_of_al, 0);
+    broker.read_again();
     stays.barrier();
+}
+
+#[test]
+fn a_session_is_its_user_s_after_a_restart_too() {
+    let dir = Scratch::new("owner");
+    let users = [
+        line("sha512-pbkdf2", "al", "secret"),
+        line("sha512-pbkdf2", "bo", "secret"),
+    ];
+    let file = dir.write("passwords", &users.concat());
+    let data = dir.path("data");
+    let start = || with_passwords(&file, &["--data-dir", &data, "--durability", "power"]);
+    let ids = [unique("c"), unique("c")];
+    let present = |broker: &Broker, user: &str, id: &str| {
+        let hour = prop::four(0x11, 3_600);
+        let connect = Connect::v5(id).clean(false).properties(hour);
+        let mut client = Raw::open(broker);
+        client.send_connect(&connect.user_name(user).password("secret"));
+        let connack = client.read_connack();
+        assert_eq!(connack.code, 0);
+        client.disconnect();
+        connack.session_present
+    };
+    let broker = start();
+    for id in &ids {
+        assert!(!present(&broker, "al", id));
+        assert!(present(&broker, "al", id));
+    }
+    drop(broker);
+    // Once more without anybody having come in between.
+    drop(start());
+    let broker = start();
+    assert!(present(&broker, "al", &ids[0]));
+    assert!(!present(&broker, "bo", &ids[1]), "it is al's");
+    assert!(!present(&broker, "al", &ids[1]), "it is bo's now");
 }
 
 #[test]
@@ -471,6 +524,14 @@ fn an_exchange_that_goes_wrong_ends() {
         };
         assert_eq!(told, reason);
     }
+    // Who says nothing is told so in the end.
+    let hasty = with_passwords(&file, &["--set", "limits.connect-timeout=500ms"]);
+    let mut client = Raw::open(&hasty);
+    client.send_connect(&first);
+    assert_eq!(client.read_packet().auth().reason, 0x18);
+    assert_eq!(client.read_connack().code, 0x87);
+    client.expect_closed();
+    hasty.await_log("refused: no AUTH within the time allowed");
     // Who came in with a password has nothing to say again.
     let (code, mut client) = code(&broker, &as_user("al", "secret"));
     assert_eq!(code, 0);

@@ -19,7 +19,7 @@ impl Dir {
         conn.execute_batch("BEGIN").unwrap();
         for n in 1..=sessions {
             conn.execute(
-                "INSERT INTO session VALUES (?1, 'client-' || ?1, 3600, ?1 * 1000, 0, 7, NULL, 1, 0, 'will/' || ?1, NULL, x'6279')",
+                "INSERT INTO session VALUES (?1, 'client-' || ?1, 3600, ?1 * 1000, 0, 7, NULL, 1, 0, 'will/' || ?1, NULL, x'6279', 'al')",
                 [n],
             )
             .unwrap();

@@ -3,6 +3,13 @@
 //!
 //! Without one of them its tests say so on stderr and pass; with `RINGMQ_TEST_REQUIRE_INTEROP=1` they fail.
 
+#[path = "transport/abuse.rs"]
+mod abuse;
+#[path = "transport/browser.rs"]
+mod browser;
+#[path = "../loadgen/tests/common/chromium.rs"]
+#[allow(dead_code, reason = "loadgen's tests use the rest")]
+mod chromium;
 #[path = "transport/client.rs"]
 mod client;
 #[path = "interop/outside.rs"]

@@ -19,6 +19,8 @@ pub struct Identity {
     pub is_superuser: bool,
     /// When its token ends, in wall-clock milliseconds.
     pub expires_at_ms: Option<u64>,
+    /// The line of the password file that let it in, as a fingerprint.
+    pub account: Option<u64>,
 }
 
 /// A client's place among the rules.

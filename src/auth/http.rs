@@ -218,6 +218,7 @@ fn understood(answer: &Value, question: Question<'_>) -> Answer {
         rules: rules.map(Box::new),
         is_superuser,
         expires_at_ms,
+        account: None,
     }))
 }
 

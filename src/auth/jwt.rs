@@ -315,6 +315,7 @@ fn identity(
         is_superuser: false,
         // The leeway is for clocks that differ, so it counts at both ends.
         expires_at_ms: expires_s.map(|expires_s| ((expires_s + leeway_s) * 1_000.0) as u64),
+        account: None,
     })
 }
 

@@ -135,6 +135,11 @@ impl Pool {
         }
     }
 
+    /// By what it judges.
+    pub fn sources(&self) -> Arc<Sources> {
+        self.shared.sources()
+    }
+
     /// Judges by these from now on.
     pub fn replace(&self, sources: Sources) {
         let mut current = self

@@ -121,8 +121,25 @@ impl Users {
         known.map_or(4_096, |keys| keys.iterations.get())
     }
 
-    fn number_for(&self, name: &str) -> u64 {
-        let tag = hmac::sign(&self.key, name.as_bytes());
+    /// A number for each user's line, which changes when the line does.
+    pub fn fingerprints(&self) -> impl Iterator<Item = u64> {
+        let users = self.by_name.iter();
+        users.map(|(name, hash)| self.fingerprint_of(name, hash))
+    }
+
+    /// That of one user.
+    pub fn fingerprint(&self, name: &str) -> Option<u64> {
+        let hash = self.by_name.get(name)?;
+        Some(self.fingerprint_of(name, hash))
+    }
+
+    fn fingerprint_of(&self, name: &str, hash: &PasswordHash) -> u64 {
+        // There is no colon in a name.
+        self.number_for(&format!("{name}:{hash}"))
+    }
+
+    fn number_for(&self, text: &str) -> u64 {
+        let tag = hmac::sign(&self.key, text.as_bytes());
         let bytes = tag
             .as_ref()
             .first_chunk()
@@ -180,6 +197,12 @@ mod tests {
         assert_eq!(stand_ins.len(), 2);
         assert_ne!(users.decoy_salt("a"), users.decoy_salt("b"));
         assert_eq!(users.decoy_iterations(), 4_096);
+        let again = Users::parse("users", &text.replace("al:", "cy:"), &[3; 32]).expect("valid");
+        assert_eq!(users.fingerprint("bo b"), again.fingerprint("bo b"));
+        assert_ne!(users.fingerprint("al"), again.fingerprint("cy"));
+        assert_eq!(users.fingerprint("nobody"), None);
+        let all: Vec<_> = users.fingerprints().map(Some).collect();
+        assert_eq!(all, [users.fingerprint("al"), users.fingerprint("bo b")]);
         let nobody = Users::parse("users", "", &[3; 32]).expect("valid");
         assert!(nobody.find("al").is_none());
     }

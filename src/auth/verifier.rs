@@ -101,7 +101,7 @@ impl Verifier<'_> {
                 let name = username.as_deref()?;
                 let tag = self.password_tag(name, password)?;
                 self.memory.passwords.get(&tag, now)?;
-                Some(granted(named(name)))
+                Some(granted(self.user(name)))
             }
             AuthMethod::Http => {
                 let tag = self.answer_tag(task)?;
@@ -164,7 +164,17 @@ impl Verifier<'_> {
         if let Some(tag) = self.password_tag(name, password) {
             self.memory.passwords.insert(tag, (), None);
         }
-        granted(named(name))
+        granted(self.user(name))
+    }
+
+    /// Somebody of the password file.
+    fn user(&self, name: &str) -> Identity {
+        let users = self.sources.users.as_ref();
+        Identity {
+            username: Some(name.into()),
+            account: users.and_then(|users| users.fingerprint(name)),
+            ..Identity::default()
+        }
     }
 
     /// With the hash in it, what is remembered ends when the user's line changes.
@@ -287,7 +297,7 @@ impl Verifier<'_> {
             }
             Some(ExchangeState(state)) => match scram::finish(users, state, data) {
                 Ok(finished) => Verdict::Granted {
-                    identity: Box::new(named(&finished.username)),
+                    identity: Box::new(self.user(&finished.username)),
                     data: Some(finished.reply.into_bytes().into()),
                 },
                 Err(error) => failed(error),
@@ -300,13 +310,6 @@ impl Verifier<'_> {
 fn since_1970() -> Duration {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.unwrap_or_default()
-}
-
-fn named(username: &str) -> Identity {
-    Identity {
-        username: Some(username.into()),
-        ..Identity::default()
-    }
 }
 
 fn granted(identity: Identity) -> Verdict {

@@ -50,6 +50,15 @@ pub(super) fn settings(path: &Path, text: &str) -> (Vec<Setting>, Vec<ConfigErro
     (settings, errors)
 }
 
+/// The items of an array that does not stand in a file.
+pub(super) fn array(text: &str) -> Result<Vec<String>, String> {
+    let value = DeValue::parse(text.trim()).map_err(|error| error.message().to_owned())?;
+    match setting(&value)? {
+        Value::Many(items) => Ok(items),
+        _ => Err("it is no array".into()),
+    }
+}
+
 fn setting(value: &Spanned<DeValue<'_>>) -> Result<Value, String> {
     match value.get_ref() {
         DeValue::Array(items) => items

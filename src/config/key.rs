@@ -3,6 +3,7 @@
 //! Everything that knows keys works on tables of these: files, flags, the environment, `config show`, the sample,
 //! the schema for editors, the tables in docs/, and the difference that a reload tells of.
 
+use super::file;
 use super::value::Unit;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -80,7 +81,7 @@ pub enum Value {
     One(String),
     /// An array.
     Many(Vec<String>),
-    /// A list with commas: how flags and the environment write an array.
+    /// How flags and the environment write a list: with commas, or as in a file where its items have commas.
     Commas(String),
     /// A table without keys: `[listener.ws.websocket]`.
     Table,
@@ -88,12 +89,15 @@ pub enum Value {
 
 impl Value {
     /// The items of a list.
-    fn items(&self) -> Vec<String> {
+    ///
+    /// Errors: why it is no list, in words.
+    fn items(&self) -> Result<Vec<String>, String> {
         match self {
-            Self::One(text) => vec![text.clone()],
-            Self::Many(items) => items.clone(),
-            Self::Commas(text) => text.split(',').map(|item| item.trim().to_owned()).collect(),
-            Self::Table => Vec::new(),
+            Self::One(text) => Ok(vec![text.clone()]),
+            Self::Many(items) => Ok(items.clone()),
+            Self::Commas(text) if text.trim_start().starts_with('[') => file::array(text),
+            Self::Commas(text) => Ok(text.split(',').map(|item| item.trim().to_owned()).collect()),
+            Self::Table => Ok(Vec::new()),
         }
     }
 
@@ -179,14 +183,19 @@ impl<T> Key<T> {
                 if *value == Value::Table {
                     return Err(bad(&format!("a list of {wanted}")));
                 }
-                set(target, &value.items()).map_err(|error| format!("`{name}`: {error}"))?;
+                let items = value.items();
+                items
+                    .and_then(|items| set(target, &items))
+                    .map_err(|error| format!("`{name}`: {error}"))?;
             }
             Kind::File { set, .. } => {
                 let path = value.one().filter(|path| !path.is_empty());
                 set(target, places.resolve(path.ok_or_else(|| bad("one file"))?));
             }
             Kind::Files { set, .. } => {
-                let items = value.items();
+                let items = value
+                    .items()
+                    .map_err(|error| format!("`{name}`: {error}"))?;
                 if *value == Value::Table || items.iter().any(String::is_empty) {
                     return Err(bad("a file or a list of files"));
                 }

@@ -537,6 +537,20 @@ mod tests {
     }
 
     #[test]
+    fn a_list_on_the_command_line_has_commas_or_is_an_array() {
+        let groups = |text: &str| {
+            let loaded = Loaded::new(&[], [], [flag("acl.groups", text)])?;
+            Ok::<_, Vec<ConfigError>>(loaded.config.acl.groups)
+        };
+        for text in ["crew: al,night: bo", "[\"crew: al\", 'night: bo']"] {
+            assert_eq!(groups(text).unwrap(), ["crew: al", "night: bo"]);
+        }
+        assert_eq!(groups("[\"crew: al, bo\"]").unwrap(), ["crew: al, bo"]);
+        let wrong = groups("[\"crew: al, bo").unwrap_err()[0].to_string();
+        assert!(wrong.contains("acl.groups"), "{wrong}");
+    }
+
+    #[test]
     fn the_last_word_holds() {
         let files = [
             file(

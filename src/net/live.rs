@@ -11,6 +11,7 @@ use crate::config::limits::Limits;
 use crate::heap;
 use crate::mesh::wake::Wake;
 use crate::shard::budget::MemoryLevel;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +24,8 @@ pub struct Parts {
     pub doors: Vec<Arc<Door>>,
     /// Who may publish and read what.
     pub rules: RulesInForce,
+    /// The accounts that are no more: whom one of them let in has to go.
+    pub withdrawn: Arc<BTreeSet<u64>>,
 }
 
 /// The parts in force, and how the cores learn of new ones.

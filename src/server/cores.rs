@@ -179,6 +179,7 @@ impl Cores {
             limits: Arc::clone(&config.limits),
             doors,
             rules: config.rules.clone(),
+            withdrawn: Arc::default(),
         };
         let wakes = (0..count)
             .map(|_| Wake::new().map(Arc::new))

@@ -7,11 +7,14 @@
 use super::log;
 use crate::auth::load::{self, Judgement};
 use crate::auth::pool::Pool;
+use crate::auth::users::Users;
+use crate::auth::verifier;
 use crate::config::listener::ListenerSpec;
 use crate::config::{Loaded, LogLevel, Sources};
 use crate::net::live::{Live, Parts};
 use crate::net::transport::Door;
 use crate::net::transport::tls_files::{ServerTls, TlsFileError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What is in force, and where it came from.
@@ -23,6 +26,8 @@ pub(super) struct Reloader {
     judges: Arc<Pool>,
     /// The secret of those who look like users.
     secret: [u8; 32],
+    /// The lines of the password file, as fingerprints.
+    accounts: BTreeSet<u64>,
 }
 
 impl Reloader {
@@ -33,12 +38,14 @@ impl Reloader {
         judges: Arc<Pool>,
         secret: [u8; 32],
     ) -> Self {
+        let accounts = accounts(&judges.sources());
         Self {
             sources,
             running,
             live,
             judges,
             secret,
+            accounts,
         }
     }
 
@@ -46,6 +53,7 @@ impl Reloader {
     pub(super) fn reload(&mut self) {
         match self.prepare() {
             Ok((running, parts, judgement, summary)) => {
+                self.accounts = accounts(&judgement.sources);
                 self.judges.replace(judgement.sources);
                 if let Err(error) = self.judges.grow(judgement.threads) {
                     log::line(
@@ -104,13 +112,23 @@ impl Reloader {
         if let Some(users) = &judgement.sources.users {
             summary.push_str(&format!("; {} users", users.count()));
         }
+        // Those of earlier times too: a core may not have looked since.
+        let now = accounts(&judgement.sources);
+        let before = self.accounts.union(&current.withdrawn).copied();
+        let withdrawn = before.filter(|account| !now.contains(account)).collect();
         let parts = Parts {
             limits: Arc::new(next.config.limits.clone()),
             doors,
             rules,
+            withdrawn: Arc::new(withdrawn),
         };
         Ok((next, parts, judgement, summary))
     }
+}
+
+fn accounts(sources: &verifier::Sources) -> BTreeSet<u64> {
+    let users = sources.users.iter();
+    users.flat_map(Users::fingerprints).collect()
 }
 
 /// The door for `spec`: the same one when nothing about it has changed.

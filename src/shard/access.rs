@@ -6,14 +6,19 @@
 //! because nobody knows yet what it may have; they are judged when they are sent.
 
 use super::Shard;
+use super::connection::End;
 use super::outbox::{Denial, Event, Outbox};
 pub(super) use crate::access::May;
 use crate::access::{Access, Identity, InForce, Rules};
+use crate::protocol::ReasonCode;
 use crate::session::SessionKey;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The least time between two log records about denials, in milliseconds.
 const TELL_DENIALS_MS: u64 = 10_000;
+/// What is said of a client whose line in the password file is gone, or another.
+pub(super) const ACCOUNT_WITHDRAWN: &str = "its password was withdrawn";
 /// Clients and topics that one log record names.
 const NAMED_MAX: usize = 32;
 
@@ -24,10 +29,14 @@ pub(super) struct Guard {
     /// Rules on trial: what they would deny is told, and permitted.
     shadow: Option<Arc<Rules>>,
     epoch: u32,
+    /// The accounts that are no more.
+    withdrawn: Arc<BTreeSet<u64>>,
     /// Whether there is anything to ask: rules, or a client with rules of its own.
     is_on: bool,
     /// By `SessionKey`; as long as the last session needs of whose client something is known.
     clients: Vec<Option<Box<Access>>>,
+    /// Whose the recovered sessions are whose clients have not been here since.
+    owners: BTreeMap<SessionKey, Box<str>>,
     /// What is to be told; it outlives its session.
     named: Vec<Denial>,
     unnamed: u64,
@@ -41,13 +50,16 @@ impl Guard {
     }
 
     /// Answers for a client that has no session yet.
-    fn ask_as(&self, identity: &Identity, client_id: &str, may: May<'_>) -> bool {
+    fn ask_as(&mut self, identity: &Identity, client_id: &str, may: May<'_>) -> bool {
         let force = InForce {
             rules: self.rules.as_deref(),
             epoch: 1,
         };
         let mut access = Access::new(identity.clone());
-        access.may(force, client_id, may)
+        let is_permitted = access.may(force, client_id, may);
+        let news = self.news(&access, client_id, may, is_permitted);
+        self.note(news);
+        is_permitted
     }
 
     /// Answers for the client of a session that is connected, or was since the process began.
@@ -63,20 +75,37 @@ impl Guard {
         let access =
             self.clients[at].get_or_insert_with(|| Box::new(Access::new(Identity::default())));
         let is_permitted = access.may(force, client_id, may);
-        // What a client does not receive is filtered, as the rules want it, and no news.
-        if !is_permitted && matches!(may, May::Receive(_)) {
-            return false;
-        }
-        if !is_permitted {
-            let none = Rules::default();
-            let rules = self.rules.as_deref().unwrap_or(&none);
-            let denial = denial(rules, access, client_id, may, false);
-            self.note(denial);
-        } else if let Some(shadow) = &self.shadow {
-            let would_be = denial(shadow, access, client_id, may, true);
-            self.note(would_be);
-        }
+        let asked = self.clients[at].as_deref().expect("it was just asked");
+        let news = self.news(asked, client_id, may, is_permitted);
+        self.note(news);
         is_permitted
+    }
+
+    /// What the operator is to know of an answer.
+    fn news(
+        &self,
+        access: &Access,
+        client_id: &str,
+        may: May<'_>,
+        is_permitted: bool,
+    ) -> Option<Denial> {
+        if is_permitted {
+            let shadow = self.shadow.as_deref()?;
+            return denial(shadow, access, client_id, may, true);
+        }
+        // What a client does not receive is filtered, as the rules want it, and no news.
+        if matches!(may, May::Receive(_)) {
+            return None;
+        }
+        let none = Rules::default();
+        let rules = self.rules.as_deref().unwrap_or(&none);
+        denial(rules, access, client_id, may, false)
+    }
+
+    /// Whether what let a client in is no more.
+    pub(super) fn is_withdrawn(&self, identity: &Identity) -> bool {
+        let mut account = identity.account.iter();
+        account.any(|account| self.withdrawn.contains(account))
     }
 
     fn note(&mut self, denial: Option<Denial>) {
@@ -137,6 +166,23 @@ impl Shard {
         guard.epoch = guard.epoch.checked_add(1).unwrap_or(1);
     }
 
+    /// These accounts are no more: whom they let in has to go.
+    pub(super) fn withdraw(&mut self, accounts: Arc<BTreeSet<u64>>, outbox: &mut Outbox) {
+        self.guard.withdrawn = accounts;
+        let clients = self.guard.clients.iter().enumerate();
+        let gone: Vec<_> = clients
+            .filter(|(_, access)| {
+                let access = access.as_deref();
+                access.is_some_and(|access| self.guard.is_withdrawn(access.identity()))
+            })
+            .filter_map(|(at, _)| self.sessions[at].conn)
+            .collect();
+        for conn in gone {
+            let end = End::new(ReasonCode::NotAuthorized, ACCOUNT_WITHDRAWN);
+            self.end_connection(conn, end, outbox);
+        }
+    }
+
     /// Whether the client of a connected session may do this.
     pub(super) fn may(&mut self, session: SessionKey, may: May<'_>) -> bool {
         if !self.guard.is_on {
@@ -147,7 +193,7 @@ impl Shard {
     }
 
     /// Whether a client that has no session yet may do this.
-    pub(super) fn may_as(&self, identity: &Identity, client_id: &str, may: May<'_>) -> bool {
+    pub(super) fn may_as(&mut self, identity: &Identity, client_id: &str, may: May<'_>) -> bool {
         // Rules of its own are none of the broker's yet.
         let is_asked = self.guard.is_on || identity.rules.is_some();
         !is_asked || self.guard.ask_as(identity, client_id, may)
@@ -165,6 +211,7 @@ impl Shard {
     /// A client has a session. Who it was before does not matter any more.
     pub(super) fn set_identity(&mut self, session: SessionKey, identity: Identity) {
         let guard = &mut self.guard;
+        guard.owners.remove(&session);
         guard.is_on |= identity.rules.is_some();
         let at = session.0 as usize;
         if identity == Identity::default() && !guard.is_on {
@@ -180,9 +227,15 @@ impl Shard {
 
     /// The session has ended; its number may be given to another.
     pub(super) fn forget_identity(&mut self, session: SessionKey) {
+        self.guard.owners.remove(&session);
         if let Some(client) = self.guard.clients.get_mut(session.0 as usize) {
             *client = None;
         }
+    }
+
+    /// The session was recovered; this User Name began it. What else its client may do is not known before it comes.
+    pub(super) fn set_owner(&mut self, session: SessionKey, username: Box<str>) {
+        self.guard.owners.insert(session, username);
     }
 
     /// The User Name of the client that has, or last had, a session; the outer none when nobody knows.
@@ -191,8 +244,11 @@ impl Shard {
         reason = "a client without a name is somebody else than an unknown one"
     )]
     pub(super) fn owner_of(&self, session: SessionKey) -> Option<Option<&str>> {
-        let access = self.guard.clients.get(session.0 as usize)?.as_ref()?;
-        Some(access.identity().username.as_deref())
+        let guard = &self.guard;
+        match guard.clients.get(session.0 as usize) {
+            Some(Some(access)) => Some(access.identity().username.as_deref()),
+            _ => guard.owners.get(&session).map(|owner| Some(&**owner)),
+        }
     }
 
     /// Tells the operator what was denied, or would be, and by which rule.

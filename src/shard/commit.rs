@@ -1,6 +1,7 @@
 //! What waits for the store: everything that a peer may be told only after a record is durable.
 
 use super::Shard;
+use super::connection::PAUSED_BY_RETAINED;
 use super::fetch::{FetchFor, Redispatch};
 use super::gate::Ticket;
 use super::hold::{Hold, Withheld};
@@ -41,8 +42,12 @@ pub(super) enum Wait {
     },
     /// The end of the last session with a Client Identifier is durable.
     Ended(u64),
+    /// A connection is read again.
+    Read(ConnKey),
     /// A message is stored: its publisher and its receivers are told.
     Message(u64),
+    /// Nothing: it was a message that was refused before its turn.
+    Refused,
 }
 
 /// What a shard knows of its part of the store.
@@ -156,6 +161,22 @@ impl Keeper {
         let at = self.waits.partition_point(|(other, _)| *other <= record);
         self.waits.insert(at, (record, wait));
     }
+
+    /// Takes out the message that waits for this record, if all of its records are `refused`.
+    fn refused_before_its_turn(&mut self, record: Lsn, refused: &[Lsn]) -> Option<u64> {
+        let from = self.waits.partition_point(|(other, _)| *other < record.0);
+        let mut same = self.waits.range_mut(from..);
+        let (number, wait) = same.find_map(|(other, wait)| match wait {
+            Wait::Message(number) if *other == record.0 => Some((*number, wait)),
+            _ => None,
+        })?;
+        let storing = self.storing.get(&number)?;
+        if !storing.is_refused_by(refused) {
+            return None;
+        }
+        *wait = Wait::Refused;
+        Some(number)
+    }
 }
 
 impl Shard {
@@ -173,6 +194,12 @@ impl Shard {
         debug_assert!(refused.is_sorted());
         self.keeper.committed = up_to.0;
         let mut told = Told::default();
+        let ahead = refused.partition_point(|lsn| *lsn <= up_to);
+        for lsn in &refused[ahead..] {
+            if let Some(number) = self.keeper.refused_before_its_turn(*lsn, refused) {
+                self.message_is_settled(number, refused, &mut told, outbox);
+            }
+        }
         loop {
             let waits = &mut self.keeper.waits;
             if waits.front().is_none_or(|(record, _)| *record > up_to.0) {
@@ -195,10 +222,12 @@ impl Shard {
                     stored,
                     packet_id,
                 } => self.step_is_durable(session, stored, packet_id, outbox),
+                Wait::Read(conn) => self.resume(conn, PAUSED_BY_RETAINED, outbox),
                 Wait::Ended(client) => self.end_is_durable(client),
                 Wait::Message(number) => {
                     self.message_is_settled(number, refused, &mut told, outbox)
                 }
+                Wait::Refused => {}
             }
         }
         told.send(outbox);

@@ -30,17 +30,18 @@ pub(super) enum Stage {
 
 /// Why a connection is not read, as a bit of `Connection::paused`: a link to another shard is full.
 pub(super) const PAUSED_BY_LINK: u8 = 1;
-/// Too many of its acknowledgements wait for the store.
-pub(super) const PAUSED_BY_STORE: u8 = 4;
 /// The client does not read its acknowledgements.
 pub(super) const PAUSED_BY_OUTBOUND: u8 = 2;
 /// It published faster than it may.
 pub(super) const PAUSED_BY_RATE: u8 = 4;
 /// It publishes while memory is exhausted.
 pub(super) const PAUSED_BY_MEMORY: u8 = 8;
-
+/// Too many of its acknowledgements wait for the store.
+pub(super) const PAUSED_BY_STORE: u8 = 16;
+/// It publishes retained messages of QoS 0 faster than the store takes them.
+pub(super) const PAUSED_BY_RETAINED: u8 = 64;
 /// Somebody has to say first who it is.
-pub(super) const PAUSED_BY_LOGIN: u8 = 8;
+pub(super) const PAUSED_BY_LOGIN: u8 = 32;
 
 /// Control bytes outbound above which the client is not read until it has read some.
 const CONTROL_BYTES_MAX: usize = 64 << 10;

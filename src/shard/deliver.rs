@@ -334,7 +334,7 @@ impl Shard {
     }
 
     /// Free places in the window, provided that the socket has room too.
-    fn window_free(&self, key: SessionKey, conn_key: ConnKey) -> usize {
+    pub(super) fn window_free(&self, key: SessionKey, conn_key: ConnKey) -> usize {
         let conn = &self.conns[conn_key.index as usize];
         let data_bytes = conn
             .outbound

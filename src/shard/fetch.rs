@@ -16,6 +16,9 @@ use std::rc::Rc;
 /// About how many bytes are read back for one session at once.
 const FETCH_BYTES: usize = 256 << 10;
 
+/// How many times `queue_resident_max` messages these may be, for a client that takes so many.
+const SLICE_RESIDENTS: usize = 8;
+
 /// Whom a read is for.
 #[derive(Debug)]
 pub(super) enum FetchFor {
@@ -36,7 +39,7 @@ pub(super) struct Redispatch {
 impl Shard {
     /// Sees that the message a session is to send next is in memory. Returns whether one is now.
     pub(super) fn read_back(&mut self, key: SessionKey, outbox: &mut Outbox) -> bool {
-        let count_max = self.limits.queue_resident_max as usize;
+        let count_max = self.slice_max(key);
         let Some(state) = &mut self.sessions[key.0 as usize].state else {
             return false;
         };
@@ -67,6 +70,14 @@ impl Shard {
         let session = key;
         self.fetch(numbers, FetchFor::Session { session, stored }, outbox);
         false
+    }
+
+    /// How many messages are read back for a session at once: what it can be sent now, within bounds. Each slice wakes two threads.
+    fn slice_max(&self, key: SessionKey) -> usize {
+        let resident = self.limits.queue_resident_max as usize;
+        let conn = self.sessions[key.0 as usize].conn;
+        let free = conn.map_or(0, |conn| self.window_free(key, conn));
+        free.clamp(resident, resident * SLICE_RESIDENTS)
     }
 
     fn fetch(&mut self, numbers: Vec<u64>, whom: FetchFor, outbox: &mut Outbox) {

@@ -7,6 +7,7 @@ use super::message::Message;
 use super::record::{FetchToken, Lsn, StoredMessage};
 use crate::access::Rules;
 use crate::config::limits::Limits;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The number of a shard, 0 to 63. One shard is one core's state.
@@ -110,6 +111,8 @@ pub enum Input<'a> {
         /// Rules on trial: what they would deny is told, and permitted.
         shadow: Option<Arc<Rules>>,
     },
+    /// Whom these accounts let in has to go (`Identity::account`), now or when the verdict comes.
+    Withdrawn(Arc<BTreeSet<u64>>),
     /// A connection arrived from the core that accepted it, because this shard owns its client id.
     /// `unread` begins with its whole CONNECT packet, or is empty and comes as `Received` after `Identified`.
     HandedOver {
@@ -163,8 +166,8 @@ pub enum Input<'a> {
     Committed {
         /// All records up to this one are settled.
         up_to: Lsn,
-        /// Those among them that were refused, ascending: each a `Record::Message` or `Record::Retained` for which there was
-        /// no room. The store keeps nothing of them.
+        /// Those that were refused since the last time, ascending: each a `Record::Message` or `Record::Retained` for which there was no
+        /// room. The store keeps nothing of them. Some may be beyond `up_to`, behind what waits for the disk.
         refused: &'a [Lsn],
     },
     /// The store has read what a `Fetch` asked for.

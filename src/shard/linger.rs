@@ -44,10 +44,9 @@ impl Shard {
             let gate = self.conns[publisher.index as usize].gate.as_mut();
             let lingering = &mut gate.expect("its acknowledgement stands in line").lingering;
             let storing = &self.keeper.storing;
-            while lingering
-                .pop_front_if(|it| !storing.contains_key(it))
-                .is_some()
-            {}
+            if lingering.len() == lingering.capacity() {
+                lingering.retain(|it| storing.contains_key(it));
+            }
             lingering.push_back(number);
         }
         let deadline_ms = self.now.mono_ms + LINGER_MS;

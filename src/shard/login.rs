@@ -12,6 +12,7 @@
 //! several steps; the connection that began with one may go through it again (§4.12.1), and goes on meanwhile.
 
 use super::Shard;
+use super::access::ACCOUNT_WITHDRAWN;
 use super::connection::{End, Handled, Next, PAUSED_BY_LOGIN, Stage, Whole};
 use super::credentials::{AuthRequest, Demand, ExchangeState, Proof, Verdict};
 use super::input::ConnKey;
@@ -317,6 +318,16 @@ impl Shard {
         if login.wanted.take().is_none() {
             return;
         }
+        let verdict = match verdict {
+            // It was judged by what held before.
+            Verdict::Granted { identity, .. } if self.guard.is_withdrawn(&identity) => {
+                Verdict::Refused {
+                    reason: ReasonCode::BadUserNameOrPassword,
+                    what: ACCOUNT_WITHDRAWN,
+                }
+            }
+            verdict => verdict,
+        };
         match (stage, login.step) {
             (Stage::Authenticating, Step::Asked) => self.judged(key, verdict, outbox),
             (Stage::Open, Step::ReauthAsked) => self.judged_again(key, verdict, outbox),
@@ -362,14 +373,15 @@ impl Shard {
             .logins
             .get(&key.index)
             .expect("it is being authenticated");
-        if login.step == Step::AwaitsAuth {
+        let end = if login.step == Step::AwaitsAuth {
             let what = "no AUTH within the time allowed";
-            return self.end_connection(key, End::new(ReasonCode::ProtocolError, what), outbox);
-        }
+            End::new(ReasonCode::NotAuthorized, what)
+        } else {
+            let what = "nobody could say in time who the client is";
+            End::new(ReasonCode::ServerBusy, what)
+        };
         let client_id = login.client_id.clone();
         let version = self.conns[key.index as usize].version;
-        let what = "nobody could say in time who the client is";
-        let end = End::new(ReasonCode::ServerBusy, what);
         self.refuse(key, Some(version), Some(&client_id), end, outbox);
     }
 

@@ -60,7 +60,7 @@ use crate::session::Session;
 use crate::topic::index::{Index, Subscriber};
 use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
-use crate::topic::share::Groups;
+use crate::topic::share::{GroupId, Groups};
 use access::Guard;
 use ban::Bans;
 use budget::Budget;
@@ -182,6 +182,7 @@ pub struct Shard {
     drops: Drops,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
+    matched_groups: Vec<GroupId>,
     images: Option<Box<Images>>,
     fired: Vec<Timer>,
 }
@@ -245,6 +246,7 @@ impl Shard {
             evict_at: 0,
             drops: Drops::default(),
             matches: Vec::new(),
+            matched_groups: Vec::new(),
             images: None,
             fired: Vec::new(),
         }
@@ -266,6 +268,7 @@ impl Shard {
             Input::Demanded { conn, demand } => self.demanded(conn, demand),
             Input::Verdict { conn, verdict } => self.verdict(conn, verdict, outbox),
             Input::Rules { rules, shadow } => self.set_rules(rules, shadow),
+            Input::Withdrawn(accounts) => self.withdraw(accounts, outbox),
             Input::HandedOver { conn, unread } => self.handed_over(conn, unread, outbox),
             Input::Closed { conn, cause } => {
                 let what = match cause {

@@ -128,6 +128,10 @@ impl Shard {
             ..Source::default()
         };
         self.finish_storing(&mut publication, source, outbox);
+        if publication.qos == QoS::AtMostOnce && publication.stamp != 0 {
+            let bytes = publication.shared().bytes();
+            self.wait_for_store(key, bytes, outbox);
+        }
         Ok(())
     }
 
@@ -280,13 +284,15 @@ impl Shard {
         publisher_conn: Option<ConnKey>,
         outbox: &mut Outbox,
     ) -> bool {
-        let mut groups = Vec::new();
+        let mut groups = std::mem::take(&mut self.matched_groups);
         self.groups
             .for_each_match(publication.topic, |group| groups.push(group));
-        for group in &groups {
-            self.dispatch_shared(*group, publication, publisher_conn, 0, outbox);
+        let matched = !groups.is_empty();
+        for group in groups.drain(..) {
+            self.dispatch_shared(group, publication, publisher_conn, 0, outbox);
         }
-        !groups.is_empty()
+        self.matched_groups = groups;
+        matched
     }
 
     /// Gives a message to one member of a group, wherever it is.

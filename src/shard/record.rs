@@ -152,6 +152,8 @@ pub struct SessionRecord {
     pub session: StoredSession,
     /// Client Identifier.
     pub client_id: Box<str>,
+    /// The User Name that began it, as it was verified; none if that was nobody in particular.
+    pub username: Option<Box<str>>,
     /// Session Expiry Interval in seconds; `u32::MAX` is never, 0 ends with the connection (and so at a restart).
     pub expiry_s: u32,
     /// What happens when its queue is full, if the client chose it, as `QueueFullPolicy::bits` says; 0 if it did not.

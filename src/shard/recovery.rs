@@ -58,6 +58,9 @@ impl Shard {
             self.end_session(older, outbox);
         }
         let key = self.new_session(&record.client_id);
+        if let Some(username) = record.username {
+            self.set_owner(key, username);
+        }
         let away_ms = record.disconnected_at_ms.map(|at_ms| {
             // The clock may have been set back since.
             now.wall_ms.saturating_sub(at_ms)

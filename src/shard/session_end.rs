@@ -144,7 +144,7 @@ impl Shard {
             ..Then::default()
         };
         let source = Source {
-            then,
+            then: Some(Box::new(then)),
             ..Source::default()
         };
         self.finish_storing(&mut publication, source, outbox);
@@ -220,7 +220,7 @@ impl Shard {
         let source = Source {
             publish: None,
             is_retained: publication.stamp != 0,
-            then,
+            then: Some(Box::new(then)),
         };
         self.finish_storing(&mut publication, source, outbox);
     }

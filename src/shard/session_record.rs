@@ -31,6 +31,7 @@ impl Shard {
         let record = SessionRecord {
             session: StoredSession(session.stored),
             client_id: session.client_id.clone(),
+            username: self.owner_of(key).flatten().map(Into::into),
             expiry_s: session.expiry_s,
             queue_full: if session.chose_queue_full {
                 session.queue_full.bits()

@@ -3,6 +3,7 @@
 
 use super::Shard;
 use super::commit::{Keeper, Told, Wait};
+use super::connection::PAUSED_BY_RETAINED;
 use super::counters::DropCause;
 use super::gate::Ticket;
 use super::hold::Withheld;
@@ -18,7 +19,13 @@ use super::record::{
 use crate::protocol::{PacketId, PacketType, QoS, ReasonCode};
 use crate::session::{DeliveryOptions, SessionKey};
 use crate::topic::interest::CoreMask;
+use hashbrown::hash_map::Entry;
 use std::rc::Rc;
+
+/// Records that may wait for the store while a client goes on that gets no acknowledgement.
+const RECORDS_AHEAD_MAX: u64 = 4_096;
+/// Bytes of a message above which it waits alone.
+const BYTES_AHEAD_MAX: usize = 64 << 10;
 
 /// A message that the store is to have, until its publisher is told.
 #[derive(Debug)]
@@ -56,7 +63,8 @@ pub(super) struct Source {
     pub(super) publish: Option<SourcePublish>,
     /// This shard stamped it as a retained message, which is to be kept too.
     pub(super) is_retained: bool,
-    pub(super) then: Then,
+    /// Rare, and kept small for the others.
+    pub(super) then: Option<Box<Then>>,
 }
 
 /// The PUBLISH packet that a message came with.
@@ -124,7 +132,14 @@ pub(super) enum Pace {
 #[derive(Debug)]
 pub(super) struct Unstored {
     pub(super) message: Rc<Message>,
-    sessions: Vec<SessionKey>,
+    first: SessionKey,
+    more: Vec<SessionKey>,
+}
+
+impl Unstored {
+    fn sessions(&self) -> impl Iterator<Item = SessionKey> + '_ {
+        std::iter::once(self.first).chain(self.more.iter().copied())
+    }
 }
 
 impl Storing {
@@ -143,6 +158,13 @@ impl Storing {
     /// Whether its records are written, or are being decided on.
     pub(super) fn is_recorded(&self) -> bool {
         self.message.is_none()
+    }
+
+    /// Whether the store has refused all that was recorded of it.
+    pub(super) fn is_refused_by(&self, refused: &[Lsn]) -> bool {
+        let records = [self.message_record, self.retained_record];
+        let is_among = |record: &u64| *record == 0 || refused.binary_search(&Lsn(*record)).is_ok();
+        records.iter().all(is_among)
     }
 
     /// Whether nobody waits for it any more.
@@ -196,11 +218,16 @@ impl Keeper {
     }
 
     pub(super) fn note_unstored(&mut self, number: u64, message: Rc<Message>, session: SessionKey) {
-        let unstored = self.unstored.entry(number).or_insert_with(|| Unstored {
-            message,
-            sessions: Vec::new(),
-        });
-        unstored.sessions.push(session);
+        match self.unstored.entry(number) {
+            Entry::Occupied(mut known) => known.get_mut().more.push(session),
+            Entry::Vacant(new) => {
+                new.insert(Unstored {
+                    message,
+                    first: session,
+                    more: Vec::new(),
+                });
+            }
+        }
     }
 }
 
@@ -285,6 +312,18 @@ impl Shard {
         );
         if awaiting == 0 {
             self.gathered(number, outbox);
+        }
+    }
+
+    /// After a connection had a retained message of QoS 0 stored. No acknowledgement holds it back, and if the store fell
+    /// behind, the shell would read nobody.
+    pub(super) fn wait_for_store(&mut self, key: ConnKey, bytes: usize, outbox: &mut Outbox) {
+        let last = self.keeper.emitted;
+        let ahead = last - self.keeper.committed;
+        let is_far = ahead > RECORDS_AHEAD_MAX || ahead > 0 && bytes > BYTES_AHEAD_MAX;
+        if is_far && self.open(key).paused & PAUSED_BY_RETAINED == 0 {
+            self.pause(key, PAUSED_BY_RETAINED, outbox);
+            self.keeper.wait(last, Wait::Read(key));
         }
     }
 
@@ -524,7 +563,7 @@ impl Shard {
     /// A message that sessions of this shard took is durable.
     pub(super) fn stored(&mut self, number: u64, outbox: &mut Outbox) {
         if let Some(unstored) = self.keeper.unstored.remove(&number) {
-            for session in unstored.sessions {
+            for session in unstored.sessions() {
                 self.pump(session, outbox);
             }
         }
@@ -541,7 +580,7 @@ impl Shard {
             let topic = unstored.message.topic();
             self.note_drops(None, topic, DropCause::Refused, left as u64);
         }
-        for key in unstored.sessions {
+        for key in unstored.sessions() {
             let Some(session) = self.sessions.get_mut(key.0 as usize) else {
                 continue;
             };
@@ -620,7 +659,10 @@ impl Shard {
     }
 
     /// Emits the records that go with that of a message.
-    fn follow(&mut self, then: Then, outbox: &mut Outbox) {
+    fn follow(&mut self, then: Option<Box<Then>>, outbox: &mut Outbox) {
+        let Some(then) = then else {
+            return;
+        };
         if let Some((number, stored)) = then.ended {
             // Recorded whatever the message has come to: it is not over for its publisher, it has moved.
             self.record_end(StoredMessage(number), StoredSession(stored), outbox);

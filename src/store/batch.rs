@@ -44,8 +44,9 @@ pub(super) struct Batch {
     /// `None` is: unsubscribed.
     pub(super) subscriptions: BTreeMap<(StoredSession, Box<str>), Option<Subscription>>,
     pub(super) messages: Vec<NewMessage>,
-    /// Who is done with a message, whether that is in this batch or not.
-    pub(super) ended: BTreeMap<StoredMessage, Vec<StoredSession>>,
+    /// Who is done with a message, whether that is in this batch or not; as often as a session has places. Ascending once
+    /// [`Batch::sort`] was called.
+    pub(super) ended: Vec<(StoredMessage, StoredSession)>,
     /// `None` is: complete.
     pub(super) outgoing: BTreeMap<(StoredSession, PacketId), Option<OutgoingStep>>,
     /// Identifiers that are free again; written before the messages that may use them again.
@@ -123,7 +124,7 @@ impl Batch {
                     refusable: refusable.then_some((shard, lsn)),
                 });
             }
-            Record::Ended { id, session } => self.ended.entry(id).or_default().push(session),
+            Record::Ended { id, session } => self.ended.push((id, session)),
             Record::Outgoing {
                 session,
                 packet_id,
@@ -179,8 +180,10 @@ impl Batch {
             records.sort_unstable();
         }
         // What was ahead of a message has nothing to wait for any more.
-        for id in &refused.messages {
-            self.ended.remove(id);
+        if !refused.messages.is_empty() {
+            refused.messages.sort_unstable();
+            let is_refused = |id: &StoredMessage| refused.messages.binary_search(id).is_ok();
+            self.ended.retain(|(id, _)| !is_refused(id));
         }
         self.incoming.clear();
         for (at, message) in self.messages.iter().enumerate() {
@@ -188,6 +191,18 @@ impl Batch {
                 .extend(message.received_from.map(|from| (from, at)));
         }
         refused
+    }
+
+    /// Before it is written.
+    pub(super) fn sort(&mut self) {
+        self.ended.sort_unstable();
+    }
+
+    /// Who is done with this message.
+    pub(super) fn ended_of(&self, id: StoredMessage) -> &[(StoredMessage, StoredSession)] {
+        let from = self.ended.partition_point(|(other, _)| *other < id);
+        let count = self.ended[from..].partition_point(|(other, _)| *other == id);
+        &self.ended[from..from + count]
     }
 
     /// Whether there is nothing to write.

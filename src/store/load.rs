@@ -367,6 +367,7 @@ pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<SessionRecord> {
         client_id: row.get_ref(1)?.as_str()?.into(),
         expiry_s: row.get(2)?,
         disconnected_at_ms: unsigned(row, 3)?,
+        username: row.get_ref(12)?.as_str_or_null()?.map(Into::into),
         queue_full: row.get(4)?,
         will,
     })

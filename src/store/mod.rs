@@ -10,12 +10,14 @@
 //! | [`port`] | a core's end of the store |
 //! | `batch`, `tables` | what is committed together, and how it is written |
 //! | `writer`, `sweep` | the writing thread: commits, faults, checkpoints, tidying |
+//! | `checkpoint` | the thread that brings the log into the database |
 //! | `reader` | the reading thread |
 //! | [`load`] | everything at the start |
 //! | [`tool`] | `ringmq store` |
 //! | [`fault`], [`stats`] | what goes wrong, what is counted |
 
 mod batch;
+mod checkpoint;
 pub mod codec;
 pub mod fault;
 pub mod load;
@@ -35,6 +37,7 @@ mod writer;
 use crate::config::LogLevel;
 use crate::mesh::wake::Wake;
 use crate::shard::record::Durability;
+use checkpoint::Checkpointer;
 use fault::{Fault, FaultKind};
 use load::{LoadError, LoadSetup, Recovered};
 use port::{Port, StoreLink, Threads};
@@ -111,6 +114,7 @@ impl Store {
         }
         let mut recovered = load::load(setup).map_err(load_error)?;
         let read_only = schema::open_read_only(setup.path).map_err(open_error)?;
+        let log_conn = checkpoint::open(setup.path).map_err(|error| open_error(error.into()))?;
         let ports: Vec<_> = wakes
             .iter()
             .map(|wake| Arc::new(Port::new(Arc::clone(wake))))
@@ -119,6 +123,8 @@ impl Store {
         let stop = Arc::new(AtomicBool::new(false));
         let reading = Arc::new(Mutex::new(()));
         let stats = Arc::new(StoreStats::default());
+        let checkpointer = Checkpointer::start(log_conn, setup.path, Arc::clone(&stats))
+            .map_err(StoreError::Thread)?;
         let writer_setup = writer::WriterSetup {
             path: setup.path.to_owned(),
             conn,
@@ -126,6 +132,7 @@ impl Store {
             ports: ports.clone(),
             stop: Arc::clone(&stop),
             reading: Arc::clone(&reading),
+            checkpointer,
             stats: Arc::clone(&stats),
             log,
         };

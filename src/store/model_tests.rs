@@ -312,6 +312,7 @@ impl Source {
                 Some(Record::Session(SessionRecord {
                     session: StoredSession(session),
                     client_id: format!("client-{session}").into(),
+                    username: (random.below(2) == 0).then(|| "al".into()),
                     expiry_s: random.below(u64::from(u32::MAX)) as u32,
                     queue_full: random.below(4) as u8,
                     disconnected_at_ms: (random.below(2) == 0).then_some(1_700_000_000_000),
@@ -475,7 +476,7 @@ fn run(seed: u64) {
                     batch.add(random.below(3) as usize, Lsn(lsn), record);
                 }
             }
-            tables.write(&batch, writer::now_ms()).unwrap();
+            tables.write(&mut batch, writer::now_ms()).unwrap();
             if random.below(6) == 0
                 && let Some(mut sweep) = Sweep::begin(&tables)
             {
@@ -499,7 +500,7 @@ fn run(seed: u64) {
         let (id, session) = (StoredMessage(id), StoredSession(session));
         batch.add(0, Lsn(at as u64 + 1), Record::Ended { id, session });
     }
-    tables.write(&batch, writer::now_ms()).unwrap();
+    tables.write(&mut batch, writer::now_ms()).unwrap();
     while let Some(mut sweep) = Sweep::begin(&tables) {
         while sweep.step(&mut tables).unwrap() {}
     }
@@ -540,7 +541,7 @@ fn expired_retained_messages_are_removed_in_slices() {
             },
         );
     }
-    tables.write(&batch, 1).unwrap();
+    tables.write(&mut batch, 1).unwrap();
     let mut after = Some(String::new());
     let mut slices = 0;
     while let Some(topic) = after {

@@ -36,7 +36,7 @@ pub(super) struct Group {
 /// What the store tells a core beside what is durable.
 #[derive(Debug)]
 pub(super) enum Reply {
-    /// Records that are not kept, ascending; each stands before a number that is, or will be, durable.
+    /// Records that are not kept, ascending; what stands before them may have to wait for the disk.
     Refused(Vec<Lsn>),
     /// Messages that were asked for; `None` for one that is not there.
     Fetched(FetchToken, Vec<Read>),
@@ -52,6 +52,7 @@ pub(super) struct Port {
     durable: AtomicU64,
     replies: Mutex<Vec<Reply>>,
     has_replies: AtomicBool,
+    acked_not_durable: AtomicU64,
     wake: Arc<Wake>,
 }
 
@@ -72,8 +73,6 @@ pub struct StoreLink {
     threads: Arc<Threads>,
     submitted: u64,
     durable_seen: u64,
-    /// Refused, and not settled yet.
-    refused: Vec<Lsn>,
 }
 
 /// A message that was asked for; `None` if it cannot be read.
@@ -82,9 +81,9 @@ pub type Read = (StoredMessage, Option<Message>);
 /// What [`StoreLink::poll`] found.
 #[derive(Debug, Default)]
 pub struct News {
-    /// The number up to which records are settled, if it has grown.
+    /// The number up to which records are settled, if it has grown or some were refused.
     pub settled: Option<Lsn>,
-    /// Those among them that were refused, ascending.
+    /// Those that were refused, ascending; some may be beyond that number.
     pub refused: Vec<Lsn>,
     /// Answers to fetches, with what they asked for.
     pub fetched: Vec<(FetchToken, Vec<Read>)>,
@@ -100,6 +99,7 @@ impl Port {
             durable: AtomicU64::new(0),
             replies: Mutex::default(),
             has_replies: AtomicBool::new(false),
+            acked_not_durable: AtomicU64::new(0),
             wake,
         }
     }
@@ -127,6 +127,10 @@ impl Port {
         Lsn(self.durable.load(Ordering::Relaxed))
     }
 
+    pub(super) fn acked_not_durable(&self) -> u64 {
+        self.acked_not_durable.load(Ordering::Relaxed)
+    }
+
     pub(super) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes.load(Ordering::Relaxed)
     }
@@ -140,7 +144,6 @@ impl StoreLink {
             threads,
             submitted: 0,
             durable_seen: 0,
-            refused: Vec::new(),
         }
     }
 
@@ -193,19 +196,23 @@ impl StoreLink {
         if self.port.has_replies.swap(false, Ordering::Acquire) {
             for reply in take(&mut *lock(&self.port.replies)) {
                 match reply {
-                    Reply::Refused(mut lsns) => self.refused.append(&mut lsns),
+                    Reply::Refused(mut lsns) => news.refused.append(&mut lsns),
                     Reply::Fetched(token, messages) => news.fetched.push((token, messages)),
                     Reply::Available(accepting) => news.accepting = Some(accepting),
                 }
             }
         }
-        if durable != self.durable_seen {
+        if durable != self.durable_seen || !news.refused.is_empty() {
             self.durable_seen = durable;
             news.settled = Some(Lsn(durable));
-            let settled = self.refused.partition_point(|lsn| lsn.0 <= durable);
-            news.refused = self.refused.drain(..settled).collect();
         }
         news
+    }
+
+    /// Says how many messages were acknowledged before they were durable, which is to be 0: for the log.
+    pub fn report_early(&self, acked_not_durable: u64) {
+        let told = &self.port.acked_not_durable;
+        told.store(acked_not_durable, Ordering::Relaxed);
     }
 
     /// Records that are neither durable nor refused yet.
@@ -259,15 +266,16 @@ mod tests {
         assert!(!link.is_full() && !link.has_news());
         port.reply(Reply::Refused(vec![Lsn(2), Lsn(3)]));
         let news = link.poll();
-        assert!(news.settled.is_none() && news.refused.is_empty());
+        assert_eq!(news.settled, Some(Lsn(0)));
+        assert_eq!(news.refused, [Lsn(2), Lsn(3)], "at once");
         port.finish(Lsn(2), 2 * RECORD_BYTES);
         assert!(link.has_news());
         let news = link.poll();
-        assert_eq!((news.settled, news.refused), (Some(Lsn(2)), vec![Lsn(2)]));
+        assert_eq!((news.settled, news.refused), (Some(Lsn(2)), vec![]));
         port.reply(Reply::Available(false));
         port.finish(Lsn(3), RECORD_BYTES);
         let news = link.poll();
-        assert_eq!((news.settled, news.refused), (Some(Lsn(3)), vec![Lsn(3)]));
+        assert_eq!((news.settled, news.refused), (Some(Lsn(3)), vec![]));
         assert_eq!(news.accepting, Some(false));
         assert_eq!((link.pending(), port.waiting_bytes()), (0, 0));
         assert!(!link.has_news() && link.poll().settled.is_none());

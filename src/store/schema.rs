@@ -25,7 +25,7 @@ const CACHE_KIB: i32 = 16 << 10;
 
 /// The steps from one version of the schema to the next: step `n` leads from version `n` to `n + 1`, and a new
 /// database is made by all of them.
-const STEPS: &[&str] = &[STEP_1];
+const STEPS: &[&str] = &[STEP_1, STEP_2];
 
 /// The version that this program reads and writes.
 pub const VERSION: usize = STEPS.len();
@@ -72,6 +72,15 @@ CREATE VIEW sessions AS
 CREATE VIEW retained_messages AS
     SELECT topic, qos, datetime((stamp >> 16) / 1000, 'unixepoch') AS set_at, payload FROM retained;
 ";
+
+const STEP_2: &str = "
+-- Whose it is: the User Name that began it; NULL when that was nobody in particular.
+ALTER TABLE session ADD COLUMN username TEXT;
+";
+
+/// What makes version `n + 1` look like the newest to who only reads.
+const AS_NEWEST: [&str; STEPS.len() - 1] =
+    ["CREATE TEMP VIEW session AS SELECT *, NULL AS username FROM main.session;"];
 
 /// What keeps a database from being opened. Its text is for the operator, and names no path.
 #[derive(Debug)]
@@ -145,8 +154,13 @@ pub fn open_read_only(path: &Path) -> Result<Connection, OpenError> {
     )?;
     conn.busy_timeout(BUSY)?;
     match identity(&conn)? {
-        (APPLICATION_ID, version) if version <= VERSION => Ok(conn),
-        (APPLICATION_ID, version) => Err(OpenError::TooNew(version)),
+        (APPLICATION_ID, version @ 1..=VERSION) => {
+            for sql in &AS_NEWEST[version - 1..] {
+                conn.execute_batch(sql)?;
+            }
+            Ok(conn)
+        }
+        (APPLICATION_ID, version @ 1..) => Err(OpenError::TooNew(version)),
         _ => Err(OpenError::Foreign),
     }
 }
@@ -207,6 +221,28 @@ mod tests {
         migrate(&mut conn, &[old, step]).unwrap();
         let error = migrate(&mut conn, &[old]).unwrap_err();
         assert!(matches!(error, OpenError::TooNew(2)), "{error}");
+    }
+
+    #[test]
+    fn an_older_database_reads_as_the_newest() {
+        let scratch = Scratch::new("older");
+        let path = scratch.path().join(FILE);
+        let mut conn = Connection::open(&path).unwrap();
+        migrate(&mut conn, &STEPS[..1]).unwrap();
+        conn.execute(
+            "INSERT INTO session(id, client_id, expiry_s, queue_full) VALUES (7, 'scada', 60, 0)",
+            [],
+        )
+        .unwrap();
+        let read = |conn: &Connection| {
+            let sql = "SELECT client_id, username FROM session";
+            conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+        };
+        let as_newest: (String, Option<String>) = read(&open_read_only(&path).unwrap()).unwrap();
+        assert_eq!(as_newest, ("scada".into(), None));
+        assert_eq!(identity(&conn).unwrap().1, 1, "it is not changed");
+        drop(conn);
+        assert_eq!(read(&open(&path).unwrap()).unwrap(), as_newest);
     }
 
     #[test]

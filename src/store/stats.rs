@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Buckets of a [`Durations`]: four to an octave of microseconds, up to about an hour.
+/// Buckets of a [`Histogram`]: four to an octave, up to about 2^33; of microseconds that is an hour and more.
 const BUCKETS: usize = 128;
 const PER_OCTAVE: u32 = 4;
 
@@ -15,8 +15,8 @@ pub struct StoreStats {
     pub commits: AtomicU64,
     /// Records in them.
     pub records: AtomicU64,
-    /// The largest batch, in records.
-    pub batch_records_max: AtomicU64,
+    /// Records of a transaction.
+    pub batch: Histogram,
     /// Messages written.
     pub messages: AtomicU64,
     /// Messages that were acknowledged by all receivers before they were written.
@@ -33,58 +33,67 @@ pub struct StoreStats {
     pub checkpoints: AtomicU64,
     /// 1 while nothing can be written.
     pub failing: AtomicU64,
-    /// How long commits took.
-    pub commit: Durations,
-    /// How long checkpoints took.
-    pub checkpoint: Durations,
+    /// How long commits took, in microseconds.
+    pub commit: Histogram,
+    /// How long checkpoints held up the writer, in microseconds.
+    pub checkpoint: Histogram,
 }
 
-/// A histogram of durations, accurate to a fifth.
+/// A histogram of numbers, accurate to a fifth.
 #[derive(Debug)]
-pub struct Durations([AtomicU64; BUCKETS]);
+pub struct Histogram([AtomicU64; BUCKETS]);
 
-impl Default for Durations {
+impl Default for Histogram {
     fn default() -> Self {
         Self(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 
-impl Durations {
+impl Histogram {
     /// Counts one.
-    pub fn record(&self, duration: Duration) {
-        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        self.0[bucket(us)].fetch_add(1, Ordering::Relaxed);
+    pub fn record(&self, number: u64) {
+        self.0[bucket(number)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a time, in microseconds.
+    pub fn record_time(&self, duration: Duration) {
+        self.record(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// The counts now.
-    pub fn snapshot(&self) -> DurationCounts {
-        DurationCounts(std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed)))
+    pub fn snapshot(&self) -> HistogramCounts {
+        HistogramCounts(std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed)))
     }
 }
 
-/// The counts of a [`Durations`] at one time.
+/// The counts of a [`Histogram`] at one time.
 #[derive(Clone, Debug)]
-pub struct DurationCounts([u64; BUCKETS]);
+pub struct HistogramCounts([u64; BUCKETS]);
 
-impl DurationCounts {
+impl HistogramCounts {
     /// What was counted since `earlier`.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self(std::array::from_fn(|at| self.0[at] - earlier.0[at]))
     }
 
-    /// The duration that `per_mille` of 1,000 did not exceed; 0 when there was none.
-    pub fn quantile(&self, per_mille: u64) -> Duration {
+    /// What `per_mille` of 1,000 did not exceed, in microseconds.
+    pub fn time(&self, per_mille: u64) -> Duration {
+        Duration::from_micros(self.quantile(per_mille))
+    }
+
+    /// The number that `per_mille` of 1,000 did not exceed; 0 when there was none.
+    pub fn quantile(&self, per_mille: u64) -> u64 {
         let total: u64 = self.0.iter().sum();
         let wanted = (total * per_mille).div_ceil(1000);
         let mut seen = 0;
         for (at, count) in self.0.iter().enumerate() {
             seen += count;
             if seen >= wanted && seen > 0 {
-                return Duration::from_micros(bucket_end(at));
+                return bucket_end(at);
             }
         }
-        Duration::ZERO
+        0
     }
 }
 
@@ -138,19 +147,19 @@ mod tests {
 
     #[test]
     fn quantiles_of_a_window() {
-        let durations = Durations::default();
-        durations.record(Duration::from_secs(5));
+        let durations = Histogram::default();
+        durations.record_time(Duration::from_secs(5));
         let before = durations.snapshot();
         for us in 0..1000 {
-            durations.record(Duration::from_micros(us));
+            durations.record(us);
         }
         let window = durations.snapshot().since(&before);
-        let p50 = window.quantile(500).as_micros();
-        let p99 = window.quantile(990).as_micros();
+        let p50 = window.quantile(500);
+        let p99 = window.quantile(990);
         assert!(
             (499..600).contains(&p50) && (990..1200).contains(&p99),
             "{p50} {p99}"
         );
-        assert_eq!(before.since(&before).quantile(500), Duration::ZERO);
+        assert_eq!(before.since(&before).time(500), Duration::ZERO);
     }
 }

@@ -53,10 +53,8 @@ impl Sweep {
 
     /// Takes note of what was committed meanwhile.
     pub(super) fn note(&mut self, batch: &Batch) {
-        for (message, sessions) in &batch.ended {
-            for session in sessions {
-                *self.done.entry((*message, *session)).or_default() += 1;
-            }
+        for part in &batch.ended {
+            *self.done.entry(*part).or_default() += 1;
         }
     }
 

@@ -12,6 +12,9 @@ use std::mem::take;
 /// cleared topic. Records are on their way for milliseconds.
 const REMEMBERED_MS: u64 = 60_000;
 
+/// Messages between those to be removed, beside as many as these, after which the others are looked for one by one.
+const STRANGERS_MAX: usize = 64;
+
 /// What the writer knows by heart about the rows. Bounds: 24 bytes for each message with more than one receiver, 16
 /// for each row of `done`, and what happened in the last minutes.
 #[derive(Debug, Default)]
@@ -65,7 +68,9 @@ pub(super) struct Tables<'c> {
     subscribed: Statement<'c>,
     unsubscribed: Statement<'c>,
     message: Statement<'c>,
+    message_ids: Statement<'c>,
     message_ended: Statement<'c>,
+    messages_ended: Statement<'c>,
     done: Statement<'c>,
     done_until: Statement<'c>,
     outgoing: Statement<'c>,
@@ -86,7 +91,7 @@ impl<'c> Tables<'c> {
             begin: prepare("BEGIN IMMEDIATE")?,
             commit: prepare("COMMIT")?,
             rollback: prepare("ROLLBACK")?,
-            session: prepare("REPLACE INTO session VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)")?,
+            session: prepare("REPLACE INTO session VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)")?,
             session_ended: [
                 prepare("DELETE FROM session WHERE id = ?1")?,
                 prepare("DELETE FROM subscription WHERE session = ?1")?,
@@ -96,7 +101,9 @@ impl<'c> Tables<'c> {
             subscribed: prepare("REPLACE INTO subscription VALUES (?1,?2,?3,?4)")?,
             unsubscribed: prepare("DELETE FROM subscription WHERE session = ?1 AND filter = ?2")?,
             message: prepare("INSERT INTO msg VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10)")?,
+            message_ids: prepare("SELECT id FROM msg WHERE id BETWEEN ?1 AND ?2 ORDER BY id")?,
             message_ended: prepare("DELETE FROM msg WHERE id = ?1")?,
+            messages_ended: prepare("DELETE FROM msg WHERE id BETWEEN ?1 AND ?2")?,
             done: prepare("INSERT INTO done VALUES (?1,?2,?3)")?,
             done_until: prepare("DELETE FROM done WHERE seq <= ?1")?,
             outgoing: prepare("REPLACE INTO outgoing VALUES (?1,?2,?3)")?,
@@ -115,7 +122,9 @@ impl<'c> Tables<'c> {
 
     /// Writes the batch in one transaction. If it fails nothing has changed. An empty batch writes something too: it
     /// tries the disk.
-    pub(super) fn write(&mut self, batch: &Batch, now_ms: u64) -> Result<Rows> {
+    pub(super) fn write(&mut self, batch: &mut Batch, now_ms: u64) -> Result<Rows> {
+        batch.sort();
+        let batch = &*batch;
         let (delta, rows) = self.transaction(|tables| {
             if batch.is_empty() {
                 tables
@@ -166,8 +175,11 @@ impl<'c> Tables<'c> {
                 .execute(params![sql(session.0), packet_id.get()])?;
         }
         let mut delta = Delta::default();
-        let rows = self.write_messages(batch, &mut delta, now_ms)?;
-        self.end_messages(batch, &mut delta)?;
+        // Shards interleave, so the numbers of a batch are nearly in order.
+        let mut messages: Vec<&NewMessage> = batch.messages.iter().collect();
+        messages.sort_unstable_by_key(|new| new.id);
+        let rows = self.write_messages(batch, &messages, &mut delta, now_ms)?;
+        self.end_messages(batch, &messages, &mut delta)?;
         for ((session, packet_id), step) in &batch.outgoing {
             let message = match step {
                 Some(_) if !lives(session) => continue,
@@ -207,15 +219,19 @@ impl<'c> Tables<'c> {
             message.map(|message| message.topic()),
             message.and_then(|message| optional(message.properties())),
             message.map(|message| message.payload()),
+            record.username,
         ])?;
         Ok(())
     }
 
-    fn write_messages(&mut self, batch: &Batch, delta: &mut Delta, now_ms: u64) -> Result<Rows> {
+    fn write_messages(
+        &mut self,
+        batch: &Batch,
+        messages: &[&NewMessage],
+        delta: &mut Delta,
+        now_ms: u64,
+    ) -> Result<Rows> {
         let mut rows = Rows::default();
-        // Shards interleave, so the numbers of a batch are nearly in order.
-        let mut messages: Vec<&NewMessage> = batch.messages.iter().collect();
-        messages.sort_unstable_by_key(|new| new.id);
         for new in messages {
             if let Some((session, packet_id)) = new.received_from
                 && !batch.sessions_ended.contains(&session)
@@ -252,9 +268,9 @@ impl<'c> Tables<'c> {
 
     /// Who still waits for a new message.
     fn receivers_left<'m>(&self, new: &'m NewMessage, batch: &Batch) -> Cow<'m, [Receiver]> {
-        let now = batch.ended.get(&new.id);
+        let now = batch.ended_of(new.id);
         let early = self.kept.early.get(&new.id).map(|(sessions, _)| sessions);
-        if now.is_none()
+        if now.is_empty()
             && early.is_none()
             && batch.sessions_ended.is_empty()
             && self.kept.gone.is_empty()
@@ -264,7 +280,8 @@ impl<'c> Tables<'c> {
         }
         // A session may have several places, and each end takes one.
         let mut done = BTreeMap::<_, u32>::new();
-        for session in now.into_iter().chain(early).flatten() {
+        let now = now.iter().map(|(_, session)| session);
+        for session in now.chain(early.into_iter().flatten()) {
             *done.entry(*session).or_default() += 1;
         }
         let left = new.receivers.iter().filter(|receiver| {
@@ -285,34 +302,35 @@ impl<'c> Tables<'c> {
     }
 
     /// Removes the messages that nobody waits for any more, and notes who is done with the others.
-    fn end_messages(&mut self, batch: &Batch, delta: &mut Delta) -> Result<()> {
-        let new: BTreeSet<StoredMessage> = batch.messages.iter().map(|new| new.id).collect();
-        for (id, sessions) in &batch.ended {
-            if new.contains(id) {
+    fn end_messages(
+        &mut self,
+        batch: &Batch,
+        messages: &[&NewMessage],
+        delta: &mut Delta,
+    ) -> Result<()> {
+        let mut over = Vec::new();
+        for parts in batch.ended.chunk_by(|one, other| one.0 == other.0) {
+            let id = parts[0].0;
+            if messages.binary_search_by_key(&id, |new| new.id).is_ok() {
                 continue;
             }
-            // The part of a session that has ended went with it, or goes with the next sweep.
-            let has_ended = |session: &StoredSession| self.kept.ended.contains_key(session);
-            let sessions: Vec<_> = sessions
-                .iter()
-                .copied()
-                .filter(|it| !has_ended(it))
-                .collect();
-            if sessions.is_empty() {
+            let count = self.still_there(parts).count();
+            if count == 0 {
                 continue;
             }
-            if let Some(&left) = self.kept.shared.get(id) {
-                let left = left.saturating_sub(u32::try_from(sessions.len()).unwrap_or(u32::MAX));
-                delta.shared.push((*id, left));
+            if let Some(&left) = self.kept.shared.get(&id) {
+                let left = left.saturating_sub(u32::try_from(count).unwrap_or(u32::MAX));
+                delta.shared.push((id, left));
                 if left > 0 {
-                    delta.acks.push((*id, sessions));
+                    delta.acks.push((id, self.still_there(parts).collect()));
                     continue;
                 }
             }
-            let removed = self.message_ended.execute([sql(id.0)])?;
-            if removed == 0 {
-                delta.early.push((*id, sessions));
-            }
+            over.push(id);
+        }
+        for id in self.remove_messages(&over)? {
+            let sessions = self.still_there(batch.ended_of(id)).collect();
+            delta.early.push((id, sessions));
         }
         if let Some(newest) = delta.acks.iter().map(|(id, _)| *id).max() {
             let seq = self.kept.done.back().map_or(1, |(seq, _)| seq + 1);
@@ -321,6 +339,57 @@ impl<'c> Tables<'c> {
             delta.done = Some((seq, newest));
         }
         self.prune_done(delta)
+    }
+
+    /// The sessions that have not ended: the part of one that has went with it, or goes with the next sweep.
+    fn still_there<'p>(
+        &self,
+        parts: &'p [(StoredMessage, StoredSession)],
+    ) -> impl Iterator<Item = StoredSession> + use<'p, '_> {
+        let sessions = parts.iter().map(|(_, session)| *session);
+        sessions.filter(|session| !self.kept.ended.contains_key(session))
+    }
+
+    /// Removes messages, by ascending number, and returns those that are not there. What stands side by side goes at once, for a third of
+    /// what it costs one by one.
+    fn remove_messages(&mut self, over: &[StoredMessage]) -> Result<Vec<StoredMessage>> {
+        let mut missing = Vec::new();
+        let mut runs: Vec<(i64, i64)> = Vec::new();
+        let mut at = 0;
+        if let [first, .., last] = over {
+            let mut rows = self.message_ids.query([sql(first.0), sql(last.0)])?;
+            let (mut goes_on, mut strangers) = (false, 0);
+            while let Some(row) = rows.next()? {
+                let id: i64 = row.get(0)?;
+                while sql(over[at].0) < id {
+                    missing.push(over[at]);
+                    at += 1;
+                }
+                if sql(over[at].0) == id {
+                    at += 1;
+                    match runs.last_mut() {
+                        Some((_, end)) if goes_on => *end = id,
+                        _ => runs.push((id, id)),
+                    }
+                    goes_on = true;
+                } else {
+                    goes_on = false;
+                    strangers += 1;
+                    if strangers > STRANGERS_MAX + at {
+                        break;
+                    }
+                }
+            }
+        }
+        for (first, last) in runs {
+            self.messages_ended.execute([first, last])?;
+        }
+        for id in &over[at..] {
+            if self.message_ended.execute([sql(id.0)])? == 0 {
+                missing.push(*id);
+            }
+        }
+        Ok(missing)
     }
 
     /// Removes the rows of `done` whose messages are all gone.

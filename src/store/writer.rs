@@ -13,14 +13,16 @@
 //!
 //! # Checkpoints
 //!
-//! The write-ahead log is brought into the database when it is larger than [`WAL_BYTES`], or when nothing was written for
-//! [`IDLE`]. The reader is kept out meanwhile, for the log can only begin anew when nobody reads it.
+//! Another thread brings the write-ahead log into the database, [`PASS_BYTES`] at a time. When it is larger than [`WAL_BYTES`] and
+//! nearly all of it is there, or when nothing was written for [`IDLE`], the writer does the rest, so that the log begins anew. The reader is
+//! kept out meanwhile, for it can only do so when nobody reads it.
 
 use super::StoreLog;
 use super::batch::Batch;
+use super::checkpoint::Checkpointer;
 use super::fault::Fault;
 use super::port::{Group, Port, Reply, lock};
-use super::stats::{Bytes, StoreStats};
+use super::stats::{Bytes, HistogramCounts, StoreStats};
 use super::sweep::{self, Sweep};
 use super::tables::{Kept, Tables};
 use crate::config::LogLevel;
@@ -39,8 +41,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Bytes of a batch after which no further group is taken into it.
 const BATCH_BYTES: usize = 8 << 20;
-/// Size of the write-ahead log at which it is brought into the database.
-const WAL_BYTES: u64 = 64 << 20;
+/// How much of the write-ahead log is brought into the database at once, by the other thread.
+pub(super) const PASS_BYTES: u64 = 8 << 20;
+/// Size of the write-ahead log at which it is to begin anew.
+pub(super) const WAL_BYTES: u64 = 64 << 20;
+/// What of it the writer may have to bring into the database then.
+const REST_BYTES: u64 = 2 << 20;
+/// Size at which it does so whatever is left.
+const WAL_BYTES_LATE: u64 = 256 << 20;
 /// Size of the write-ahead log at which messages are refused: another program's reading keeps it from beginning anew.
 const WAL_BYTES_MAX: u64 = 4 << 30;
 /// Time without work after which the log is brought into the database, and free pages are given back.
@@ -75,6 +83,7 @@ pub(super) struct WriterSetup {
     pub(super) stop: Arc<AtomicBool>,
     /// Held while somebody of this process reads the database.
     pub(super) reading: Arc<Mutex<()>>,
+    pub(super) checkpointer: Checkpointer,
     pub(super) stats: Arc<StoreStats>,
     pub(super) log: StoreLog,
 }
@@ -85,6 +94,7 @@ struct Writer<'c> {
     tables: Tables<'c>,
     ports: Vec<Arc<Port>>,
     reading: Arc<Mutex<()>>,
+    checkpointer: Checkpointer,
     stats: Arc<StoreStats>,
     log: StoreLog,
     page_bytes: u64,
@@ -114,7 +124,9 @@ struct Failing {
 /// What the last report on the work done was based on.
 struct Report {
     at: Instant,
-    commit: super::stats::DurationCounts,
+    commit: HistogramCounts,
+    batch: HistogramCounts,
+    checkpoint: HistogramCounts,
     commits: u64,
     records: u64,
     written_bytes: u64,
@@ -129,6 +141,7 @@ pub(super) fn run(setup: WriterSetup) {
         ports,
         stop,
         reading,
+        checkpointer,
         stats,
         log,
     } = setup;
@@ -165,6 +178,7 @@ pub(super) fn run(setup: WriterSetup) {
         tables,
         ports,
         reading,
+        checkpointer,
         stats,
         log,
         page_bytes: u64::from(page_bytes),
@@ -179,6 +193,7 @@ pub(super) fn run(setup: WriterSetup) {
         report,
     };
     writer.serve(&stop);
+    writer.end();
 }
 
 impl Writer<'_> {
@@ -199,14 +214,14 @@ impl Writer<'_> {
                     thread::park_timeout(retry_at - now);
                 }
                 if stopping {
-                    return self.end();
+                    return;
                 }
             } else if self.has_taken() {
                 self.write();
-                self.checkpoint_if(WAL_BYTES);
+                self.keep_log_short();
                 idle_since = now;
             } else if stopping {
-                return self.end();
+                return;
             } else if now - idle_since < IDLE || !self.tidy() {
                 let has_log = self.wal_bytes() > 0 || self.sweep.is_some();
                 thread::park_timeout(if has_log { IDLE } else { REPORT });
@@ -244,7 +259,7 @@ impl Writer<'_> {
         let begin = Instant::now();
         match self.write_within_bounds() {
             Ok(()) => {
-                self.stats.commit.record(begin.elapsed());
+                self.stats.commit.record_time(begin.elapsed());
                 self.settle();
             }
             Err(fault) => self.failed(fault),
@@ -292,7 +307,7 @@ impl Writer<'_> {
         let wal_before = self.wal_pages.load(Ordering::Relaxed);
         let rows = self
             .tables
-            .write(&self.batch, now_ms())
+            .write(&mut self.batch, now_ms())
             .map_err(|error| Fault::of(&error))?;
         if let Some(sweep) = &mut self.sweep {
             sweep.note(&self.batch);
@@ -309,16 +324,14 @@ impl Writer<'_> {
         stats
             .records
             .fetch_add(self.batch.records, Ordering::Relaxed);
-        stats
-            .batch_records_max
-            .fetch_max(self.batch.records, Ordering::Relaxed);
+        stats.batch.record(self.batch.records);
         stats.messages.fetch_add(rows.messages, Ordering::Relaxed);
         stats
             .annihilated
             .fetch_add(rows.annihilated, Ordering::Relaxed);
         stats
             .written_bytes
-            .fetch_add(u64::from(pages) * (self.page_bytes + 24), Ordering::Relaxed);
+            .fetch_add(self.bytes_of(pages), Ordering::Relaxed);
         stats.wal_bytes.store(self.wal_bytes(), Ordering::Relaxed);
         Ok(())
     }
@@ -429,14 +442,19 @@ impl Writer<'_> {
         }
         let records = self.report.records - old.records;
         let commit = self.report.commit.since(&old.commit);
+        let batch = self.report.batch.since(&old.batch);
+        let checkpoint = self.report.checkpoint.since(&old.checkpoint);
+        let early: u64 = self.ports.iter().map(|port| port.acked_not_durable()).sum();
         (self.log)(
             LogLevel::Info,
             format!(
-                "store: {records} records in {commits} commits ({} a commit, at most {} so far), commit p50 {:?} p99 {:?}, {} written, {} in the log.",
-                records / commits,
-                self.stats.batch_records_max.load(Ordering::Relaxed),
-                commit.quantile(500),
-                commit.quantile(990),
+                "store: {records} records in {commits} commits of p50 {} p99 {} records, commit p50 {:?} p99 {:?}, checkpoint p99 {:?}, {} written, \
+                 {} in the log, {early} acknowledged before they were durable.",
+                batch.quantile(500),
+                batch.quantile(990),
+                commit.time(500),
+                commit.time(990),
+                checkpoint.time(990),
                 Bytes(self.report.written_bytes - old.written_bytes),
                 Bytes(self.wal_bytes()),
             ),
@@ -444,16 +462,30 @@ impl Writer<'_> {
     }
 
     fn wal_bytes(&self) -> u64 {
-        u64::from(self.wal_pages.load(Ordering::Relaxed)) * (self.page_bytes + 24)
+        self.bytes_of(self.wal_pages.load(Ordering::Relaxed))
     }
 
-    fn checkpoint_if(&mut self, bytes: u64) {
-        if self.wal_bytes() > bytes {
+    /// What so many frames of the log take.
+    fn bytes_of(&self, frames: u32) -> u64 {
+        u64::from(frames) * (self.page_bytes + 24)
+    }
+
+    /// After a commit.
+    fn keep_log_short(&mut self) {
+        if self.checkpointer.is_busy() {
+            return;
+        }
+        let frames = self.wal_pages.load(Ordering::Relaxed);
+        let bytes = self.bytes_of(frames);
+        let left = self.bytes_of(self.checkpointer.left_of(frames));
+        if bytes > WAL_BYTES_LATE || bytes > WAL_BYTES && left < REST_BYTES {
             self.checkpoint();
+        } else if left > PASS_BYTES || bytes > WAL_BYTES {
+            self.checkpointer.begin();
         }
     }
 
-    /// Brings the log into the database, so that the next commit begins it anew.
+    /// Brings the rest of the log into the database, so that the next commit begins it anew.
     fn checkpoint(&mut self) {
         let begin = Instant::now();
         let result = {
@@ -466,9 +498,10 @@ impl Writer<'_> {
         // One that is kept from it, or fails, comes again: everything is in the log.
         if result.is_ok() {
             self.wal_pages.store(0, Ordering::Relaxed);
+            self.checkpointer.forget();
         }
         self.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
-        self.stats.checkpoint.record(begin.elapsed());
+        self.stats.checkpoint.record_time(begin.elapsed());
         self.stats
             .wal_bytes
             .store(self.wal_bytes(), Ordering::Relaxed);
@@ -502,7 +535,9 @@ impl Writer<'_> {
             self.expire_at = Instant::now() + EXPIRE;
         }
         if self.wal_bytes() > 0 {
-            self.checkpoint();
+            if !self.checkpointer.is_busy() {
+                self.checkpoint();
+            }
             return false;
         }
         self.give_back().unwrap_or(false)
@@ -524,7 +559,8 @@ impl Writer<'_> {
         Ok(true)
     }
 
-    fn end(&mut self) {
+    fn end(mut self) {
+        self.checkpointer.finish();
         if !self.batch.is_empty() {
             (self.log)(
                 LogLevel::Error,
@@ -544,6 +580,8 @@ impl Report {
         Self {
             at: now,
             commit: stats.commit.snapshot(),
+            batch: stats.batch.snapshot(),
+            checkpoint: stats.checkpoint.snapshot(),
             commits: stats.commits.load(Ordering::Relaxed),
             records: stats.records.load(Ordering::Relaxed),
             written_bytes: stats.written_bytes.load(Ordering::Relaxed),

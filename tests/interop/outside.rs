@@ -69,6 +69,12 @@ impl Outside {
         self
     }
 
+    /// A file of those that Node's package manager has installed.
+    #[allow(dead_code, reason = "one of the tests that share this file uses it")]
+    pub(crate) fn installed(&self, file: &str) -> PathBuf {
+        self.node_path.join(file)
+    }
+
     /// Runs the script; it says itself what went wrong.
     #[allow(dead_code, reason = "one of the tests that share this file uses it")]
     pub(crate) fn run(&self, addr: SocketAddr, version: &str, prefix: &str, large_mib: usize) {

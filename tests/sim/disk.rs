@@ -4,7 +4,8 @@
 //!   different shards in any; each is durable some time before its shard is told.
 //! - A crash loses every drain that was not applied, and whatever the shards were not told. Half a transaction, a torn page, a failed
 //!   write and its repetition are all the same from above: not applied yet.
-//! - While the disk is full, messages that may be refused and retained messages are, each by itself; everything else goes in.
+//! - While the disk is full, messages that may be refused and retained messages are, each by itself, and their shard is told at once;
+//!   everything else goes in.
 //! - It is strict about what a shard may ask: a read of what is not durable, a step of a session that does not exist, or an
 //!   end that has no beginning breaks the run.
 
@@ -105,6 +106,7 @@ impl Disk {
             return;
         };
         let mut refused = Vec::new();
+        let before = Lsn(self.ports[shard].last);
         for record in records {
             self.ports[shard].last += 1;
             let lsn = Lsn(self.ports[shard].last);
@@ -122,13 +124,15 @@ impl Disk {
                 self.apply(record);
             }
         }
-        let up_to = Lsn(self.ports[shard].last);
         if !refused.is_empty() {
             self.has_refused = true;
+            let up_to = before;
+            let news = News::Committed { up_to, refused };
+            self.ports[shard].news.push_back(news);
         }
-        self.ports[shard]
-            .news
-            .push_back(News::Committed { up_to, refused });
+        let (up_to, refused) = (Lsn(self.ports[shard].last), Vec::new());
+        let news = News::Committed { up_to, refused };
+        self.ports[shard].news.push_back(news);
     }
 
     /// The disk is full, or there is room again.

@@ -165,7 +165,14 @@ pub(crate) fn listener(name: &str) -> ListenerSpec {
 pub(crate) struct Server {
     cores: Option<Cores>,
     names: Vec<String>,
-    log: Mutex<Receiver<LogRecord>>,
+    log: Mutex<Log>,
+}
+
+/// The cores' lines come in no order among each other.
+struct Log {
+    records: Receiver<LogRecord>,
+    /// Lines that nobody has asked for yet.
+    lines: Vec<String>,
 }
 
 impl Server {
@@ -195,7 +202,10 @@ impl Server {
         Self {
             cores: Some(cores.expect("the broker starts")),
             names,
-            log: Mutex::new(log),
+            log: Mutex::new(Log {
+                records: log,
+                lines: Vec::new(),
+            }),
         }
     }
 
@@ -219,20 +229,20 @@ impl Server {
         self.address(name).port().to_string()
     }
 
-    /// Waits for a line of the log that has all of these words.
+    /// Waits for a line of the log that has all of these words, and takes it.
     pub(crate) fn logs(&self, words: &[&str]) {
-        let log = self.log.lock().expect("no holder of this lock panics");
-        let mut lines = Vec::new();
+        let mut log = self.log.lock().expect("no holder of this lock panics");
+        let mut looked_at = 0;
         loop {
-            match log.recv_timeout(Duration::from_secs(30)) {
-                Ok(record) => {
-                    let line = record.to_string();
-                    if words.iter().all(|word| line.contains(word)) {
-                        return;
-                    }
-                    lines.push(line);
-                }
-                Err(_) => panic!("no line with {words:?} among:\n{}", lines.join("\n")),
+            let has_all = |line: &String| words.iter().all(|word| line.contains(word));
+            if let Some(at) = log.lines[looked_at..].iter().position(has_all) {
+                log.lines.remove(looked_at + at);
+                return;
+            }
+            looked_at = log.lines.len();
+            match log.records.recv_timeout(Duration::from_secs(30)) {
+                Ok(record) => log.lines.push(record.to_string()),
+                Err(_) => panic!("no line with {words:?} among:\n{}", log.lines.join("\n")),
             }
         }
     }

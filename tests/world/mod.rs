@@ -66,6 +66,8 @@ pub(crate) struct Client {
     aliases: Vec<(u16, String)>,
     blocked: bool,
     pub(crate) closed: bool,
+    /// Whether the shard does not want to read it.
+    pub(crate) paused: bool,
 }
 
 pub(crate) struct World {
@@ -173,6 +175,7 @@ impl World {
             aliases: Vec::new(),
             blocked: false,
             closed: false,
+            paused: false,
         });
         self.input(shard, Input::Accepted { conn });
         self.clients.len() - 1
@@ -409,6 +412,12 @@ impl World {
         }
         for conn in outbox.dirty.drain(..) {
             self.write(shard, conn);
+        }
+        for (conns, paused) in [(&outbox.pause, true), (&outbox.resume, false)] {
+            for conn in conns {
+                let client = self.client_of(shard, *conn);
+                self.clients[client].paused = paused;
+            }
         }
         for handover in outbox.handover.drain(..) {
             let to = handover.to.index();

@@ -123,6 +123,8 @@ pub trait StateMachine {
     fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]>;
     /// See `Shard::is_ready`.
     fn is_ready(&self) -> bool;
+    /// See `Counters::acked_not_durable`.
+    fn acked_not_durable(&self) -> u64;
 }
 
 impl StateMachine for Shard {
@@ -140,6 +142,10 @@ impl StateMachine for Shard {
 
     fn is_ready(&self) -> bool {
         Self::is_ready(self)
+    }
+
+    fn acked_not_durable(&self) -> u64 {
+        self.counters().acked_not_durable
     }
 }
 
@@ -541,6 +547,9 @@ impl<S: StateMachine> Driver<S> {
             listening.listener.set_door(door);
         }
         self.tell_rules(parts.rules);
+        if !parts.withdrawn.is_empty() {
+            self.tell(Input::Withdrawn(parts.withdrawn));
+        }
         self.tell(Input::Limits(&parts.limits));
         self.limits = parts.limits;
     }
@@ -691,6 +700,9 @@ impl<S: StateMachine> Driver<S> {
         if let Some(up_to) = settled {
             let refused = &refused;
             self.tell(Input::Committed { up_to, refused });
+            if let Some(store) = &self.store {
+                store.report_early(self.shard.acked_not_durable());
+            }
         }
         for (token, messages) in fetched {
             self.fed_bytes += messages

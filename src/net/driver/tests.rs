@@ -173,7 +173,7 @@ impl StateMachine for Fake {
                 self.seen.push(Seen::Mesh(up_to));
             }
             Input::Link { pressure, .. } => self.seen.push(Seen::Link(pressure)),
-            Input::Limits(_) | Input::Memory(_) | Input::Rules { .. } => {}
+            Input::Limits(_) | Input::Memory(_) | Input::Rules { .. } | Input::Withdrawn(_) => {}
             Input::Demanded { .. } | Input::Verdict { .. } => {}
             Input::Tick => {
                 self.seen.push(Seen::Tick);
@@ -201,6 +201,10 @@ impl StateMachine for Fake {
             .get(&conn)
             .into_iter()
             .flat_map(|state| state.outbound.iter().map(Vec::as_slice))
+    }
+
+    fn acked_not_durable(&self) -> u64 {
+        0
     }
 }
 
@@ -253,6 +257,7 @@ impl Cores {
             limits: Arc::default(),
             doors: vec![Arc::clone(door)],
             rules: RulesInForce::default(),
+            withdrawn: Arc::default(),
         };
         let live = Arc::new(Live::new(parts, wakes.clone(), 1, u64::MAX));
         let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {

@@ -17,7 +17,7 @@ use std::path::Path;
 const LINES: &[&str] = &[
     "SELECT json_object('type', 'session', 'client_id', client_id, 'expiry_s', expiry_s, 'disconnected_at', disconnected_at,
         'queue_full', queue_full, 'will_topic', will_topic, 'will_payload', hex(will_payload), 'will_properties', hex(will_properties),
-        'will_qos', will_qos, 'will_retain', will_retain, 'will_delay_s', will_delay_s, 'will_expiry_s', will_expiry_s)
+        'username', username, 'will_qos', will_qos, 'will_retain', will_retain, 'will_delay_s', will_delay_s, 'will_expiry_s', will_expiry_s)
      FROM session ORDER BY id",
     "SELECT json_object('type', 'subscription', 'client_id', client_id, 'filter', filter, 'options', options, 'id', subscription_id)
      FROM subscription JOIN session ON session.id = subscription.session ORDER BY session.id, filter",
@@ -63,6 +63,7 @@ const FIELDS: &[&str] = &[
     "expiry_s",
     "disconnected_at",
     "queue_full",
+    "username",
     "will_topic",
     "will_qos",
     "will_retain",
@@ -191,6 +192,7 @@ fn add(
                     since.unwrap_or_else(crate::store::writer::now_ms),
                     row.get(field("queue_full"))?,
                     will(row)?,
+                    row.get_ref(field("username"))?.as_str_or_null()?,
                 )
                 .map(drop)
         }

@@ -145,6 +145,7 @@ impl Importer<'_> {
         disconnected_at_ms: u64,
         queue_full: u8,
         will: Option<StoredWill>,
+        username: Option<&str>,
     ) -> Result<Option<StoredSession>, String> {
         if self.here.contains(client_id) || self.sessions.contains_key(client_id) {
             self.report.known += 1;
@@ -157,6 +158,7 @@ impl Importer<'_> {
             session,
             client_id: client_id.into(),
             expiry_s,
+            username: username.map(Into::into),
             queue_full,
             disconnected_at_ms: Some(disconnected_at_ms),
             will,
@@ -303,9 +305,9 @@ impl Importer<'_> {
     }
 
     fn flush(&mut self) -> Result<(), String> {
-        let batch = std::mem::replace(&mut self.batch, Batch::new(1));
+        let mut batch = std::mem::replace(&mut self.batch, Batch::new(1));
         self.tables
-            .write(&batch, now_ms())
+            .write(&mut batch, now_ms())
             .map(|_| ())
             .map_err(|error| crate::store::fault::Fault::of(&error).to_string())
     }

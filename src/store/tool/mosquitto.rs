@@ -173,7 +173,7 @@ fn fill(
             Some(since_s) if expires_s > 0 && expiry_s < u32::MAX => (since_s * 1000).min(now_ms),
             _ => now_ms,
         };
-        if let Err(error) = importer.session(&text(row, 0)?, expiry_s, since_ms, 0, None) {
+        if let Err(error) = importer.session(&text(row, 0)?, expiry_s, since_ms, 0, None, None) {
             return Ok(Err(error));
         }
     }
