@@ -133,7 +133,7 @@ fn accounts(sources: &verifier::Sources) -> BTreeSet<u64> {
 
 /// The door for `spec`: the same one when nothing about it has changed.
 fn reopen(door: &Arc<Door>, spec: &ListenerSpec) -> Result<Arc<Door>, TlsFileError> {
-    if door.spec() == spec && !door.tls().is_some_and(ServerTls::has_changed) {
+    if door.spec() == spec && !door.tls().is_some_and(ServerTls::is_outdated) {
         return Ok(Arc::clone(door));
     }
     Door::open(spec.clone()).map(Arc::new)

@@ -81,6 +81,8 @@ pub struct Prepared(Current);
 struct Current {
     config: Arc<ServerConfig>,
     not_after_s: i64,
+    /// What the files looked like that it was made from.
+    stamps: Vec<Option<Stamp>>,
 }
 
 /// What tells one content of a file from the next.
@@ -102,12 +104,12 @@ impl ServerTls {
         } else {
             &[b"mqtt", b"x-amzn-mqtt-ca"]
         };
-        let seen = stamps(spec);
+        let current = load(spec, alpn)?;
         Ok(Self {
-            current: RwLock::new(load(spec, alpn)?),
             spec: spec.clone(),
             alpn,
-            seen: Mutex::new(seen),
+            seen: Mutex::new(current.stamps.clone()),
+            current: RwLock::new(current),
         })
     }
 
@@ -127,7 +129,6 @@ impl ServerTls {
     ///
     /// Errors: as [`ServerTls::load`].
     pub fn prepare(&self) -> Result<Prepared, TlsFileError> {
-        // Before they are read: a change while they are is a change.
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = stamps(&self.spec);
         load(&self.spec, self.alpn).map(Prepared)
     }
@@ -140,6 +141,11 @@ impl ServerTls {
     /// Whether a file has changed since the files were last read.
     pub fn has_changed(&self) -> bool {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) != stamps(&self.spec)
+    }
+
+    /// Whether the files are others than those in force: they have changed since, or were read and found wrong.
+    pub fn is_outdated(&self) -> bool {
+        self.read().stamps != stamps(&self.spec)
     }
 
     /// Days until the first of the server's certificates is not valid any more; negative when that is past.
@@ -174,6 +180,8 @@ fn stamps(spec: &TlsSpec) -> Vec<Option<Stamp>> {
 }
 
 fn load(spec: &TlsSpec, alpn: &[&[u8]]) -> Result<Current, TlsFileError> {
+    // Before they are read: a change while they are is a change.
+    let stamps = stamps(spec);
     let provider = Arc::new(ring::default_provider());
     let mut certificates = Vec::with_capacity(spec.certificates.len());
     let mut not_after_s = i64::MAX;
@@ -226,6 +234,7 @@ fn load(spec: &TlsSpec, alpn: &[&[u8]]) -> Result<Current, TlsFileError> {
     Ok(Current {
         config: Arc::new(config),
         not_after_s,
+        stamps,
     })
 }
 
