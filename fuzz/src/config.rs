@@ -6,7 +6,7 @@
 //! accepted too and means the same.
 
 use ringmq::config::Loaded;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Runs one input.
 pub fn run(data: &[u8]) {
@@ -17,11 +17,11 @@ pub fn run(data: &[u8]) {
     let env: Vec<_> = env
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-    let path = Path::new("fuzz.toml");
-    match Loaded::new(Some((path, file)), env, []) {
+    let path = PathBuf::from("fuzz.toml");
+    match Loaded::new(&[(path.clone(), file.to_owned())], env, []) {
         Ok(loaded) => {
             let shown = loaded.show();
-            match Loaded::new(Some((path, &shown)), [], []) {
+            match Loaded::new(&[(path, shown.clone())], [], []) {
                 Ok(again) => assert_eq!(again.config, loaded.config, "{shown}"),
                 Err(errors) => panic!("{errors:?} in\n{shown}"),
             }

@@ -1,11 +1,15 @@
 //! The request and the answer that make a WebSocket.
 //!
 //! Input: a byte for what the listener allows, and then the bytes. What must hold: an answer given for the first bytes
-//! stands when more come; a head is never longer than its bound; and no header of the answer is the client's.
+//! stands when more come; a head is never longer than its bound; no header of the answer is the client's; and nobody but a trusted proxy
+//! says for whom it speaks.
 
 use crate::input::Input;
 use ringmq::config::listener::WebSocketSpec;
-use ringmq::net::transport::upgrade::{HEAD_BYTES_MAX, accept, check_answer, refusal};
+use ringmq::net::transport::upgrade::{
+    HEAD_BYTES_MAX, accept, check_answer, client_behind, refusal,
+};
+use std::net::IpAddr;
 
 /// Runs one input.
 pub fn run(data: &[u8]) {
@@ -30,6 +34,14 @@ pub fn run(data: &[u8]) {
         Ok(None) => assert!(bytes.len() < HEAD_BYTES_MAX),
         Ok(Some(granted)) => {
             assert!(granted.len <= bytes.len().min(HEAD_BYTES_MAX));
+            let (peer, trusted) = (
+                IpAddr::from([10, 0, 0, 1]),
+                "10.0.0.0/8".parse().expect("valid"),
+            );
+            let said = &granted.forwarded_for;
+            assert_eq!(client_behind(peer, said, &[]), peer);
+            let client = client_behind(peer, said, &[trusted]);
+            assert!(client == peer || said.contains(&client));
             // Three lines or four, and the empty one.
             let lines = granted.answer.matches("\r\n").count();
             assert!(

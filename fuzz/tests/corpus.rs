@@ -5,7 +5,7 @@ use std::path::Path;
 
 type Target = (&'static str, fn(&[u8]));
 
-const TARGETS: [Target; 12] = [
+const TARGETS: [Target; 15] = [
     ("decode_packet", ringmq_fuzz::decode_packet::run),
     ("decode_stream", ringmq_fuzz::decode_stream::run),
     ("round_trip", ringmq_fuzz::round_trip::run),
@@ -18,6 +18,9 @@ const TARGETS: [Target; 12] = [
     ("proxy_header", ringmq_fuzz::proxy_header::run),
     ("http_upgrade", ringmq_fuzz::http_upgrade::run),
     ("tls_session", ringmq_fuzz::tls_session::run),
+    ("acl_file", ringmq_fuzz::acl_file::run),
+    ("password_file", ringmq_fuzz::password_file::run),
+    ("token", ringmq_fuzz::token::run),
 ];
 
 // One test: `shard_inputs` counts the bytes of the whole process.
