@@ -18,6 +18,9 @@ const FLAG_RETAIN: u8 = 0b100;
 /// `expires_at_ms` of a message without a Message Expiry Interval.
 pub const NEVER: u64 = u64::MAX;
 
+/// A message of so many bytes is put together on the stack.
+const SMALL_BYTES_MAX: usize = 512;
+
 /// One application message: one allocation, a 16-byte handle, immutable.
 ///
 /// The header lies in front of the bytes in the same allocation, so a queue or the retained index pays
@@ -104,9 +107,15 @@ impl MessageParts<'_> {
 impl Message {
     /// Copies the parts into one allocation.
     pub fn new(parts: &MessageParts<'_>) -> Self {
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, parts.encoded_len()).collect();
-        parts.encode(Arc::get_mut(&mut bytes).expect("nobody else has it yet"));
-        Self(bytes)
+        // A shared slice can only be made of one that is there.
+        let mut small = [0; SMALL_BYTES_MAX];
+        if let Some(bytes) = small.get_mut(..parts.encoded_len()) {
+            parts.encode(bytes);
+            return Self((&*bytes).into());
+        }
+        let mut bytes = vec![0; parts.encoded_len()];
+        parts.encode(&mut bytes);
+        Self(bytes.into())
     }
 
     /// The message without its handle.
