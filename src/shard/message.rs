@@ -84,23 +84,19 @@ impl MessageParts<'_> {
         header
     }
 
-    /// What follows the header, in order.
-    fn body(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::once(self.topic.as_bytes())
-            .chain(self.properties.iter().copied())
-            .chain(std::iter::once(self.payload))
-    }
-
     /// Writes the message to `to`, which has exactly its length.
     fn encode(&self, to: &mut [u8]) {
-        let (header, body) = to.split_at_mut(HEADER);
-        header.copy_from_slice(&self.header());
-        let mut at = 0;
-        for slice in self.body() {
-            body[at..at + slice.len()].copy_from_slice(slice);
-            at += slice.len();
-        }
-        assert!(at == body.len());
+        let mut rest = to;
+        let mut put = |slice: &[u8]| {
+            let (place, behind) = std::mem::take(&mut rest).split_at_mut(slice.len());
+            place.copy_from_slice(slice);
+            rest = behind;
+        };
+        put(&self.header());
+        put(self.topic.as_bytes());
+        self.properties.iter().for_each(|slice| put(slice));
+        put(self.payload);
+        assert!(rest.is_empty());
     }
 }
 
@@ -266,10 +262,9 @@ impl MessageBatch {
         let flag = if asked { Self::ASKED } else { 0 };
         self.0.reserve(4 + len);
         self.0.extend_from_slice(&(len as u32 | flag).to_le_bytes());
-        self.0.extend_from_slice(&parts.header());
-        for slice in parts.body() {
-            self.0.extend_from_slice(slice);
-        }
+        let at = self.0.len();
+        self.0.resize(at + len, 0);
+        parts.encode(&mut self.0[at..]);
         true
     }
 

@@ -322,11 +322,9 @@ impl Shard {
 
     /// The bytes that wait for the connection's socket, in wire order; nothing for a dead key.
     pub fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
-        self.conn(conn)
-            .filter(|conn| !conn.is_corked)
-            .and_then(|conn| conn.outbound.as_deref())
-            .into_iter()
-            .flat_map(outbound::Outbound::slices)
+        let conn = self.conn(conn).filter(|conn| !conn.is_corked);
+        let outbound = conn.and_then(|conn| conn.outbound.as_deref());
+        outbound.map_or_else(outbound::Slices::default, outbound::Outbound::slices)
     }
 
     /// What was counted since the start.

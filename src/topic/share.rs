@@ -240,9 +240,8 @@ impl<S: Subscriber> Groups<S> {
 
     /// The members of `group` on this core, which is what the other cores are told; none when the group does not exist.
     pub fn counts(&self, group: GroupId) -> MemberCounts {
-        self.at(group).map_or_else(MemberCounts::default, |at| {
-            self.groups[at].local_counts()
-        })
+        self.at(group)
+            .map_or_else(MemberCounts::default, |at| self.groups[at].local_counts())
     }
 
     /// Appends `$share/NAME/FILTER` to `out`; nothing when the group does not exist.
@@ -764,10 +763,22 @@ mod tests {
         assert_eq!(groups.pick_core(group, 0, 1 << 1), Some(2));
         assert_eq!(groups.pick_core(group, 0, 1 << 1), Some(3));
         assert_eq!(groups.pick_core(group, 0, 0b1110), None);
-        assert_eq!(groups.apply_remote(1, text, GroupId(1), counts(0, 0, 0)), Some(group));
-        assert_eq!(groups.apply_remote(2, text, GroupId(2), counts(0, 0, 0)), Some(group));
-        assert_eq!(groups.apply_remote(3, text, GroupId(3), counts(0, 0, 0)), None);
-        assert_eq!(groups.apply_remote(3, text, GroupId(3), counts(0, 0, 0)), None);
+        assert_eq!(
+            groups.apply_remote(1, text, GroupId(1), counts(0, 0, 0)),
+            Some(group)
+        );
+        assert_eq!(
+            groups.apply_remote(2, text, GroupId(2), counts(0, 0, 0)),
+            Some(group)
+        );
+        assert_eq!(
+            groups.apply_remote(3, text, GroupId(3), counts(0, 0, 0)),
+            None
+        );
+        assert_eq!(
+            groups.apply_remote(3, text, GroupId(3), counts(0, 0, 0)),
+            None
+        );
         assert!(groups.is_empty());
     }
 }
