@@ -54,7 +54,7 @@ pub fn utf8(bytes: &[u8]) -> Result<&str, TextFault> {
 /// Spec: MQTT 5 §4.7, MQTT-3.3.2-2.
 pub fn topic_name(bytes: &[u8]) -> Result<&str, TextFault> {
     // `+` and `#` differ in the bit 0x08. In UTF-8 the three bytes are never part of another character.
-    let wildcards = |word| zero_bytes((word | EACH_BYTE * 0x08) ^ EACH_BYTE * u64::from(b'+'));
+    let wildcards = |word| zero_bytes((word | (EACH_BYTE * 0x08)) ^ (EACH_BYTE * u64::from(b'+')));
     if any_word(bytes, |word| zero_bytes(word) | wildcards(word)) {
         return Err(match memchr::memchr3(0, b'+', b'#', bytes) {
             Some(at) if bytes[at] != 0 => TextFault::Wildcard,
@@ -69,7 +69,7 @@ const EACH_BYTE: u64 = u64::MAX / 0xFF;
 
 /// Not 0 if and only if a byte of the word is 0.
 fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(EACH_BYTE) & !word & EACH_BYTE << 7
+    word.wrapping_sub(EACH_BYTE) & !word & (EACH_BYTE << 7)
 }
 
 /// Whether `test` is not 0 for some eight bytes. The last word begins before the others end, or is filled up with spaces: texts are
