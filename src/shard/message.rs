@@ -2,6 +2,7 @@
 
 use crate::protocol::QoS;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 const EXPIRES_AT: usize = 0;
@@ -27,6 +28,13 @@ const SMALL_BYTES_MAX: usize = 512;
 /// for the handle alone. Cloning is an atomic increment: clone per core, not per subscriber.
 #[derive(Clone)]
 pub struct Message(Arc<[u8]>);
+
+/// Small messages that nobody has any more, whose place later ones take.
+///
+/// Messages are let go of in the order in which they were made, which the system's allocator is slow at; and
+/// most have a length that another one had.
+#[derive(Debug, Default)]
+pub struct Spares(Vec<Rc<Message>>);
 
 /// An encoded message that somebody else keeps.
 #[derive(Clone, Copy)]
@@ -114,6 +122,14 @@ impl Message {
         Self(bytes.into())
     }
 
+    /// Becomes another message, in its place if that is as long and nobody else has this one.
+    pub fn rewrite(&mut self, parts: &MessageParts<'_>) {
+        match Arc::get_mut(&mut self.0) {
+            Some(bytes) if bytes.len() == parts.encoded_len() => parts.encode(bytes),
+            _ => *self = Self::new(parts),
+        }
+    }
+
     /// The message without its handle.
     pub fn view(&self) -> MessageView<'_> {
         MessageView(&self.0)
@@ -167,6 +183,28 @@ impl Message {
     /// Bytes of the one allocation, which is what a queue is charged for holding the message.
     pub fn bytes(&self) -> usize {
         self.0.len()
+    }
+}
+
+impl Spares {
+    const COUNT_MAX: usize = 1_024;
+
+    /// Keeps a message for `make`, unless somebody else has it, or it is large.
+    pub fn give(&mut self, message: Rc<Message>) {
+        let is_spare = Rc::strong_count(&message) == 1 && message.bytes() <= SMALL_BYTES_MAX;
+        if is_spare && self.0.len() < Self::COUNT_MAX {
+            self.0.push(message);
+        }
+    }
+
+    /// A message of these parts.
+    pub fn make(&mut self, parts: &MessageParts<'_>) -> Rc<Message> {
+        let Some(mut spare) = self.0.pop() else {
+            return Rc::new(Message::new(parts));
+        };
+        let message = Rc::get_mut(&mut spare).expect("nobody else has a spare one");
+        message.rewrite(parts);
+        spare
     }
 }
 
@@ -363,6 +401,38 @@ mod tests {
             assert_eq!(message.expires_at_ms(), u64::from(n));
         }
         assert_eq!(batch.iter().count(), count as usize);
+    }
+
+    #[test]
+    fn a_spare_message_becomes_another_one_and_what_somebody_has_stays() {
+        let parts = |payload: &'static [u8]| MessageParts {
+            topic: "a",
+            properties: &[],
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at_ms: NEVER,
+            stamp: 0,
+            number: 0,
+        };
+        let mut spares = Spares::default();
+        let first = spares.make(&parts(b"first"));
+        let place = Rc::as_ptr(&first);
+        let elsewhere = Message::clone(&first);
+        spares.give(first);
+        let again = spares.make(&parts(b"again"));
+        assert_eq!(
+            (Rc::as_ptr(&again), again.payload()),
+            (place, &b"again"[..])
+        );
+        assert_eq!(elsewhere.payload(), b"first");
+        spares.give(again);
+        let longer = spares.make(&parts(b"longer"));
+        assert_eq!(longer.payload(), b"longer");
+        let kept = Rc::clone(&longer);
+        spares.give(longer);
+        assert_eq!(spares.make(&parts(b"other")).payload(), b"other");
+        assert_eq!(kept.payload(), b"longer");
     }
 
     #[test]

@@ -74,7 +74,7 @@ use hashbrown::{HashMap, HashTable};
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use login::Login;
 use mesh::PendingSuback;
-use message::Message;
+use message::{Message, Spares};
 use outbound::Pool;
 use outbox::Outbox;
 use placement::Placement;
@@ -177,6 +177,7 @@ pub struct Shard {
     to_end: Vec<(ConnKey, End)>,
     wheel: Wheel,
     pool: Pool,
+    spares: Spares,
     counters: Counters,
     rates: Rates,
     budget: Budget,
@@ -245,6 +246,7 @@ impl Shard {
             guard: Guard::default(),
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
+            spares: Spares::default(),
             counters: Counters::default(),
             rates: Rates::default(),
             budget: Budget::default(),

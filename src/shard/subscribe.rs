@@ -30,8 +30,9 @@ impl Shard {
             (conn.version, conn.session)
         };
         let subscribe = Subscribe::decode(version, body)?;
-        self.check_answer_fits(key, subscribe.filters().count())?;
-        let mut codes = Vec::new();
+        let count = subscribe.filters().count();
+        self.check_answer_fits(key, count)?;
+        let mut codes = Vec::with_capacity(count);
         let mut replays = Vec::new();
         let mut sequence = 0;
         let recorded = self.keeper.emitted;
@@ -64,7 +65,7 @@ impl Shard {
             };
             codes.push(code);
         }
-        let mut packet = Vec::new();
+        let mut packet = Vec::with_capacity(count + 8);
         put_suback(&mut packet, version, subscribe.packet_id, &codes);
         let suback = PendingSuback {
             sequence,
