@@ -159,13 +159,12 @@ impl Shard {
             return;
         };
         let groups = &self.groups;
-        let goes =
-            |delivery: &Delivery| delivery.group.is_some_and(|group| groups.has_online(group));
+        let goes = |group: Option<GroupId>| group.is_some_and(|group| groups.has_online(group));
         let mut taken = state
             .inflight
-            .take_if(|delivery| delivery.options.qos == QoS::AtLeastOnce && goes(delivery));
+            .take_if(|delivery| delivery.options.qos == QoS::AtLeastOnce && goes(delivery.group));
         let before = state.queue.bytes();
-        taken.extend(state.queue.take_if(goes));
+        taken.extend(state.queue.take_if(|delivery| goes(delivery.group)));
         // Of what is in the store alone nobody knows through which group it came.
         let mut in_store = Vec::new();
         let all = groups_of(&session.subscriptions);
