@@ -65,10 +65,10 @@ pub fn topic_name(bytes: &[u8]) -> Result<&str, TextFault> {
 }
 
 /// Times a byte: a word of eight of them.
-const EACH_BYTE: u64 = u64::MAX / 0xFF;
+pub(crate) const EACH_BYTE: u64 = u64::MAX / 0xFF;
 
-/// Not 0 if and only if a byte of the word is 0.
-fn zero_bytes(word: u64) -> u64 {
+/// Not 0 if and only if a byte of the word is 0; the lowest bit is then in the lowest of them.
+pub(crate) fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(EACH_BYTE) & !word & (EACH_BYTE << 7)
 }
 
