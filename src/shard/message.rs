@@ -19,7 +19,7 @@ const FLAG_RETAIN: u8 = 0b100;
 /// `expires_at_ms` of a message without a Message Expiry Interval.
 pub const NEVER: u64 = u64::MAX;
 
-/// A message of so many bytes is put together on the stack.
+/// A message of so many bytes is put together on the stack, and may be spare.
 const SMALL_BYTES_MAX: usize = 512;
 
 /// One application message: one allocation, a 16-byte handle, immutable.
