@@ -319,9 +319,12 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else {
             return;
         };
-        let (Some(conn_key), Some(_)) = (session.conn, session.state.as_ref()) else {
+        let (Some(conn_key), Some(state)) = (session.conn, session.state.as_ref()) else {
             return;
         };
+        if !state.has_waiting() {
+            return;
+        }
         loop {
             if self.resend_one(key, conn_key, outbox) {
                 continue;

@@ -209,8 +209,10 @@ impl Shard {
 
     /// The limit that a Topic Name exceeds.
     fn limit_of_topic(&self, topic: &str) -> Option<Limit> {
-        let levels = memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
-        if levels > usize::from(self.limits.topic_levels_max) {
+        let levels_max = usize::from(self.limits.topic_levels_max);
+        let levels = || memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
+        // Most topics are too short to have too many.
+        if topic.len() >= levels_max && levels() > levels_max {
             Some(Limit::TopicLevels)
         } else if topic.len() > usize::from(self.limits.topic_bytes_max) {
             Some(Limit::TopicBytes)

@@ -18,6 +18,9 @@ const FLAG_RETAIN: u8 = 0b100;
 /// `expires_at_ms` of a message without a Message Expiry Interval.
 pub const NEVER: u64 = u64::MAX;
 
+/// A message of so many bytes is put together on the stack.
+const SMALL_BYTES_MAX: usize = 512;
+
 /// One application message: one allocation, a 16-byte handle, immutable.
 ///
 /// The header lies in front of the bytes in the same allocation, so a queue or the retained index pays
@@ -81,32 +84,34 @@ impl MessageParts<'_> {
         header
     }
 
-    /// What follows the header, in order.
-    fn body(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::once(self.topic.as_bytes())
-            .chain(self.properties.iter().copied())
-            .chain(std::iter::once(self.payload))
-    }
-
     /// Writes the message to `to`, which has exactly its length.
     fn encode(&self, to: &mut [u8]) {
-        let (header, body) = to.split_at_mut(HEADER);
-        header.copy_from_slice(&self.header());
-        let mut at = 0;
-        for slice in self.body() {
-            body[at..at + slice.len()].copy_from_slice(slice);
-            at += slice.len();
-        }
-        assert!(at == body.len());
+        let mut rest = to;
+        let mut put = |slice: &[u8]| {
+            let (place, behind) = std::mem::take(&mut rest).split_at_mut(slice.len());
+            place.copy_from_slice(slice);
+            rest = behind;
+        };
+        put(&self.header());
+        put(self.topic.as_bytes());
+        self.properties.iter().for_each(|slice| put(slice));
+        put(self.payload);
+        assert!(rest.is_empty());
     }
 }
 
 impl Message {
     /// Copies the parts into one allocation.
     pub fn new(parts: &MessageParts<'_>) -> Self {
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, parts.encoded_len()).collect();
-        parts.encode(Arc::get_mut(&mut bytes).expect("nobody else has it yet"));
-        Self(bytes)
+        // A shared slice can only be made of one that is there.
+        let mut small = [0; SMALL_BYTES_MAX];
+        if let Some(bytes) = small.get_mut(..parts.encoded_len()) {
+            parts.encode(bytes);
+            return Self((&*bytes).into());
+        }
+        let mut bytes = vec![0; parts.encoded_len()];
+        parts.encode(&mut bytes);
+        Self(bytes.into())
     }
 
     /// The message without its handle.
@@ -257,10 +262,9 @@ impl MessageBatch {
         let flag = if asked { Self::ASKED } else { 0 };
         self.0.reserve(4 + len);
         self.0.extend_from_slice(&(len as u32 | flag).to_le_bytes());
-        self.0.extend_from_slice(&parts.header());
-        for slice in parts.body() {
-            self.0.extend_from_slice(slice);
-        }
+        let at = self.0.len();
+        self.0.resize(at + len, 0);
+        parts.encode(&mut self.0[at..]);
         true
     }
 

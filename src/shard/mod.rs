@@ -117,11 +117,19 @@ pub(crate) struct Subscription {
     id: u32,
     /// `SubscribeOptions::bits`.
     options: u8,
+    /// Whether the session is stored.
+    is_stored: bool,
 }
+
+const _: () = assert!(size_of::<Subscription>() <= 12);
 
 impl Subscriber for Subscription {
     fn key(&self) -> u32 {
         self.session
+    }
+
+    fn is_stored(&self) -> bool {
+        self.is_stored
     }
 }
 
@@ -296,11 +304,13 @@ impl Shard {
         while let Some((conn, end)) = self.to_end.pop() {
             self.end_connection(conn, end, outbox);
         }
-        while !self.keeper.answers.is_empty() || !self.keeper.over.is_empty() {
-            self.send_answers(outbox);
-            self.settle_over(outbox);
+        if self.keeper.is_on() {
+            while !self.keeper.answers.is_empty() || !self.keeper.over.is_empty() {
+                self.send_answers(outbox);
+                self.settle_over(outbox);
+            }
+            self.keeper.send_ends(outbox);
         }
-        self.keeper.send_ends(outbox);
         self.tell_drops(outbox);
         self.tell_denials(outbox);
     }
@@ -312,11 +322,9 @@ impl Shard {
 
     /// The bytes that wait for the connection's socket, in wire order; nothing for a dead key.
     pub fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
-        self.conn(conn)
-            .filter(|conn| !conn.is_corked)
-            .and_then(|conn| conn.outbound.as_deref())
-            .into_iter()
-            .flat_map(outbound::Outbound::slices)
+        let conn = self.conn(conn).filter(|conn| !conn.is_corked);
+        let outbound = conn.and_then(|conn| conn.outbound.as_deref());
+        outbound.map_or_else(outbound::Slices::default, outbound::Outbound::slices)
     }
 
     /// What was counted since the start.

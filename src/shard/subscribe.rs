@@ -108,12 +108,13 @@ impl Shard {
             return Err(ReasonCode::NotAuthorized);
         }
         self.check_filter(conn, text, &filter, outbox)?;
+        let stored = self.sessions[session_key.0 as usize].stored;
         let entry = Subscription {
             session: session_key.0,
             id: id.map_or(0, NonZeroU32::get),
             options: options.bits(),
+            is_stored: stored != 0,
         };
-        let stored = self.sessions[session_key.0 as usize].stored;
         if stored != 0 {
             let record = Record::Subscribed {
                 session: StoredSession(stored),

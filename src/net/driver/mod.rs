@@ -21,7 +21,7 @@
 //! then on it is *settled* on this core, and one multishot receive stays armed. A shard passes a connection on
 //! to the owner of its session only in answer to that connection's own bytes and before it has written any, so
 //! no operation is in flight on a socket that leaves and nothing has to be cancelled. A connection that was handed
-//! over to this core is settled from the start.
+//! over to this core is settled from the start, as is each on the only core.
 //!
 //! When a link's pressure is [`Pressure::Hard`] nothing that was received is fed: the completions wait in their order,
 //! with their buffers, until the pressure falls. That is bounded by the number of buffers, because a receive
