@@ -161,7 +161,7 @@ impl Shard {
     /// Counts a takeover of its Client Identifier, which is banned when there are too many.
     pub(super) fn count_takeover(&mut self, key: ConnKey, client_id: &str, outbox: &mut Outbox) {
         let rule = BanRule::new(self.limits.ban_takeovers_max, &self.limits);
-        let hash = self.client_id_hash(client_id);
+        let hash = self.client_ids.hash(client_id);
         if self.bans.count(hash, rule, self.now.mono_ms) {
             outbox.events.push(Event::Banned {
                 conn: key,
@@ -179,7 +179,7 @@ impl Shard {
         client_id: &str,
         outbox: &mut Outbox,
     ) -> Option<(Limit, End)> {
-        let hash = self.client_id_hash(client_id);
+        let hash = self.client_ids.hash(client_id);
         if self.bans.is_banned(hash, self.now.mono_ms) {
             let what = "the Client Identifier is banned for a while: too many took its session from each other";
             return Some((Limit::ClientBan, End::new(ReasonCode::Banned, what)));

@@ -19,6 +19,7 @@ mod access;
 mod ack;
 pub mod ban;
 pub mod budget;
+mod client_ids;
 mod commit;
 mod connect;
 mod connection;
@@ -64,13 +65,14 @@ use crate::topic::share::{GroupId, Groups};
 use access::Guard;
 use ban::Bans;
 use budget::Budget;
+use client_ids::ClientIds;
 use commit::Keeper;
 use connection::{Connection, End};
 use counters::Counters;
 use deliver::{Images, Match};
 use drops::Drops;
 use foldhash::fast::FixedState;
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use login::Login;
 use mesh::PendingSuback;
@@ -147,8 +149,7 @@ pub struct Shard {
     /// Indexed by `ConnKey::index`.
     conns: Vec<Connection>,
     sessions: Slab<Session>,
-    /// Keys into `sessions`, by Client Identifier.
-    by_client_id: HashTable<u32>,
+    client_ids: ClientIds,
     index: Index<Subscription>,
     groups: Groups<Subscription>,
     local_interest: LocalInterest,
@@ -226,7 +227,7 @@ impl Shard {
             now,
             conns: Vec::new(),
             sessions: Slab::new(),
-            by_client_id: HashTable::new(),
+            client_ids: ClientIds::new(hash_seed),
             index: Index::new(hash_seed),
             groups: Groups::new(hash_seed),
             local_interest: LocalInterest::new(),

@@ -106,11 +106,7 @@ impl Shard {
         }
         self.forget_identity(key);
         let session = self.sessions.remove(key.0 as usize);
-        let hash = self.client_id_hash(&session.client_id);
-        let entry = self.by_client_id.find_entry(hash, |other| *other == key.0);
-        entry
-            .expect("every session is found by its Client Identifier")
-            .remove();
+        self.client_ids.remove(&session.client_id, key.0);
         if let Some(ending) = ending {
             self.release_ending(ending, outbox);
         }
