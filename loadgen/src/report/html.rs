@@ -245,7 +245,7 @@ fn headline(run: &Recorded) -> String {
 fn deck(run: &Recorded) -> String {
     let summary = &run.summary;
     let broker = &run.provenance.broker;
-    let program = || Some(Path::new(broker.command.first()?).file_name()?.to_str()?);
+    let program = || Path::new(broker.command.first()?).file_name()?.to_str();
     let name = match &*broker.name {
         "" => program().unwrap_or("a broker that does not tell its name"),
         name => name,
