@@ -283,14 +283,6 @@ impl Disk {
                 packet_id,
                 step,
             } => {
-                if let OutgoingStep::Published(id, part) = step {
-                    let is_it = |it: &Receiver| it.session == session && it.flags.part() == part;
-                    let kept = self.messages.get(&id);
-                    assert!(
-                        kept.is_some_and(|kept| kept.receivers.iter().any(is_it)),
-                        "(11) an identifier for who has no part in it"
-                    );
-                }
                 self.session(session).outgoing.insert(packet_id, step);
             }
             Record::OutgoingEnded { session, packet_id } => {
