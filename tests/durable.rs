@@ -5,7 +5,7 @@ mod world;
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version};
 use ringmq::shard::counters::DropCause;
-use ringmq::shard::record::{Durability, Part, Record};
+use ringmq::shard::record::{Durability, OutgoingStep, Part, Record};
 use world::{Packet, World, connect, options, persistent};
 
 fn stored(shard_count: usize) -> World {
@@ -186,6 +186,31 @@ fn an_end_says_which_part_of_a_session_it_is() {
             "{ended:?}"
         );
     }
+}
+
+/// Of two deliveries of a message to one session, the record of a Packet Identifier did not say for which it is: after a
+/// restart it was given to the first of them, whatever its QoS.
+#[test]
+fn a_packet_identifier_is_recorded_for_its_part_of_a_session() {
+    let mut world = stored(1);
+    let subscriber = subscribed(&mut world, "subscriber", "t", QoS::AtLeastOnce);
+    let qos = QoS::ExactlyOnce;
+    let options = ringmq::protocol::SubscribeOptions { qos, ..options() };
+    world.send_subscribe(subscriber, "$share/g/t", options, None);
+    world.commit();
+    assert_eq!(world.next(subscriber), Some(Packet::Suback(vec![2])));
+    let publisher = keeper(&mut world, "publisher");
+    world.publish(publisher, "t", b"x", QoS::ExactlyOnce, 1);
+    world.commit_but(0, |_| false);
+    let steps: Vec<_> = world.records[0].iter().collect();
+    let [Record::Outgoing { step, .. }] = &steps[..] else {
+        panic!("{steps:?}");
+    };
+    let part = Part::of_group("$share/g/t");
+    assert!(
+        matches!(step, OutgoingStep::Published(_, this) if *this == part),
+        "{step:?}"
+    );
 }
 
 #[test]

@@ -49,11 +49,11 @@ impl Dir {
             conn.execute("INSERT INTO done VALUES (1, 1001, ?1)", [acks])
                 .unwrap();
             conn.execute(
-                "INSERT INTO outgoing VALUES (?1, 9, 1001)",
+                "INSERT INTO outgoing VALUES (?1, 9, 1001, 0)",
                 [1 + 1 % sessions],
             )
             .unwrap();
-            conn.execute("INSERT INTO outgoing VALUES (1, 10, NULL)", [])
+            conn.execute("INSERT INTO outgoing VALUES (1, 10, NULL, 0)", [])
                 .unwrap();
             conn.execute("INSERT INTO incoming VALUES (1, 11)", [])
                 .unwrap();

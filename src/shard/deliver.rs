@@ -433,8 +433,8 @@ impl Shard {
         }
         if number != 0 && delivery.options.qos == QoS::ExactlyOnce {
             delivery.progress = Progress::Held;
+            let step = OutgoingStep::Published(StoredMessage(number), delivery.part);
             let packet_id = state.inflight.line_up(delivery);
-            let step = OutgoingStep::Published(StoredMessage(number));
             self.keep_step(key, packet_id, step, outbox);
         } else if state.inflight.has_unsent() {
             state.inflight.line_up(delivery);
@@ -556,9 +556,9 @@ impl Shard {
                 .state()
                 .inflight
                 .line_up(delivery);
-            let number = StoredMessage(publication.number);
+            let step = OutgoingStep::Published(StoredMessage(publication.number), to.part);
             self.finish_storing(publication, Source::default(), outbox);
-            self.keep_step(key, packet_id, OutgoingStep::Published(number), outbox);
+            self.keep_step(key, packet_id, step, outbox);
             return;
         }
         if to.options.qos != QoS::AtMostOnce {

@@ -168,8 +168,8 @@ pub struct SessionRecord {
 /// How far a QoS 2 message has come on its way to a client (MQTT 5 §4.3.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutgoingStep {
-    /// PUBLISH is sent, under this identifier and no other.
-    Published(StoredMessage),
+    /// PUBLISH is sent, for this part of the session in this message, under this identifier and no other.
+    Published(StoredMessage, Part),
     /// PUBREC has arrived: only PUBREL may follow. The session's part in the message ends with an `Ended` of its own.
     Released,
 }

@@ -15,7 +15,8 @@ use crate::protocol::PacketId;
 use crate::shard::input::ShardId;
 use crate::shard::message::{Message, MessageParts, NEVER};
 use crate::shard::record::{
-    RecoveredDelivery, RecoveredSession, SessionRecord, StoredMessage, StoredSession, StoredWill,
+    Part, RecoveredDelivery, RecoveredSession, SessionRecord, StoredMessage, StoredSession,
+    StoredWill,
 };
 use rusqlite::{Connection, Row, params};
 use std::collections::BTreeMap;
@@ -121,7 +122,7 @@ type Tables = BTreeMap<&'static str, Unreadable>;
 /// A session, and its QoS 2 messages on their way to the client.
 struct Found {
     session: RecoveredSession,
-    published: Vec<(StoredMessage, PacketId)>,
+    published: Vec<(StoredMessage, Part, PacketId)>,
 }
 
 /// Reads everything.
@@ -166,8 +167,8 @@ pub fn load(setup: &LoadSetup<'_>) -> Result<Recovered, LoadError> {
         published,
     } in found
     {
-        for (message, packet_id) in published {
-            set_packet_id(&mut session.deliveries, message, packet_id);
+        for (message, part, packet_id) in published {
+            set_packet_id(&mut session.deliveries, message, part, packet_id);
         }
         let owner = (setup.owner)(&session.record.client_id);
         recovered.sessions[owner.index()].push(session);
@@ -194,17 +195,18 @@ fn note(lost: &mut Tables, table: &'static str, key: impl FnOnce() -> String) {
     }
 }
 
-/// The first message that is the session's and has no identifier yet.
+/// Puts an identifier to the part that the session has in a message, if it still has it.
 fn set_packet_id(
     deliveries: &mut [RecoveredDelivery],
     message: StoredMessage,
+    part: Part,
     packet_id: PacketId,
 ) {
     let first = deliveries.partition_point(|delivery| delivery.id < message);
     let place = deliveries[first..]
         .iter_mut()
         .take_while(|delivery| delivery.id == message)
-        .find(|delivery| delivery.packet_id.is_none());
+        .find(|delivery| delivery.flags.part() == part);
     if let Some(delivery) = place {
         delivery.packet_id = Some(packet_id);
     }
@@ -302,7 +304,10 @@ fn read_sessions(
         |row, found| {
             let packet_id = packet_id(row)?;
             match unsigned(row, 2)? {
-                Some(message) => found.published.push((StoredMessage(message), packet_id)),
+                Some(message) => {
+                    let message = StoredMessage(message);
+                    found.published.push((message, part_at(row, 3)?, packet_id));
+                }
                 None => found.session.released.push(packet_id),
             }
             Ok(())
@@ -342,6 +347,12 @@ fn key(row: &Row<'_>) -> String {
 
 pub(super) fn packet_id(row: &Row<'_>) -> rusqlite::Result<PacketId> {
     PacketId::new(row.get(1)?).ok_or_else(|| rusqlite::types::FromSqlError::OutOfRange(0).into())
+}
+
+pub(super) fn part_at(row: &Row<'_>, at: usize) -> rusqlite::Result<Part> {
+    let bits = row.get(at)?;
+    let part = Part::from_bits(bits);
+    part.ok_or_else(|| rusqlite::types::FromSqlError::OutOfRange(bits.into()).into())
 }
 
 /// The columns of `session`.

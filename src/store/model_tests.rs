@@ -162,7 +162,9 @@ impl Model {
                 found.sort();
                 expected.sort();
                 assert_eq!(found, expected);
-                let places = |list: &[(u64, u32, _)]| list.iter().map(|d| d.0).collect::<Vec<_>>();
+                let part = |bits| ReceiverFlags::from_bits(bits).unwrap().part();
+                let places = expected.iter().map(|d| (d.0, part(d.1)));
+                let places: Vec<_> = places.collect();
                 for delivery in &session.deliveries {
                     let message = &self.messages[&delivery.id.0].0;
                     assert_eq!(delivery.bytes as usize, message.bytes());
@@ -180,23 +182,19 @@ impl Model {
                     .outgoing
                     .range(range.clone())
                     .filter_map(|((_, packet_id), step)| match step {
-                        OutgoingStep::Published(message) => Some((message.0, *packet_id)),
+                        OutgoingStep::Published(message, part) => {
+                            Some(((message.0, *part), *packet_id))
+                        }
                         OutgoingStep::Released => None,
                     })
-                    .filter(|(message, _)| places(&expected).contains(message))
+                    .filter(|(place, _)| places.contains(place))
                     .collect();
                 let found: BTreeSet<_> = session
                     .deliveries
                     .iter()
-                    .filter_map(|d| Some((d.id.0, d.packet_id?.get())))
+                    .filter_map(|d| Some(((d.id.0, d.flags.part()), d.packet_id?.get())))
                     .collect();
-                assert!(found.is_subset(&published), "{found:?} {published:?}");
-                let messages = |set: &BTreeSet<(u64, u16)>| {
-                    set.iter()
-                        .map(|(message, _)| *message)
-                        .collect::<BTreeSet<_>>()
-                };
-                assert_eq!(messages(&found), messages(&published));
+                assert_eq!(found, published);
                 let received: Vec<_> = self.incoming.range(range).map(|(_, id)| *id).collect();
                 let found: Vec<_> = session.received.iter().map(|id| id.get()).collect();
                 assert_eq!(found, received);
@@ -267,6 +265,8 @@ struct Source {
     places: Vec<(u64, u64, Part)>,
     incoming: Vec<(u64, u16)>,
     outgoing: Vec<(u64, u16)>,
+    /// Places that were given an identifier.
+    sent: Vec<(u64, u64, Part)>,
 }
 
 impl Source {
@@ -388,16 +388,18 @@ impl Source {
                 })
             }
             15 => {
-                let (id, session, _) = random.pick(&self.places)?;
+                let place = random.pick(&self.places)?;
+                let (id, session, part) = place;
                 let packet_id = 1 + random.below(9) as u16;
-                if self.outgoing.contains(&(session, packet_id)) {
+                if self.outgoing.contains(&(session, packet_id)) || self.sent.contains(&place) {
                     return None;
                 }
                 self.outgoing.push((session, packet_id));
+                self.sent.push(place);
                 Some(Record::Outgoing {
                     session: StoredSession(session),
                     packet_id: PacketId::new(packet_id).unwrap(),
-                    step: OutgoingStep::Published(StoredMessage(id)),
+                    step: OutgoingStep::Published(StoredMessage(id), part),
                 })
             }
             16 => {

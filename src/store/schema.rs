@@ -98,7 +98,9 @@ macro_rules! receivers {
 const STEP_3: &str = concat!(
     "
 -- A session may have several parts in a message: its own, 0, and one of each shared group.
--- msg.receivers is the same, but flags >> 3 is the part; done.acks is [[message,session,part,session,part...],...].
+-- msg.receivers is the same, but flags >> 3 is the part; done.acks is [[message,session,part,session,part...],...];
+-- outgoing.part is the part of the message that was sent.
+ALTER TABLE outgoing ADD COLUMN part INTEGER NOT NULL DEFAULT 0;
 UPDATE done SET acks = ",
     acks!(),
     ";
@@ -129,6 +131,7 @@ const AS_NEWEST: [&str; STEPS.len() - 1] =
             "CREATE TEMP VIEW done AS SELECT seq, newest, ", acks!(), " AS acks FROM main.done AS done;
             CREATE TEMP VIEW msg AS SELECT id, ", receivers!(), " AS receivers, stored_at, expires_at, qos, retain, stamp, topic,
                 properties, payload FROM main.msg AS msg;
+            CREATE TEMP VIEW outgoing AS SELECT *, 0 AS part FROM main.outgoing;
             CREATE TEMP VIEW done_parts AS
                 SELECT json_extract(ack.value, '$[0]') AS message, session.value AS session,
                     json_extract(ack.value, '$[' || (session.key + 1) || ']') AS part
@@ -290,12 +293,13 @@ mod tests {
         .unwrap();
         conn.execute_batch(
             "INSERT INTO msg VALUES (5, '[[7,2,70],[8,10]]', 0, NULL, 1, 0, NULL, 't', NULL, x'00');
-             INSERT INTO done VALUES (1, 5, '[[5,8],[4,7,8]]');",
+             INSERT INTO done VALUES (1, 5, '[[5,8],[4,7,8]]');
+             INSERT INTO outgoing VALUES (7, 9, 5);",
         )
         .unwrap();
-        let read = |conn: &Connection| -> rusqlite::Result<[Option<String>; 5]> {
-            let sql = "SELECT session.client_id, username, receivers, acks, part
-                FROM session, msg, done, done_parts WHERE done_parts.message = 5";
+        let read = |conn: &Connection| -> rusqlite::Result<[Option<String>; 6]> {
+            let sql = "SELECT session.client_id, username, receivers, acks, done_parts.part, outgoing.part
+                FROM session, msg, done, done_parts, outgoing WHERE done_parts.message = 5";
             conn.query_row(sql, [], |row| {
                 let text = |at| row.get(at);
                 Ok([
@@ -304,6 +308,7 @@ mod tests {
                     text(2)?,
                     text(3)?,
                     row.get::<_, i64>(4)?.to_string().into(),
+                    row.get::<_, i64>(5)?.to_string().into(),
                 ])
             })
         };
@@ -313,6 +318,7 @@ mod tests {
             "",
             "[[7,2,70],[8,2]]",
             "[[5,8,0],[4,7,0,8,0]]",
+            "0",
             "0",
         ];
         let expected = texts.map(|text| (!text.is_empty()).then(|| text.to_owned()));

@@ -106,7 +106,7 @@ impl<'c> Tables<'c> {
             messages_ended: prepare("DELETE FROM msg WHERE id BETWEEN ?1 AND ?2")?,
             done: prepare("INSERT INTO done VALUES (?1,?2,?3)")?,
             done_until: prepare("DELETE FROM done WHERE seq <= ?1")?,
-            outgoing: prepare("REPLACE INTO outgoing VALUES (?1,?2,?3)")?,
+            outgoing: prepare("REPLACE INTO outgoing VALUES (?1,?2,?3,?4)")?,
             outgoing_ended: prepare("DELETE FROM outgoing WHERE session = ?1 AND packet_id = ?2")?,
             incoming: prepare("INSERT OR IGNORE INTO incoming VALUES (?1,?2)")?,
             incoming_ended: prepare("DELETE FROM incoming WHERE session = ?1 AND packet_id = ?2")?,
@@ -181,10 +181,10 @@ impl<'c> Tables<'c> {
         let rows = self.write_messages(batch, &messages, &mut delta, now_ms)?;
         self.end_messages(batch, &messages, &mut delta)?;
         for ((session, packet_id), step) in &batch.outgoing {
-            let message = match step {
+            let (message, part) = match step {
                 Some(_) if !lives(session) => continue,
-                Some(OutgoingStep::Published(message)) => Some(sql(message.0)),
-                Some(OutgoingStep::Released) => None,
+                Some(OutgoingStep::Published(message, part)) => (Some(sql(message.0)), part.bits()),
+                Some(OutgoingStep::Released) => (None, 0),
                 None => {
                     self.outgoing_ended
                         .execute(params![sql(session.0), packet_id.get()])?;
@@ -192,7 +192,7 @@ impl<'c> Tables<'c> {
                 }
             };
             self.outgoing
-                .execute(params![sql(session.0), packet_id.get(), message])?;
+                .execute(params![sql(session.0), packet_id.get(), message, part])?;
         }
         self.write_retained(batch, &mut delta)?;
         for session in &batch.sessions_ended {

@@ -156,3 +156,42 @@ fn shared_subscription_never_redispatches_qos_2() {
         );
     });
 }
+
+/// A session has each message twice: at QoS 1 by its own subscription, at QoS 2 as a member of a group. After a crash the
+/// second came at QoS 1 under its Packet Identifier: the record of that did not say which of the two it was for.
+#[test]
+fn a_packet_identifier_stands_for_the_same_delivery_after_a_crash() {
+    for cores in [1, 2] {
+        let dir = Scratch::new("identifier");
+        let data = dir.path("data");
+        let args = ["--data-dir", &data, "--durability", "process"];
+        let broker = Broker::start(cores, &args);
+        if !broker.is_ours() {
+            return;
+        }
+        let connect = Connect::v5("both")
+            .clean(false)
+            .properties(prop::four(prop::SESSION_EXPIRY_INTERVAL, 1_000));
+        let mut client = Raw::connect(&broker, &connect);
+        assert_eq!(client.subscribe(&[("t", 1), ("$share/g/t", 2)]), [1, 2]);
+        Raw::v5(&broker, "publisher").publish("t", 2, "x");
+        // By QoS.
+        let both = |client: &mut Raw| -> BTreeMap<u8, Received> {
+            let got = iter::repeat_with(|| client.next_publish()).take(2);
+            got.map(|message| (message.qos, message)).collect()
+        };
+        let before = both(&mut client);
+        drop(broker);
+        let broker = Broker::start(cores, &args);
+        let (mut client, connack) = Raw::session(&broker, &connect);
+        assert!(connack.session_present);
+        let after = both(&mut client);
+        let of_qos_2 = |of: &BTreeMap<u8, Received>| of.get(&2).map(|message| message.id);
+        assert_eq!(of_qos_2(&after), of_qos_2(&before), "{before:?}, {after:?}");
+        assert!(after[&2].dup && after.contains_key(&1), "{after:?}");
+        for message in after.values() {
+            client.acknowledge(message);
+        }
+        client.expect_nothing_before_barrier();
+    }
+}

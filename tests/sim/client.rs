@@ -143,13 +143,17 @@ impl Client {
         self.version = Some(version);
         let clean_start =
             calm.unwrap_or_else(|| !swarm.has(Feature::Sessions) || random.chance(25));
+        // A session of 3.1.1 that is kept begins without Clean Session.
+        let keeps =
+            swarm.has(Feature::Sessions) && swarm.has(Feature::KeptSessions) && calm.is_none();
+        let clean_start = clean_start && (version.is_v5() || !keeps);
         let mut properties = ConnectProperties::default();
         if version.is_v5() {
             if swarm.has(Feature::Sessions) && random.chance(90) {
                 properties.session_expiry_s =
                     Some(*random.pick(&[0, 3, 20, 100, 10_000, u32::MAX]));
             }
-            if calm == Some(false) {
+            if calm == Some(false) || keeps {
                 properties.session_expiry_s = Some(u32::MAX);
             }
             if calm == Some(true) {

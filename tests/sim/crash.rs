@@ -199,7 +199,7 @@ impl Auditor {
             for (id, flight) in &before {
                 let step = PacketId::new(*id).and_then(|id| on_disk.outgoing.get(&id));
                 let is_right = match step {
-                    Some(OutgoingStep::Published(_)) => !flight.pubrel_left,
+                    Some(OutgoingStep::Published(..)) => !flight.pubrel_left,
                     Some(OutgoingStep::Released) => flight.released,
                     None => false,
                 };
@@ -215,7 +215,7 @@ impl Auditor {
             let is_released = *step == OutgoingStep::Released;
             let message = match step {
                 OutgoingStep::Released => 0,
-                OutgoingStep::Published(number) => {
+                OutgoingStep::Published(number, _) => {
                     let Some(kept) = disk.messages.get(number) else {
                         // It has ended, or was refused; so has this soon.
                         continue;

@@ -100,16 +100,18 @@ impl Disk {
             .collect()
     }
 
-    /// Makes the next drain of a shard durable.
-    pub fn commit(&mut self, shard: usize) {
+    /// Makes the next drain of a shard durable. Returns whether something is over with it.
+    pub fn commit(&mut self, shard: usize) -> bool {
         let Some(records) = self.ports[shard].waiting.pop_front() else {
-            return;
+            return false;
         };
+        let mut is_over = false;
         let mut refused = Vec::new();
         let before = Lsn(self.ports[shard].last);
         for record in records {
             self.ports[shard].last += 1;
             let lsn = Lsn(self.ports[shard].last);
+            is_over |= matches!(record, Record::Ended { .. } | Record::SessionEnded(_));
             let may_refuse = match &record {
                 Record::Message { refusable, .. } => *refusable,
                 Record::Retained { .. } => true,
@@ -133,6 +135,7 @@ impl Disk {
         let (up_to, refused) = (Lsn(self.ports[shard].last), Vec::new());
         let news = News::Committed { up_to, refused };
         self.ports[shard].news.push_back(news);
+        is_over
     }
 
     /// The disk is full, or there is room again.
@@ -367,20 +370,15 @@ impl Disk {
                     if receiver.session != *number {
                         continue;
                     }
-                    let mut published = session.outgoing.iter().filter_map(|(packet_id, step)| {
-                        (*step == OutgoingStep::Published(*id)).then_some(*packet_id)
-                    });
-                    // A session may have several parts in a message, each under an identifier of its own or none.
-                    let before = deliveries
-                        .iter()
-                        .filter(|it: &&RecoveredDelivery| it.id == *id)
-                        .count();
+                    let this = OutgoingStep::Published(*id, receiver.flags.part());
+                    let mut outgoing = session.outgoing.iter();
+                    let published = outgoing.find(|(_, step)| **step == this);
                     deliveries.push(RecoveredDelivery {
                         id: *id,
                         bytes: kept.message.bytes() as u32,
                         flags: receiver.flags,
                         subscription_ids: receiver.subscription_ids.clone(),
-                        packet_id: published.nth(before),
+                        packet_id: published.map(|(packet_id, _)| *packet_id),
                     });
                 }
             }

@@ -236,6 +236,7 @@ fn play(seed: u64, overrides: &Overrides) -> Result<(Summary, u64), Failure> {
 /// Makes a failing run smaller and prints it.
 fn report(seed: u64, mut failure: Failure, overrides: &Overrides, shrink: bool) {
     let mut smaller = overrides.clone();
+    println!("seed {seed} FAILED at git commit {}", commit());
     if shrink {
         let attempt = |candidate: Overrides, smaller: &mut Overrides, failure: &mut Failure| {
             if let Err(found) = play(seed, &candidate)
@@ -298,7 +299,6 @@ fn report(seed: u64, mut failure: Failure, overrides: &Overrides, shrink: bool) 
             .collect();
         options += &format!(" --without {}", names.join(","));
     }
-    println!("FAILED at git commit {}", commit());
     println!("  cargo test --test sim -- {options}");
     println!("  {}", failure.description);
     println!("  {}", failure.what);

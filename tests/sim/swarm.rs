@@ -68,6 +68,8 @@ features! {
     SlowDisk "slow-disk",
     TinyResident "tiny-resident",
     RefuseOrHold "refuse-or-hold",
+    KeptSessions "kept-sessions",
+    UntimelyCrashes "untimely-crashes",
 }
 
 /// One seed's mix.
@@ -115,6 +117,9 @@ impl Swarm {
             for feature in [Feature::Crashes, Feature::DiskFull] {
                 on[feature as usize] = false;
             }
+        }
+        if !on[Feature::Crashes as usize] {
+            on[Feature::UntimelyCrashes as usize] = false;
         }
         if on[Feature::Store as usize] && on[Feature::RefuseOrHold as usize] {
             // Others cannot be told; their connections would be closed for ever while a queue of their own is full.

@@ -79,7 +79,8 @@ const TABLES: &[Table] = &[
         check: |row| {
             number_at(row, 0)?;
             load::packet_id(row)?;
-            unsigned(row, 2).map(drop)
+            unsigned(row, 2)?;
+            load::part_at(row, 3).map(drop)
         },
     },
     Table {

@@ -27,6 +27,7 @@ const LINES: &[&str] = &[
             FROM json_each(msg.receivers) AS receiver
                 JOIN session ON session.id = json_extract(receiver.value, '$[0]')
                 LEFT JOIN outgoing ON outgoing.session = session.id AND outgoing.message = msg.id
+                    AND outgoing.part = json_extract(receiver.value, '$[1]') >> 3
             WHERE (msg.id, session.id, json_extract(receiver.value, '$[1]') >> 3)
                 NOT IN (SELECT message, session, part FROM done_parts))))
      FROM msg ORDER BY id",

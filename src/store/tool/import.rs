@@ -203,7 +203,7 @@ impl Importer<'_> {
         self.report.messages += 1;
         let steps: Vec<_> = receivers
             .iter()
-            .filter_map(|receiver| Some((receiver.session, receiver.packet_id?)))
+            .filter_map(|it| Some((it.session, it.part, it.packet_id?)))
             .collect();
         let receivers = receivers
             .into_iter()
@@ -228,8 +228,8 @@ impl Importer<'_> {
             refusable: false,
             received_from: None,
         })?;
-        for (session, packet_id) in steps {
-            let step = OutgoingStep::Published(id);
+        for (session, part, packet_id) in steps {
+            let step = OutgoingStep::Published(id, part);
             self.add(Record::Outgoing {
                 session,
                 packet_id,
