@@ -389,7 +389,8 @@ impl Shard {
             }
         }
         let open = self.conns[key.index as usize].stage == Stage::Open;
-        Ok(if open { Next::Continue } else { Next::Stop })
+        let ends = self.to_end.iter().any(|(other, _)| *other == key);
+        Ok(if open && !ends { Next::Continue } else { Next::Stop })
     }
 
     /// Whether the client takes a SUBACK or UNSUBACK with `code_count` Reason Codes. There is no smaller one that would

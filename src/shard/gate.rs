@@ -92,6 +92,14 @@ impl Shard {
         let gate = gate.expect("who has a ticket stands in line");
         let at = ticket.wrapping_sub(gate.first) as usize;
         gate.waiting[at].reason = Some(reason);
+        let packet_type = gate.waiting[at].packet_type;
+        if self.must_close_for(key, packet_type, reason) {
+            // Not when its turn has come: what the client has sent behind it must not be taken any more, or it would stand before it
+            // when the client sends both again.
+            let end = End::new(reason, "a message cannot be stored");
+            self.to_end.push((key, end));
+            return;
+        }
         self.let_pass(key, outbox);
     }
 
@@ -103,12 +111,6 @@ impl Shard {
             };
             let Some(reason) = next.reason else { break };
             let (packet_type, packet_id) = (next.packet_type, next.packet_id);
-            if self.must_close_for(key, packet_type, reason) {
-                // What stands behind it is not answered either.
-                let end = End::new(reason, "a message cannot be stored");
-                self.to_end.push((key, end));
-                return;
-            }
             let gate = self.open(key).gate.as_mut().expect("looked at");
             gate.waiting.pop_front();
             gate.first = gate.first.wrapping_add(1);

@@ -9,7 +9,8 @@
 //! publishers. What sessions and clients did stays in the batch, in its net effect, and is tried again every [`RETRY`]
 //! with whatever has come since, until it is in. As long as that lasts messages are refused as they come, without a try.
 //! A full disk is what happens most, so some space is kept in [`RESERVE_FILE`] and given free for the state of
-//! sessions; messages are taken again when that space can be had back.
+//! sessions; messages are taken again when that space can be had back, from a shard that knows what was refused: a client that sends its
+//! messages again must not find a later one ahead of them.
 //!
 //! # Checkpoints
 //!
@@ -18,7 +19,7 @@
 //! kept out meanwhile, for it can only do so when nobody reads it.
 
 use super::StoreLog;
-use super::batch::Batch;
+use super::batch::{Batch, is_refusable};
 use super::checkpoint::Checkpointer;
 use super::fault::Fault;
 use super::port::{Group, Port, Reply, lock};
@@ -110,6 +111,8 @@ struct Writer<'c> {
     expired_after: Option<String>,
     expire_at: Instant,
     failing: Option<Failing>,
+    /// Times it began to fail.
+    failures: u64,
     report: Report,
 }
 
@@ -190,6 +193,7 @@ pub(super) fn run(setup: WriterSetup) {
         expired_after: None,
         expire_at: Instant::now() + EXPIRE_FIRST,
         failing: None,
+        failures: 0,
         report,
     };
     writer.serve(&stop);
@@ -241,12 +245,19 @@ impl Writer<'_> {
         {
             bytes += group.bytes;
             self.taken[shard].1 += group.bytes;
+            let knows_refusals = group.failures == self.failures;
+            let mut refused = Vec::new();
             let mut lsn = group.first;
             for record in group.records {
-                self.batch.add(shard, lsn, record);
+                if knows_refusals || !is_refusable(&record) {
+                    self.batch.add(shard, lsn, record);
+                } else {
+                    refused.push(lsn);
+                }
                 self.taken[shard].0 = lsn;
                 lsn.0 += 1;
             }
+            self.tell_refused(shard, refused);
         }
     }
 
@@ -352,6 +363,7 @@ impl Writer<'_> {
                     report_at: now,
                     refused: 0,
                 });
+                self.failures += 1;
                 self.stats.failing.store(1, Ordering::Relaxed);
                 for port in &self.ports {
                     port.reply(Reply::Available(false));
@@ -372,15 +384,8 @@ impl Writer<'_> {
             self.tables.kept.forget(message);
         }
         for (shard, records) in refused.records.into_iter().enumerate() {
+            self.tell_refused(shard, records);
             let port = &self.ports[shard];
-            if !records.is_empty() {
-                let count = records.len() as u64;
-                self.stats.refused.fetch_add(count, Ordering::Relaxed);
-                if let Some(failing) = &mut self.failing {
-                    failing.refused += count;
-                }
-                port.reply(Reply::Refused(records));
-            }
             let (last, bytes) = &mut self.taken[shard];
             // Settled is what stands before the first record that waits for the disk. What waits is bounded by what
             // there is, and must not keep the core from reading.
@@ -389,6 +394,18 @@ impl Writer<'_> {
                 port.finish(settled, take(bytes));
             }
         }
+    }
+
+    fn tell_refused(&mut self, shard: usize, records: Vec<Lsn>) {
+        if records.is_empty() {
+            return;
+        }
+        let count = records.len() as u64;
+        self.stats.refused.fetch_add(count, Ordering::Relaxed);
+        if let Some(failing) = &mut self.failing {
+            failing.refused += count;
+        }
+        self.ports[shard].reply(Reply::Refused(records));
     }
 
     fn recovered(&mut self) {

@@ -5,10 +5,15 @@
 //   f  full: files cannot grow (ENOSPC)
 //   e  writing and flushing fail (EIO)
 //   s  what is flushed is copied to FILE.synced, which is what a power cut would leave
+//   l  the process is killed while it makes the log longer, in the middle of some write
+//   c  the process is killed while it brings the log into the database, in the middle of some write or before a flush
+//   L, C  the same, and what is flushed is copied as with s
+// Who is killed so leaves a byte in $RINGMQ_FAULTS.hits.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +63,29 @@ static int refuses(int fd, off_t end) {
     return 1;
 }
 
+static int happens_once_in(unsigned many) {
+    unsigned random = 0;
+    return syscall(SYS_getrandom, &random, sizeof random, 0) == sizeof random && random % many == 0;
+}
+
+static void die(void) {
+    char path[4160];
+    snprintf(path, sizeof path, "%s.hits", getenv("RINGMQ_FAULTS"));
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0 || syscall(SYS_write, fd, "!", (size_t)1) != 1)
+        abort();
+    kill(getpid(), SIGKILL);
+    pause();
+}
+
+// Whether the process dies in a call for this file, whose name ends so.
+static int kills(int fd, char how, const char *name, unsigned many) {
+    char path[4096], now = mode();
+    if ((now | 0x20) != how || !path_of(fd, path, sizeof path) || strcmp(strrchr(path, '/') + 1, name) != 0)
+        return 0;
+    return happens_once_in(many);
+}
+
 #define REAL(type, name, ...)                                   \
     static type (*real)(__VA_ARGS__);                           \
     if (real == NULL)                                           \
@@ -65,6 +93,10 @@ static int refuses(int fd, off_t end) {
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
     REAL(ssize_t, "pwrite64", int, const void *, size_t, off64_t);
+    if (kills(fd, 'c', "store.db", 300)) {
+        real(fd, bytes, count / 2, at);
+        die();
+    }
     return refuses(fd, at + (off_t)count) ? -1 : real(fd, bytes, count, at);
 }
 
@@ -75,13 +107,19 @@ ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at) {
 
 ssize_t write(int fd, const void *bytes, size_t count) {
     REAL(ssize_t, "write", int, const void *, size_t);
+    if (kills(fd, 'l', "store.db-wal", 30)) {
+        real(fd, bytes, happens_once_in(2) ? count / 2 : count / 2 + 1000);
+        die();
+    }
     return refuses(fd, lseek(fd, 0, SEEK_CUR) + (off_t)count) ? -1 : real(fd, bytes, count);
 }
 
 static int flush(int fd, int (*real)(int)) {
     char path[4096], copy[4160], bytes[65536];
     char how = mode();
-    if ((how != 'e' && how != 's') || !path_of(fd, path, sizeof path))
+    if (kills(fd, 'c', "store.db", 4))
+        die();
+    if ((how != 'e' && how != 's' && how != 'L' && how != 'C') || !path_of(fd, path, sizeof path))
         return real(fd);
     if (how == 'e') {
         errno = EIO;
