@@ -336,8 +336,7 @@ fn nothing_passes_what_was_refused_to_a_client_of_3_1_1() {
     world.publish(publisher, "t", b"2", QoS::AtLeastOnce, 2);
     assert_eq!(world.next(publisher), Some(Packet::Closed));
     world.commit();
-    let (subscriber, _) = world.reconnect(0, persistent("subscriber", Version::V5));
-    world.commit();
+    let subscriber = keeper(&mut world, "subscriber");
     assert_eq!(world.payloads(subscriber), [b"0".to_vec()]);
 }
 
@@ -370,8 +369,7 @@ fn nor_what_was_on_its_way() {
     world.links_flow = true;
     world.flow();
     world.commit();
-    let (subscriber, _) = world.reconnect(1, persistent(&there, Version::V5));
-    world.commit();
+    let subscriber = keeper(&mut world, &there);
     assert_eq!(world.payloads(subscriber), Vec::<Vec<u8>>::new());
 }
 
