@@ -224,6 +224,37 @@ fn a_message_that_ends_before_it_is_written_costs_nothing() {
     );
 }
 
+/// What was written into a file that had been removed was acknowledged, and found by nobody.
+#[test]
+fn a_database_that_is_gone_is_noticed_and_may_come_back() {
+    let scratch = Scratch::new("gone");
+    let dir = scratch.0.join("data");
+    fs::create_dir(&dir).unwrap();
+    let (store, _, mut link) = open(&dir.join(schema::FILE), Durability::Process);
+    let (mut id, mut lsn) = (0, 1);
+    link.submit(vec![session()]);
+    let mut is_kept = |link: &mut StoreLink| {
+        link.submit(vec![]);
+        (id, lsn) = (id + 1, lsn + 1);
+        link.submit(vec![message(id, 300)]);
+        settled(link, lsn).is_empty()
+    };
+    assert!(is_kept(&mut link));
+    let elsewhere = scratch.0.join("elsewhere");
+    fs::rename(&dir, &elsewhere).unwrap();
+    let begin = Instant::now();
+    while is_kept(&mut link) {
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+    assert_eq!(store.stats().failing.load(Relaxed), 1);
+    fs::rename(&elsewhere, &dir).unwrap();
+    while !is_kept(&mut link) {
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(10));
+    }
+    store.stop();
+}
+
 /// What `child` does, by its environment: `RINGMQ_CHILD` is the directory, `RINGMQ_CHILD_WORK` the work.
 #[test]
 #[ignore = "a process of the tests below"]

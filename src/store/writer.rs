@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::mem::take;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -56,6 +56,8 @@ const WAL_BYTES_MAX: u64 = 4 << 30;
 const IDLE: Duration = Duration::from_secs(1);
 /// Time between two tries when the disk refuses.
 const RETRY: Duration = Duration::from_millis(250);
+/// Time between two looks whether the file is still at its place.
+const LOOK: Duration = Duration::from_secs(1);
 /// What is kept for a full disk.
 pub(super) const RESERVE_FILE: &str = "store.reserve";
 const RESERVE_BYTES: u64 = 4 << 20;
@@ -113,6 +115,9 @@ struct Writer<'c> {
     failing: Option<Failing>,
     /// Times it began to fail.
     failures: u64,
+    /// Which file the database was when it was opened, and when to look again whether it still is.
+    file: Option<FileId>,
+    look_at: Instant,
     report: Report,
 }
 
@@ -123,6 +128,9 @@ struct Failing {
     report_at: Instant,
     refused: u64,
 }
+
+/// Device and inode.
+type FileId = (u64, u64);
 
 /// What the last report on the work done was based on.
 struct Report {
@@ -175,6 +183,7 @@ pub(super) fn run(setup: WriterSetup) {
     let reserve = path.with_file_name(RESERVE_FILE);
     // Without it a full disk is the same, only sooner.
     let _ = make_reserve(&reserve);
+    let file = file_id(&path);
     let mut writer = Writer {
         path,
         reserve,
@@ -194,6 +203,8 @@ pub(super) fn run(setup: WriterSetup) {
         expire_at: Instant::now() + EXPIRE_FIRST,
         failing: None,
         failures: 0,
+        file,
+        look_at: Instant::now(),
         report,
     };
     writer.serve(&stop);
@@ -309,6 +320,13 @@ impl Writer<'_> {
     }
 
     fn write_within_bounds(&mut self) -> Result<(), Fault> {
+        let now = Instant::now();
+        if self.failing.is_some() || now >= self.look_at {
+            self.look_at = now + LOOK;
+            if file_id(&self.path) != self.file {
+                return Err(Fault::missing());
+            }
+        }
         if self.wal_bytes() > WAL_BYTES_MAX {
             self.checkpoint();
             if self.wal_bytes() > WAL_BYTES_MAX {
@@ -465,8 +483,8 @@ impl Writer<'_> {
         (self.log)(
             LogLevel::Info,
             format!(
-                "store: {records} records in {commits} commits of p50 {} p99 {} records, commit p50 {:?} p99 {:?}, checkpoint p99 {:?}, {} written, \
-                 {} in the log, {early} acknowledged before they were durable.",
+                "store: {records} records in {commits} commits of p50 {} p99 {} records, commit p50 {:?} p99 {:?}, checkpoint p99 {:?}, {} written \
+                 to the log, {} in it now, {early} acknowledged before they were durable.",
                 batch.quantile(500),
                 batch.quantile(990),
                 commit.time(500),
@@ -604,6 +622,12 @@ impl Report {
             written_bytes: stats.written_bytes.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Which file is there; `None` when none is.
+fn file_id(path: &Path) -> Option<FileId> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Makes the file that keeps some space, unless it is there.

@@ -107,7 +107,7 @@ ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at) {
 
 ssize_t write(int fd, const void *bytes, size_t count) {
     REAL(ssize_t, "write", int, const void *, size_t);
-    if (kills(fd, 'l', "store.db-wal", 30)) {
+    if (kills(fd, 'l', "store.db-wal", 5000)) {
         real(fd, bytes, happens_once_in(2) ? count / 2 : count / 2 + 1000);
         die();
     }
