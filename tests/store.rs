@@ -202,9 +202,7 @@ fn a_message_that_ends_before_it_is_written_costs_nothing() {
     link.submit(vec![session()]);
     settled(&mut link, 1);
     let stats = Arc::clone(store.stats());
-    let before = stats
-        .written_bytes
-        .load(Relaxed);
+    let before = stats.written_bytes.load(Relaxed);
     let mut records = Vec::new();
     for id in 1..=500 {
         records.extend([ended(id), message(id, 100)]);
@@ -212,16 +210,8 @@ fn a_message_that_ends_before_it_is_written_costs_nothing() {
     link.submit(records);
     settled(&mut link, 1_001);
     store.stop();
-    assert_eq!(
-        stats.annihilated.load(Relaxed),
-        500
-    );
-    assert_eq!(
-        stats
-            .written_bytes
-            .load(Relaxed),
-        before
-    );
+    assert_eq!(stats.annihilated.load(Relaxed), 500);
+    assert_eq!(stats.written_bytes.load(Relaxed), before);
 }
 
 /// What was written into a file that had been removed was acknowledged, and found by nobody.
