@@ -13,6 +13,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,9 +64,9 @@ static int refuses(int fd, off_t end) {
     return 1;
 }
 
-static int happens_once_in(unsigned many) {
+static unsigned below(unsigned end) {
     unsigned random = 0;
-    return syscall(SYS_getrandom, &random, sizeof random, 0) == sizeof random && random % many == 0;
+    return syscall(SYS_getrandom, &random, sizeof random, 0) == sizeof random ? random % end : 0;
 }
 
 static void die(void) {
@@ -78,12 +79,10 @@ static void die(void) {
     pause();
 }
 
-// Whether the process dies in a call for this file, whose name ends so.
-static int kills(int fd, char how, const char *name, unsigned many) {
-    char path[4096], now = mode();
-    if ((now | 0x20) != how || !path_of(fd, path, sizeof path) || strcmp(strrchr(path, '/') + 1, name) != 0)
-        return 0;
-    return happens_once_in(many);
+// Whether the process is to die in calls for this file, in this mode.
+static int kills(int fd, char how, const char *name) {
+    char path[4096];
+    return (mode() | 0x20) == how && path_of(fd, path, sizeof path) && strcmp(strrchr(path, '/') + 1, name) == 0;
 }
 
 #define REAL(type, name, ...)                                   \
@@ -93,7 +92,7 @@ static int kills(int fd, char how, const char *name, unsigned many) {
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
     REAL(ssize_t, "pwrite64", int, const void *, size_t, off64_t);
-    if (kills(fd, 'c', "store.db", 300)) {
+    if (kills(fd, 'c', "store.db") && below(300) == 0) {
         real(fd, bytes, count / 2, at);
         die();
     }
@@ -107,9 +106,15 @@ ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at) {
 
 ssize_t write(int fd, const void *bytes, size_t count) {
     REAL(ssize_t, "write", int, const void *, size_t);
-    if (kills(fd, 'l', "store.db-wal", 5000)) {
-        real(fd, bytes, happens_once_in(2) ? count / 2 : count / 2 + 1000);
-        die();
+    if (kills(fd, 'l', "store.db-wal")) {
+        // One thread does this, in some thousand writes.
+        static int left = -1;
+        if (left < 0)
+            left = (int)below(4000);
+        if (left-- == 0) {
+            real(fd, bytes, 1 + below((unsigned)count));
+            die();
+        }
     }
     return refuses(fd, lseek(fd, 0, SEEK_CUR) + (off_t)count) ? -1 : real(fd, bytes, count);
 }
@@ -117,7 +122,7 @@ ssize_t write(int fd, const void *bytes, size_t count) {
 static int flush(int fd, int (*real)(int)) {
     char path[4096], copy[4160], bytes[65536];
     char how = mode();
-    if (kills(fd, 'c', "store.db", 4))
+    if (kills(fd, 'c', "store.db") && below(4) == 0)
         die();
     if ((how != 'e' && how != 's' && how != 'L' && how != 'C') || !path_of(fd, path, sizeof path))
         return real(fd);
@@ -125,7 +130,9 @@ static int flush(int fd, int (*real)(int)) {
         errno = EIO;
         return -1;
     }
-    // Whole or not at all: the process may be killed in here.
+    // Whole or not at all: the process may be killed in here. One at a time: two threads may flush the log.
+    static pthread_mutex_t copying = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&copying);
     snprintf(copy, sizeof copy, "%s.syncing", path);
     int from = open(path, O_RDONLY | O_CLOEXEC), to = open(copy, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     ssize_t count;
@@ -136,7 +143,9 @@ static int flush(int fd, int (*real)(int)) {
     close(to);
     char synced[4160];
     snprintf(synced, sizeof synced, "%s.synced", path);
-    return rename(copy, synced);
+    int result = rename(copy, synced);
+    pthread_mutex_unlock(&copying);
+    return result;
 }
 
 int fsync(int fd) {
