@@ -340,7 +340,7 @@ fn nothing_passes_what_was_refused_to_a_client_of_3_1_1() {
     assert_eq!(world.payloads(subscriber), [b"0".to_vec()]);
 }
 
-/// The same with what is in one read, and with what waits for the answer of another shard.
+/// The same with what waits for the answer of another shard.
 #[test]
 fn nor_what_was_on_its_way() {
     let mut world = stored(2);

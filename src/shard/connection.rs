@@ -389,12 +389,7 @@ impl Shard {
             }
         }
         let open = self.conns[key.index as usize].stage == Stage::Open;
-        let ends = self.to_end.iter().any(|(other, _)| *other == key);
-        Ok(if open && !ends {
-            Next::Continue
-        } else {
-            Next::Stop
-        })
+        Ok(if open { Next::Continue } else { Next::Stop })
     }
 
     /// Whether the client takes a SUBACK or UNSUBACK with `code_count` Reason Codes. There is no smaller one that would

@@ -33,6 +33,9 @@ pub(super) struct Gate {
 /// Acknowledgements that may wait before the client is not read any more.
 const WAITING_MAX: usize = 1_024;
 
+/// Why a connection ends whose message was refused.
+const CANNOT_STORE: &str = "a message cannot be stored";
+
 impl Shard {
     /// Whether the connection lives and has a session.
     pub(super) fn is_open(&self, key: ConnKey) -> bool {
@@ -96,11 +99,16 @@ impl Shard {
         if self.must_close_for(key, packet_type, reason) {
             // Not when its turn has come: what the client has sent behind it must not be taken any more, or it would stand before it
             // when the client sends both again.
-            let end = End::new(reason, "a message cannot be stored");
-            self.to_end.push((key, end));
+            self.to_end.push((key, End::new(reason, CANNOT_STORE)));
             return;
         }
         self.let_pass(key, outbox);
+    }
+
+    /// Whether the connection ends after the present input because a message was refused: it will send again what stands behind that.
+    pub(super) fn was_refused(&self, key: ConnKey) -> bool {
+        let mut ends = self.to_end.iter();
+        ends.any(|(other, end)| *other == key && end.what == CANNOT_STORE)
     }
 
     fn let_pass(&mut self, key: ConnKey, outbox: &mut Outbox) {
