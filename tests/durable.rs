@@ -340,6 +340,24 @@ fn nothing_passes_what_was_refused_to_a_client_of_3_1_1() {
     assert_eq!(world.payloads(subscriber), [b"0".to_vec()]);
 }
 
+/// What is stored with it does not take it along.
+#[test]
+fn what_was_refused_to_a_client_of_3_1_1_is_not_acknowledged() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut world = stored(1);
+        let subscriber = subscribed(&mut world, "subscriber", "t", QoS::ExactlyOnce);
+        world.cut(subscriber);
+        let publisher = keeper_of(&mut world, "publisher", Version::V311);
+        world.publish(publisher, "t", b"1", qos, 1);
+        world.publish(publisher, "t", b"2", qos, 2);
+        world.commit_but(
+            0,
+            |record| matches!(record, Record::Message { message, .. } if message.payload() == b"1"),
+        );
+        assert_eq!(world.next(publisher), Some(Packet::Closed));
+    }
+}
+
 /// The same with what waits for the answer of another shard.
 #[test]
 fn nor_what_was_on_its_way() {

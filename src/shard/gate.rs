@@ -94,14 +94,15 @@ impl Shard {
         let gate = self.open(key).gate.as_mut();
         let gate = gate.expect("who has a ticket stands in line");
         let at = ticket.wrapping_sub(gate.first) as usize;
-        gate.waiting[at].reason = Some(reason);
         let packet_type = gate.waiting[at].packet_type;
         if self.must_close_for(key, packet_type, reason) {
             // Not when its turn has come: what the client has sent behind it must not be taken any more, or it would stand before it
-            // when the client sends both again.
+            // when the client sends both again. It keeps its place without a reason, and nothing passes it.
             self.to_end.push((key, End::new(reason, CANNOT_STORE)));
             return;
         }
+        let gate = self.open(key).gate.as_mut().expect("looked at");
+        gate.waiting[at].reason = Some(reason);
         self.let_pass(key, outbox);
     }
 
