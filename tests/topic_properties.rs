@@ -10,7 +10,7 @@ use ringmq::topic::filter::{TopicFilter, matches};
 use ringmq::topic::index::{FilterId, Index, Subscriber};
 use ringmq::topic::interest::{InterestTable, LocalInterest, interest_key};
 use ringmq::topic::retained::{Cursor, Retained, RetainedEntry, ScanOutcome, SetOutcome, Stamp};
-use ringmq::topic::share::{GroupId, Groups};
+use ringmq::topic::share::{GroupId, Groups, MemberCounts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -46,6 +46,10 @@ struct Entry {
 impl Subscriber for Entry {
     fn key(&self) -> u32 {
         self.key
+    }
+
+    fn is_stored(&self) -> bool {
+        self.key.is_multiple_of(2)
     }
 }
 
@@ -337,7 +341,7 @@ proptest! {
         const THIS_CORE: u8 = 1;
         let mut groups = Groups::new(seed);
         let mut members: BTreeMap<(String, u32), bool> = BTreeMap::new();
-        let mut remotes: BTreeMap<(String, u8), (GroupId, u32, u32)> = BTreeMap::new();
+        let mut remotes: BTreeMap<(String, u8), (GroupId, MemberCounts)> = BTreeMap::new();
         for (at, (text, operation)) in operations.into_iter().enumerate() {
             let shared = TopicFilter::parse(&text).expect("valid by construction");
             match operation {
@@ -352,7 +356,7 @@ proptest! {
                     prop_assert_eq!(left.is_some(), members.remove(&(text.clone(), key)).is_some());
                     if let Some(left) = left {
                         prop_assert_eq!(left.gone, groups.find(&shared).is_none());
-                        prop_assert_eq!((left.online, left.offline), counts(&members, &text));
+                        prop_assert_eq!(left.counts, counts(&members, &text));
                     }
                 }
                 GroupOperation::SetOnline(key, online) => {
@@ -367,11 +371,12 @@ proptest! {
                 }
                 GroupOperation::Remote(core, online, offline) => {
                     let id = GroupId(at as u32);
-                    groups.apply_remote(core, &text, id, online, offline);
-                    if (online, offline) == (0, 0) {
+                    let counts = MemberCounts { online, offline, stored: offline };
+                    groups.apply_remote(core, &text, id, counts);
+                    if counts.is_none() {
                         remotes.remove(&(text.clone(), core));
                     } else {
-                        remotes.insert((text.clone(), core), (id, online, offline));
+                        remotes.insert((text.clone(), core), (id, counts));
                     }
                 }
             }
@@ -398,13 +403,13 @@ proptest! {
                 continue;
             };
             prop_assert_eq!(groups.counts(group), counts(&members, &text));
-            let mut weights: BTreeMap<u8, (u32, u32)> = remotes
+            let mut weights: BTreeMap<u8, MemberCounts> = remotes
                 .iter()
                 .filter(|((of, _), _)| *of == text)
-                .map(|((_, core), (_, online, offline))| (*core, (*online, *offline)))
+                .map(|((_, core), (_, counts))| (*core, *counts))
                 .collect();
             for core in weights.keys() {
-                prop_assert_eq!(groups.remote_group(group, *core), Some(remotes[&(text.clone(), *core)].0));
+                prop_assert_eq!(groups.remote_group(group, *core), Some(remotes[&(text.clone(), *core)]));
             }
             weights.insert(THIS_CORE, counts(&members, &text));
             prop_assert_eq!(groups.remote_group(group, THIS_CORE), None);
@@ -438,14 +443,14 @@ fn group_operation() -> impl Strategy<Value = (String, GroupOperation)> {
         .prop_map(|(name, filter, operation)| (format!("$share/{name}/{filter}"), operation))
 }
 
-fn counts(members: &BTreeMap<(String, u32), bool>, text: &str) -> (u32, u32) {
-    let online = |is: bool| {
-        members
-            .iter()
-            .filter(|((of, _), online)| of == text && **online == is)
-            .count() as u32
-    };
-    (online(true), online(false))
+fn counts(members: &BTreeMap<(String, u32), bool>, text: &str) -> MemberCounts {
+    let of_group = members.iter().filter(|((of, _), _)| of == text);
+    let online = |is: bool| of_group.clone().filter(move |(_, online)| **online == is);
+    MemberCounts {
+        online: online(true).count() as u32,
+        offline: online(false).count() as u32,
+        stored: of_group.filter(|((_, key), _)| key % 2 == 0).count() as u32,
+    }
 }
 
 /// Whatever happened before, each core is picked in proportion to its members, to within two picks.
@@ -453,11 +458,13 @@ fn check_turns_of_cores(
     groups: &mut Groups<Entry>,
     group: GroupId,
     this_core: u8,
-    weights: &BTreeMap<u8, (u32, u32)>,
+    weights: &BTreeMap<u8, MemberCounts>,
 ) -> Result<(), TestCaseError> {
-    let any_online = weights.values().any(|(online, _)| *online > 0);
+    let any_online = weights.values().any(|counts| counts.online > 0);
     let weight = |core: u8| {
-        let (online, offline) = weights[&core];
+        let MemberCounts {
+            online, offline, ..
+        } = weights[&core];
         if any_online { online } else { offline }
     };
     let total: u32 = weights.keys().map(|core| weight(*core)).sum();
@@ -484,7 +491,7 @@ fn check_turns_of_cores(
         .pick_core(group, this_core, 0)
         .expect("the group has members");
     let other = groups.pick_core(group, this_core, 1 << core);
-    let has_members = |core: u8| weights.get(&core).is_some_and(|counts| *counts != (0, 0));
+    let has_members = |core: u8| weights.get(&core).is_some_and(|counts| !counts.is_none());
     prop_assert!(other != Some(core));
     prop_assert!(other.is_none_or(has_members));
     prop_assert_eq!(

@@ -10,7 +10,7 @@ use crate::text::{any_filter, topic};
 use ringmq::topic::filter::{TopicFilter, matches};
 use ringmq::topic::index::{FilterId, Index, Subscriber};
 use ringmq::topic::interest::{InterestTable, LocalInterest, interest_key};
-use ringmq::topic::share::{GroupId, Groups};
+use ringmq::topic::share::{GroupId, Groups, MemberCounts};
 use std::collections::{BTreeMap, BTreeSet};
 
 const CORES: usize = 3;
@@ -25,6 +25,10 @@ struct Entry {
 impl Subscriber for Entry {
     fn key(&self) -> u32 {
         self.key
+    }
+
+    fn is_stored(&self) -> bool {
+        self.key % 2 == 0
     }
 }
 
@@ -152,13 +156,7 @@ fn unsubscribe(
             expected.map(|(entry, _)| entry)
         );
         if let Some(left) = left {
-            tell_counts(
-                cores,
-                at,
-                filter.text(),
-                left.group,
-                (left.online, left.offline),
-            );
+            tell_counts(cores, at, filter.text(), left.group, left.counts);
         }
         return;
     }
@@ -224,22 +222,27 @@ fn set_online(cores: &mut [Core], at: usize, key: u32, online: bool) {
 
 fn tell_group(cores: &mut [Core], at: usize, text: &str, group: GroupId) {
     let counts = cores[at].groups.counts(group);
-    let of_group = |online: bool| {
+    let count = |is_counted: fn(&(Entry, bool)) -> bool| {
         cores[at]
             .members
             .iter()
-            .filter(|((of, _), (_, is))| of == text && *is == online)
-            .count()
+            .filter(|((of, _), member)| of == text && is_counted(member))
+            .count() as u32
     };
-    assert_eq!(counts, (of_group(true) as u32, of_group(false) as u32));
+    let expected = MemberCounts {
+        online: count(|(_, online)| *online),
+        offline: count(|(_, online)| !*online),
+        stored: count(|(entry, _)| entry.is_stored()),
+    };
+    assert_eq!(counts, expected);
     tell_counts(cores, at, text, group, counts);
 }
 
-fn tell_counts(cores: &mut [Core], at: usize, text: &str, group: GroupId, counts: (u32, u32)) {
+fn tell_counts(cores: &mut [Core], at: usize, text: &str, group: GroupId, counts: MemberCounts) {
     for_others(cores, at, |other| {
         other
             .groups
-            .apply_remote(at as u8, text, group, counts.0, counts.1);
+            .apply_remote(at as u8, text, group, counts);
     });
 }
 
@@ -339,6 +342,7 @@ fn pick(cores: &mut [Core], at: usize, group: GroupId, exclude: u64) {
             .groups
             .remote_group(group, picked as u8)
             .expect("the core told its name for it")
+            .0
     };
     let member = cores[picked]
         .groups

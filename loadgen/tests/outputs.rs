@@ -157,6 +157,15 @@ fn all_files_say_what_the_summary_says() {
     // The report is a function of the other files.
     files::rebuild(&[directory.join("run")], None).unwrap();
     assert_eq!(text("report.html"), page);
+
+    // A broker that does not tell its name goes by its program's.
+    let mut unnamed = toml;
+    unnamed["broker"]["name"] = "".into();
+    unnamed["broker"]["command"] = vec!["/opt/broker-of-mine", "-v"].into();
+    let unnamed = toml::to_string(&unnamed).unwrap();
+    fs::write(directory.join("run/run.toml"), unnamed).unwrap();
+    files::rebuild(&[directory.join("run")], None).unwrap();
+    assert!(text("report.html").contains("<b>broker-of-mine</b>, at "));
 }
 
 /// The program itself, for what only it does.

@@ -260,9 +260,19 @@ pub(super) fn one_of(words: &[&str]) -> String {
     }
 }
 
-/// A TOML string.
+/// A TOML string, on one line whatever is in it.
 pub(super) fn quoted(text: impl ToString) -> String {
-    format!("{:?}", text.to_string())
+    let mut quoted = String::from('"');
+    for character in text.to_string().chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            _ if character.is_control() => {
+                quoted.push_str(&format!("\\u{:04X}", u32::from(character)));
+            }
+            _ => quoted.push(character),
+        }
+    }
+    quoted + "\""
 }
 
 fn list(items: impl Iterator<Item = String>) -> Option<String> {

@@ -612,7 +612,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_and_the_sample_are_files() {
-        let text = "[listener.ws]\nbind = \"unix:/run/x\"\nunix-mode = \"0600\"\n[listener.ws.websocket]\n\
+        let text = "data-dir = \"/d\\u0019\\\"\\u00e9\"\n[listener.ws]\nbind = \"unix:/run/x\"\nunix-mode = \"0600\"\n[listener.ws.websocket]\n\
                     [listener.tls]\nbind = \"0.0.0.0:8883\"\nauth = \"cert\"\nallow = [\"10.0.0.0/8\"]\n\
                     [listener.tls.tls]\ncertificate-file = [\"a.pem\", \"b.pem\"]\nkey-file = [\"a.key\", \"/b.key\"]\n\
                     client-certificate = \"required\"\nclient-ca-file = \"ca.pem\"\nusername-from = \"cn\"\n\

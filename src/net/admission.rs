@@ -81,6 +81,13 @@ impl Admission {
         }
     }
 
+    /// Whether it matters from where a newcomer comes.
+    pub fn wants_address(&self, limits: &Limits, door: &Door) -> bool {
+        counts(limits, door)
+            || limits.connect_rate_per_address_max != NO_LIMIT
+            || self.has_bans.load(Ordering::Relaxed)
+    }
+
     /// Lets a newcomer in; with a permit to keep when somebody counts.
     ///
     /// Errors: the limit that stands against it.
@@ -90,11 +97,7 @@ impl Admission {
         door: &Door,
         newcomer: Newcomer,
     ) -> Result<Option<Box<Permit>>, Limit> {
-        let listener_max = door.spec().connections_max;
-        let counts = limits.connections_max != NO_LIMIT
-            || listener_max != NO_LIMIT
-            || limits.connections_per_address_max != NO_LIMIT;
-        if !counts {
+        if !counts(limits, door) {
             return match newcomer.address {
                 Some(address) => self.admit_address(limits, address, newcomer.now_ms, 0),
                 None => Ok(()),
@@ -113,7 +116,7 @@ impl Admission {
         if before >= limits.connections_max {
             return Err(Limit::Connections);
         }
-        if before_at_listener >= listener_max {
+        if before_at_listener >= door.spec().connections_max {
             return Err(Limit::ListenerConnections);
         }
         if let Some(address) = newcomer.address {
@@ -236,6 +239,13 @@ impl Drop for Permit {
             known.connections -= 1;
         }
     }
+}
+
+/// Whether there is a limit on the number of connections.
+fn counts(limits: &Limits, door: &Door) -> bool {
+    limits.connections_max != NO_LIMIT
+        || door.spec().connections_max != NO_LIMIT
+        || limits.connections_per_address_max != NO_LIMIT
 }
 
 /// The network that an address stands for.

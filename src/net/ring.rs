@@ -466,6 +466,11 @@ impl Ring {
         self.buffers.bytes(buffer.index, buffer.len)
     }
 
+    /// Whether a receive filled the buffer, so that there may be more.
+    pub fn is_full(&self, buffer: &Buffer) -> bool {
+        buffer.len == self.buffers.buffer_bytes
+    }
+
     /// Gives a buffer back to the kernel.
     ///
     /// Panics: when the buffer is another ring's.

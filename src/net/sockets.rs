@@ -46,7 +46,7 @@ pub struct Socket {
     pub phase: Phase,
     /// A wait for writability is in flight: the socket is full.
     pub polled: bool,
-    /// The connection stays on this core: bytes were written to it, or it was handed over to here. Until
+    /// The connection stays on this core: bytes were written to it, it was handed over to here, or there is no other. Until
     /// then it is read with receives that complete once, so that none is in flight when it leaves.
     pub settled: bool,
     /// The shard does not want to read.

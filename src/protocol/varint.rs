@@ -50,6 +50,9 @@ pub fn read_varint(bytes: &[u8]) -> Varint {
 ///
 /// Spec: MQTT 5 §1.5.5, MQTT-1.5.5-1.
 pub fn put_varint(out: &mut Vec<u8>, value: usize) {
+    if value < 0x80 {
+        return out.push(value as u8);
+    }
     let (bytes, len) = varint_bytes(value);
     out.extend_from_slice(&bytes[..len]);
 }

@@ -31,6 +31,15 @@ enum Entry {
 
 const _: () = assert!(size_of::<Entry>() <= 32);
 
+impl Entry {
+    fn into_message(self) -> Option<Rc<Message>> {
+        match self {
+            Self::Published(delivery) => Some(delivery.message),
+            Self::Stored(_) | Self::Released { .. } | Self::Done => None,
+        }
+    }
+}
+
 /// What an acknowledgement meant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Acked {
@@ -100,6 +109,8 @@ pub struct Inflight {
     open_count: usize,
     /// Bytes of the messages held.
     bytes: usize,
+    /// See `take_done`.
+    done: Option<Rc<Message>>,
 }
 
 impl Default for Inflight {
@@ -111,6 +122,7 @@ impl Default for Inflight {
             sent_count: 0,
             open_count: 0,
             bytes: 0,
+            done: None,
         }
     }
 }
@@ -214,11 +226,16 @@ impl Inflight {
         match self.entry(id) {
             Some((at, Entry::Published(delivery))) if delivery.options.qos == QoS::AtLeastOnce => {
                 let place = delivery.place();
-                self.finish(at);
+                self.done = self.finish(at);
                 Acked::Complete(place)
             }
             _ => Acked::Unknown,
         }
+    }
+
+    /// The message that `puback` or `pubrec` has just let go of.
+    pub fn take_done(&mut self) -> Option<Rc<Message>> {
+        self.done.take()
     }
 
     /// PUBREC arrived; `accepted` is false for a Reason Code of 0x80 or above, which ends the delivery. `held` keeps PUBREL
@@ -236,10 +253,11 @@ impl Inflight {
         };
         if accepted {
             self.bytes -= bytes;
-            self.entries[at] = Entry::Released { held };
+            let before = std::mem::replace(&mut self.entries[at], Entry::Released { held });
+            self.done = before.into_message();
             Acked::Release(place)
         } else {
-            self.finish(at);
+            self.done = self.finish(at);
             Acked::Complete(place)
         }
     }
@@ -467,16 +485,15 @@ impl Inflight {
         PacketId::new(id as u16).expect("1..=65,535")
     }
 
-    fn finish(&mut self, at: usize) {
-        if let Entry::Published(delivery) = &self.entries[at] {
-            self.bytes -= delivery.message.bytes();
-        }
-        self.entries[at] = Entry::Done;
+    fn finish(&mut self, at: usize) -> Option<Rc<Message>> {
+        let message = std::mem::replace(&mut self.entries[at], Entry::Done).into_message();
+        self.bytes -= message.as_ref().map_or(0, |message| message.bytes());
         if at < self.unsent_from {
             self.sent_count -= 1;
         }
         self.open_count -= 1;
         self.drop_done();
+        message
     }
 
     fn drop_done(&mut self) {

@@ -12,6 +12,10 @@ pub mod will;
 mod state;
 mod stored;
 
+use crate::shard::message::Message;
+use std::borrow::Borrow;
+use std::rc::Rc;
+
 pub use state::{Replay, Session, SessionKey, SessionState, SubscriptionRef, SubscriptionRefs};
 
 pub use stored::{Place, ReceiverFlags, StoredDelivery};
@@ -40,10 +44,13 @@ pub enum Progress {
 }
 
 /// A message on its way to one session.
+///
+/// What is on its way shares the message with all others on its core. What waits for long has it without the box that makes that cheap
+/// ([`Waiting`]).
 #[derive(Clone, Debug)]
-pub struct Delivery {
+pub struct Delivery<M = Rc<Message>> {
     /// What to deliver.
-    pub message: std::rc::Rc<crate::shard::message::Message>,
+    pub message: M,
     /// Which Subscription Identifiers to send with it.
     pub subscription_ids: SubscriptionIds,
     /// Under which flags.
@@ -58,11 +65,14 @@ pub struct Delivery {
     pub is_stored: bool,
 }
 
-impl Delivery {
+/// A message that waits for its session.
+pub type Waiting = Delivery<Message>;
+
+impl<M: Borrow<Message>> Delivery<M> {
     /// The number under which the store keeps it for this session, or 0.
     pub fn number(&self) -> u64 {
         if self.is_stored {
-            self.message.number()
+            self.message.borrow().number()
         } else {
             0
         }
@@ -75,7 +85,31 @@ impl Delivery {
             part: self.part,
         }
     }
+
+    fn hold<N>(self, by: impl FnOnce(M) -> N) -> Delivery<N> {
+        Delivery {
+            message: by(self.message),
+            subscription_ids: self.subscription_ids,
+            options: self.options,
+            group: self.group,
+            part: self.part,
+            progress: self.progress,
+            is_stored: self.is_stored,
+        }
+    }
 }
 
-// A waiting message costs a session this much beside its share of the message.
-const _: () = assert!(size_of::<Delivery>() <= 32);
+impl From<Delivery> for Waiting {
+    fn from(delivery: Delivery) -> Self {
+        delivery.hold(Rc::unwrap_or_clone)
+    }
+}
+
+impl From<Waiting> for Delivery {
+    fn from(waiting: Waiting) -> Self {
+        waiting.hold(Rc::new)
+    }
+}
+
+// What it costs a session beside the message itself.
+const _: () = assert!(size_of::<Delivery>() <= 32 && size_of::<Waiting>() <= 40);

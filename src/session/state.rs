@@ -127,6 +127,14 @@ pub struct SessionState {
 }
 
 impl SessionState {
+    /// Whether something may be sent to the client that it was not sent on this connection.
+    pub fn has_waiting(&self) -> bool {
+        self.inflight.has_unsent()
+            || !self.queue.is_empty()
+            || !self.replays.is_empty()
+            || !self.on_hold.is_empty()
+    }
+
     /// Whether dropping this value would lose nothing.
     pub fn is_empty(&self) -> bool {
         self.inflight.is_empty()

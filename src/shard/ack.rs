@@ -38,6 +38,9 @@ impl Shard {
             PacketType::Pubrec => state.inflight.pubrec(id, accepted, stored != 0),
             _ => state.inflight.pubcomp(id),
         };
+        if let Some(message) = state.inflight.take_done() {
+            self.spares.give(message);
+        }
         match acked {
             Acked::Complete(place) => {
                 if packet_type == PacketType::Puback {

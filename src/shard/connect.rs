@@ -15,8 +15,6 @@ use crate::protocol::{Property, ReasonCode, UserProperties, Version};
 use crate::session::will::Will;
 use crate::session::{Session, SessionKey};
 use crate::topic::filter::TopicFilter;
-use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
 use std::num::{NonZeroU16, NonZeroU32};
 
 /// A client that accepts packets of this size accepts every CONNACK: its longest parts are an identifier of 65,535 bytes
@@ -263,25 +261,13 @@ impl Shard {
         let queue_full = self.limits.queue_full_for(client_id);
         let session = Session::new(client_id.into(), queue_full);
         let key = self.sessions.insert(session) as u32;
-        let hash = self.client_id_hash(client_id);
-        let (sessions, hash_seed) = (&self.sessions, self.hash_seed);
-        self.by_client_id.insert_unique(hash, key, |key| {
-            client_id_hash(hash_seed, &sessions[*key as usize].client_id)
-        });
+        self.client_ids.insert(&self.sessions, key);
         SessionKey(key)
     }
 
     pub(super) fn find_session(&self, client_id: &str) -> Option<SessionKey> {
-        let hash = self.client_id_hash(client_id);
-        self.by_client_id
-            .find(hash, |key| {
-                *self.sessions[*key as usize].client_id == *client_id
-            })
-            .map(|key| SessionKey(*key))
-    }
-
-    pub(super) fn client_id_hash(&self, client_id: &str) -> u64 {
-        client_id_hash(self.hash_seed, client_id)
+        let found = self.client_ids.find(&self.sessions, client_id);
+        found.map(SessionKey)
     }
 
     fn open_connection(&mut self, key: ConnKey, connect: &Connect<'_>, session: SessionKey) {
@@ -442,10 +428,4 @@ fn keep_alive_in_force(connect: &Connect<'_>, keep_alive_s_max: u16) -> u16 {
     } else {
         asked.min(keep_alive_s_max)
     }
-}
-
-fn client_id_hash(seed: u64, client_id: &str) -> u64 {
-    let mut hasher = SipHasher13::new_with_keys(seed, !seed);
-    hasher.write(client_id.as_bytes());
-    hasher.finish()
 }

@@ -8,7 +8,7 @@ use super::Shard;
 use super::connection::{Aliases, Connection};
 use super::counters::{Counters, DropCause};
 use super::input::ConnKey;
-use super::message::Message;
+use super::message::{Message, Spares};
 use super::outbound::{PAYLOAD_BY_REFERENCE, Pool};
 use super::outbox::Outbox;
 use super::publication::Publication;
@@ -258,7 +258,7 @@ impl Shard {
                 self.keeper
                     .take(to.session, stored, terms, to.ids, publication);
             }
-            let mut delivery = to.delivery(publication);
+            let mut delivery = to.delivery(publication, &mut self.spares);
             delivery.is_stored = stored != 0;
             outgoing.packet_id = Some(state.inflight.push(delivery));
         }
@@ -319,9 +319,12 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key.0 as usize) else {
             return;
         };
-        let (Some(conn_key), Some(_)) = (session.conn, session.state.as_ref()) else {
+        let (Some(conn_key), Some(state)) = (session.conn, session.state.as_ref()) else {
             return;
         };
+        if !state.has_waiting() {
+            return;
+        }
         loop {
             if self.resend_one(key, conn_key, outbox) {
                 continue;
@@ -547,7 +550,7 @@ impl Shard {
             self.begin_storing(publication);
             let terms = (to.options, to.part, Pace::Slow);
             self.keeper.take(key, stored, terms, to.ids, publication);
-            let mut delivery = to.delivery(publication);
+            let mut delivery = to.delivery(publication, &mut self.spares);
             (delivery.is_stored, delivery.progress) = (true, Progress::Held);
             let packet_id = self.sessions[key.0 as usize]
                 .state()
@@ -559,7 +562,7 @@ impl Shard {
             return;
         }
         if to.options.qos != QoS::AtMostOnce {
-            let delivery = to.delivery(publication);
+            let delivery = to.delivery(publication, &mut self.spares);
             let inflight = &mut self.sessions[key.0 as usize].state().inflight;
             if inflight.has_unsent() {
                 inflight.line_up(delivery);
@@ -622,10 +625,14 @@ pub(super) struct Recipient<'a> {
 
 impl Recipient<'_> {
     /// Of a session that is not stored.
-    pub(super) fn delivery(&self, publication: &mut Publication<'_>) -> Delivery {
+    pub(super) fn delivery(
+        &self,
+        publication: &mut Publication<'_>,
+        spares: &mut Spares,
+    ) -> Delivery {
         let subscription_ids = (!self.ids.is_empty()).then(|| Box::new(self.ids.to_vec()));
         Delivery {
-            message: publication.local(),
+            message: publication.local_from(spares),
             subscription_ids,
             options: self.options,
             group: self.group,

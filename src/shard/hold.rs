@@ -51,7 +51,7 @@ impl Shard {
                 .own_number(self.id, self.now.wall_ms, publication);
             self.drop_aged(to.session, outbox);
         }
-        let mut delivery = to.delivery(publication);
+        let mut delivery = to.delivery(publication, &mut self.spares);
         delivery.is_stored = stored != 0;
         match self.offer(to.session, delivery, outbox) {
             Queued::Kept => {

@@ -25,7 +25,7 @@ impl Shard {
                 );
             }
         }
-        assert_eq!(self.by_client_id.len(), self.sessions.len());
+        assert_eq!(self.client_ids.len(), self.sessions.len());
         let queues = self
             .sessions
             .iter()

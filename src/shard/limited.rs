@@ -161,7 +161,7 @@ impl Shard {
     /// Counts a takeover of its Client Identifier, which is banned when there are too many.
     pub(super) fn count_takeover(&mut self, key: ConnKey, client_id: &str, outbox: &mut Outbox) {
         let rule = BanRule::new(self.limits.ban_takeovers_max, &self.limits);
-        let hash = self.client_id_hash(client_id);
+        let hash = self.client_ids.hash(client_id);
         if self.bans.count(hash, rule, self.now.mono_ms) {
             outbox.events.push(Event::Banned {
                 conn: key,
@@ -179,7 +179,7 @@ impl Shard {
         client_id: &str,
         outbox: &mut Outbox,
     ) -> Option<(Limit, End)> {
-        let hash = self.client_id_hash(client_id);
+        let hash = self.client_ids.hash(client_id);
         if self.bans.is_banned(hash, self.now.mono_ms) {
             let what = "the Client Identifier is banned for a while: too many took its session from each other";
             return Some((Limit::ClientBan, End::new(ReasonCode::Banned, what)));
@@ -209,8 +209,10 @@ impl Shard {
 
     /// The limit that a Topic Name exceeds.
     fn limit_of_topic(&self, topic: &str) -> Option<Limit> {
-        let levels = memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
-        if levels > usize::from(self.limits.topic_levels_max) {
+        let levels_max = usize::from(self.limits.topic_levels_max);
+        let levels = || memchr::memchr_iter(b'/', topic.as_bytes()).count() + 1;
+        // Most topics are too short to have too many.
+        if topic.len() >= levels_max && levels() > levels_max {
             Some(Limit::TopicLevels)
         } else if topic.len() > usize::from(self.limits.topic_bytes_max) {
             Some(Limit::TopicBytes)

@@ -9,7 +9,7 @@ use super::publication::{Numbering, Publication};
 use super::publish::Dispatched;
 use crate::session::Replay;
 use crate::topic::interest::InterestKey;
-use crate::topic::share::GroupId;
+use crate::topic::share::{GroupId, MemberCounts};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -75,13 +75,8 @@ impl Shard {
                 acknowledge(from, sequence, outbox);
             }
             MeshMessage::Group(group) => {
-                self.groups.apply_remote(
-                    from.0,
-                    &group.text,
-                    group.group,
-                    group.online,
-                    group.offline,
-                );
+                self.groups
+                    .apply_remote(from.0, &group.text, group.group, group.counts);
                 acknowledge(from, group.sequence, outbox);
             }
             MeshMessage::AnnouncementAck { up_to } => {
@@ -189,12 +184,12 @@ impl Shard {
         self.announce_counts(group, text, counts, outbox);
     }
 
-    /// The same for a group that may be gone already, whose text and (online, offline) counts the caller knows.
+    /// The same for a group that may be gone already, whose text and counts the caller knows.
     pub(super) fn announce_counts(
         &mut self,
         group: GroupId,
         text: String,
-        (online, offline): (u32, u32),
+        counts: MemberCounts,
         outbox: &mut Outbox,
     ) {
         if self.shard_count == 1 {
@@ -206,8 +201,7 @@ impl Shard {
         let announcement = Arc::new(GroupAnnouncement {
             text,
             group,
-            online,
-            offline,
+            counts,
             sequence,
         });
         for to in self.others() {

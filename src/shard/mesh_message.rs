@@ -7,7 +7,7 @@
 use super::message::{Message, MessageBatch};
 use super::record::{Part, Receiver, StoredMessage, StoredSession};
 use crate::topic::interest::InterestKey;
-use crate::topic::share::GroupId;
+use crate::topic::share::{GroupId, MemberCounts};
 use std::sync::Arc;
 
 /// What one shard says to another.
@@ -94,10 +94,8 @@ pub struct GroupAnnouncement {
     pub text: Box<str>,
     /// The sender's number for the group.
     pub group: GroupId,
-    /// Members with a Network Connection.
-    pub online: u32,
-    /// Members without.
-    pub offline: u32,
+    /// The members.
+    pub counts: MemberCounts,
     /// The sender's announcement number.
     pub sequence: u64,
 }

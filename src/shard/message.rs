@@ -2,6 +2,7 @@
 
 use crate::protocol::QoS;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 const EXPIRES_AT: usize = 0;
@@ -18,12 +19,22 @@ const FLAG_RETAIN: u8 = 0b100;
 /// `expires_at_ms` of a message without a Message Expiry Interval.
 pub const NEVER: u64 = u64::MAX;
 
+/// A message of so many bytes is put together on the stack, and may be spare.
+const SMALL_BYTES_MAX: usize = 512;
+
 /// One application message: one allocation, a 16-byte handle, immutable.
 ///
 /// The header lies in front of the bytes in the same allocation, so a queue or the retained index pays
 /// for the handle alone. Cloning is an atomic increment: clone per core, not per subscriber.
 #[derive(Clone)]
 pub struct Message(Arc<[u8]>);
+
+/// Small messages that nobody has any more, whose place later ones take.
+///
+/// Messages are let go of in the order in which they were made, which the system's allocator is slow at; and
+/// most have a length that another one had.
+#[derive(Debug, Default)]
+pub struct Spares(Vec<Rc<Message>>);
 
 /// An encoded message that somebody else keeps.
 #[derive(Clone, Copy)]
@@ -81,32 +92,42 @@ impl MessageParts<'_> {
         header
     }
 
-    /// What follows the header, in order.
-    fn body(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::once(self.topic.as_bytes())
-            .chain(self.properties.iter().copied())
-            .chain(std::iter::once(self.payload))
-    }
-
     /// Writes the message to `to`, which has exactly its length.
     fn encode(&self, to: &mut [u8]) {
-        let (header, body) = to.split_at_mut(HEADER);
-        header.copy_from_slice(&self.header());
-        let mut at = 0;
-        for slice in self.body() {
-            body[at..at + slice.len()].copy_from_slice(slice);
-            at += slice.len();
-        }
-        assert!(at == body.len());
+        let mut rest = to;
+        let mut put = |slice: &[u8]| {
+            let (place, behind) = std::mem::take(&mut rest).split_at_mut(slice.len());
+            place.copy_from_slice(slice);
+            rest = behind;
+        };
+        put(&self.header());
+        put(self.topic.as_bytes());
+        self.properties.iter().for_each(|slice| put(slice));
+        put(self.payload);
+        assert!(rest.is_empty());
     }
 }
 
 impl Message {
     /// Copies the parts into one allocation.
     pub fn new(parts: &MessageParts<'_>) -> Self {
-        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, parts.encoded_len()).collect();
-        parts.encode(Arc::get_mut(&mut bytes).expect("nobody else has it yet"));
-        Self(bytes)
+        // A shared slice can only be made of one that is there.
+        let mut small = [0; SMALL_BYTES_MAX];
+        if let Some(bytes) = small.get_mut(..parts.encoded_len()) {
+            parts.encode(bytes);
+            return Self((&*bytes).into());
+        }
+        let mut bytes = vec![0; parts.encoded_len()];
+        parts.encode(&mut bytes);
+        Self(bytes.into())
+    }
+
+    /// Becomes another message, in its place if that is as long and nobody else has this one.
+    pub fn rewrite(&mut self, parts: &MessageParts<'_>) {
+        match Arc::get_mut(&mut self.0) {
+            Some(bytes) if bytes.len() == parts.encoded_len() => parts.encode(bytes),
+            _ => *self = Self::new(parts),
+        }
     }
 
     /// The message without its handle.
@@ -162,6 +183,28 @@ impl Message {
     /// Bytes of the one allocation, which is what a queue is charged for holding the message.
     pub fn bytes(&self) -> usize {
         self.0.len()
+    }
+}
+
+impl Spares {
+    const COUNT_MAX: usize = 1_024;
+
+    /// Keeps a message for `make`, unless somebody else has it, or it is large.
+    pub fn give(&mut self, message: Rc<Message>) {
+        let is_spare = Rc::strong_count(&message) == 1 && message.bytes() <= SMALL_BYTES_MAX;
+        if is_spare && self.0.len() < Self::COUNT_MAX {
+            self.0.push(message);
+        }
+    }
+
+    /// A message of these parts.
+    pub fn make(&mut self, parts: &MessageParts<'_>) -> Rc<Message> {
+        let Some(mut spare) = self.0.pop() else {
+            return Rc::new(Message::new(parts));
+        };
+        let message = Rc::get_mut(&mut spare).expect("nobody else has a spare one");
+        message.rewrite(parts);
+        spare
     }
 }
 
@@ -257,10 +300,9 @@ impl MessageBatch {
         let flag = if asked { Self::ASKED } else { 0 };
         self.0.reserve(4 + len);
         self.0.extend_from_slice(&(len as u32 | flag).to_le_bytes());
-        self.0.extend_from_slice(&parts.header());
-        for slice in parts.body() {
-            self.0.extend_from_slice(slice);
-        }
+        let at = self.0.len();
+        self.0.resize(at + len, 0);
+        parts.encode(&mut self.0[at..]);
         true
     }
 
@@ -359,6 +401,38 @@ mod tests {
             assert_eq!(message.expires_at_ms(), u64::from(n));
         }
         assert_eq!(batch.iter().count(), count as usize);
+    }
+
+    #[test]
+    fn a_spare_message_becomes_another_one_and_what_somebody_has_stays() {
+        let parts = |payload: &'static [u8]| MessageParts {
+            topic: "a",
+            properties: &[],
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            expires_at_ms: NEVER,
+            stamp: 0,
+            number: 0,
+        };
+        let mut spares = Spares::default();
+        let first = spares.make(&parts(b"first"));
+        let place = Rc::as_ptr(&first);
+        let elsewhere = Message::clone(&first);
+        spares.give(first);
+        let again = spares.make(&parts(b"again"));
+        assert_eq!(
+            (Rc::as_ptr(&again), again.payload()),
+            (place, &b"again"[..])
+        );
+        assert_eq!(elsewhere.payload(), b"first");
+        spares.give(again);
+        let longer = spares.make(&parts(b"longer"));
+        assert_eq!(longer.payload(), b"longer");
+        let kept = Rc::clone(&longer);
+        spares.give(longer);
+        assert_eq!(spares.make(&parts(b"other")).payload(), b"other");
+        assert_eq!(kept.payload(), b"longer");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod access;
 mod ack;
 pub mod ban;
 pub mod budget;
+mod client_ids;
 mod commit;
 mod connect;
 mod connection;
@@ -64,17 +65,18 @@ use crate::topic::share::{GroupId, Groups};
 use access::Guard;
 use ban::Bans;
 use budget::Budget;
+use client_ids::ClientIds;
 use commit::Keeper;
 use connection::{Connection, End};
 use counters::Counters;
 use deliver::{Images, Match};
 use drops::Drops;
 use foldhash::fast::FixedState;
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashMap;
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use login::Login;
 use mesh::PendingSuback;
-use message::Message;
+use message::{Message, Spares};
 use outbound::Pool;
 use outbox::Outbox;
 use placement::Placement;
@@ -117,11 +119,19 @@ pub(crate) struct Subscription {
     id: u32,
     /// `SubscribeOptions::bits`.
     options: u8,
+    /// Whether the session is stored.
+    is_stored: bool,
 }
+
+const _: () = assert!(size_of::<Subscription>() <= 12);
 
 impl Subscriber for Subscription {
     fn key(&self) -> u32 {
         self.session
+    }
+
+    fn is_stored(&self) -> bool {
+        self.is_stored
     }
 }
 
@@ -139,8 +149,7 @@ pub struct Shard {
     /// Indexed by `ConnKey::index`.
     conns: Vec<Connection>,
     sessions: Slab<Session>,
-    /// Keys into `sessions`, by Client Identifier.
-    by_client_id: HashTable<u32>,
+    client_ids: ClientIds,
     index: Index<Subscription>,
     groups: Groups<Subscription>,
     local_interest: LocalInterest,
@@ -169,6 +178,7 @@ pub struct Shard {
     to_end: Vec<(ConnKey, End)>,
     wheel: Wheel,
     pool: Pool,
+    spares: Spares,
     counters: Counters,
     rates: Rates,
     budget: Budget,
@@ -217,7 +227,7 @@ impl Shard {
             now,
             conns: Vec::new(),
             sessions: Slab::new(),
-            by_client_id: HashTable::new(),
+            client_ids: ClientIds::new(hash_seed),
             index: Index::new(hash_seed),
             groups: Groups::new(hash_seed),
             local_interest: LocalInterest::new(),
@@ -237,6 +247,7 @@ impl Shard {
             guard: Guard::default(),
             wheel: Wheel::new(now.mono_ms),
             pool: Pool::default(),
+            spares: Spares::default(),
             counters: Counters::default(),
             rates: Rates::default(),
             budget: Budget::default(),
@@ -296,11 +307,13 @@ impl Shard {
         while let Some((conn, end)) = self.to_end.pop() {
             self.end_connection(conn, end, outbox);
         }
-        while !self.keeper.answers.is_empty() || !self.keeper.over.is_empty() {
-            self.send_answers(outbox);
-            self.settle_over(outbox);
+        if self.keeper.is_on() {
+            while !self.keeper.answers.is_empty() || !self.keeper.over.is_empty() {
+                self.send_answers(outbox);
+                self.settle_over(outbox);
+            }
+            self.keeper.send_ends(outbox);
         }
-        self.keeper.send_ends(outbox);
         self.tell_drops(outbox);
         self.tell_denials(outbox);
     }
@@ -312,11 +325,9 @@ impl Shard {
 
     /// The bytes that wait for the connection's socket, in wire order; nothing for a dead key.
     pub fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
-        self.conn(conn)
-            .filter(|conn| !conn.is_corked)
-            .and_then(|conn| conn.outbound.as_deref())
-            .into_iter()
-            .flat_map(outbound::Outbound::slices)
+        let conn = self.conn(conn).filter(|conn| !conn.is_corked);
+        let outbound = conn.and_then(|conn| conn.outbound.as_deref());
+        outbound.map_or_else(outbound::Slices::default, outbound::Outbound::slices)
     }
 
     /// What was counted since the start.

@@ -8,7 +8,7 @@
 //! An idle connection has no `Outbound` at all: the boxes and their buffers come from a pool per shard.
 
 use super::message::Message;
-use std::collections::VecDeque;
+use std::collections::{VecDeque, vec_deque};
 use std::rc::Rc;
 
 /// A chunk is closed once it has this many bytes.
@@ -110,20 +110,21 @@ impl Outbound {
     }
 
     /// The bytes in wire order.
-    pub(super) fn slices(&self) -> impl Iterator<Item = &[u8]> {
-        let control = &self.control[self.control_sent..];
-        let (first, rest) = if self.front_sent > 0 { (1, 1) } else { (0, 0) };
-        let front = self.data.iter().take(first);
-        front
-            .flat_map(move |chunk| chunk_slices(chunk, self.front_sent))
-            .chain(std::iter::once(control))
-            .chain(
-                self.data
-                    .iter()
-                    .skip(rest)
-                    .flat_map(|chunk| chunk_slices(chunk, 0)),
-            )
-            .filter(|slice| !slice.is_empty())
+    pub(super) fn slices(&self) -> Slices<'_> {
+        let mut chunks = self.data.iter();
+        let front = if self.front_sent > 0 {
+            chunks.next()
+        } else {
+            None
+        };
+        let [front, payload] = front.map_or_else(Default::default, |chunk| {
+            chunk_slices(chunk, self.front_sent)
+        });
+        Slices {
+            next: [front, payload, &self.control[self.control_sent..]],
+            at: 0,
+            chunks,
+        }
     }
 
     /// The first `count` bytes of `slices` have left.
@@ -173,6 +174,34 @@ impl Outbound {
             });
         }
         self.data.back_mut().expect("pushed just now")
+    }
+}
+
+/// The bytes of an `Outbound` in wire order; no slice is empty.
+#[derive(Default)]
+pub(super) struct Slices<'a> {
+    /// Some may be empty.
+    next: [&'a [u8]; 3],
+    at: usize,
+    /// What comes behind them.
+    chunks: vec_deque::Iter<'a, Chunk>,
+}
+
+impl<'a> Iterator for Slices<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        loop {
+            while let Some(slice) = self.next.get(self.at) {
+                self.at += 1;
+                if !slice.is_empty() {
+                    return Some(slice);
+                }
+            }
+            let [head, payload] = chunk_slices(self.chunks.next()?, 0);
+            self.next = [&[], head, payload];
+            self.at = 1;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A message on its way through this shard: parts that are borrowed until somebody has to keep them.
 
-use super::message::{Message, MessageBatch, MessageParts, MessageView, NEVER};
+use super::message::{Message, MessageBatch, MessageParts, MessageView, NEVER, Spares};
 use crate::protocol::QoS;
 use std::rc::Rc;
 
@@ -152,6 +152,14 @@ impl<'a> Publication<'a> {
             self.local = Some(Rc::new(self.shared()));
         }
         Rc::clone(self.local.as_ref().expect("made above"))
+    }
+
+    /// As `local`; a message that is not there yet is made from a spare one.
+    pub(super) fn local_from(&mut self, spares: &mut Spares) -> Rc<Message> {
+        if self.local.is_none() && self.shared.is_none() {
+            self.local = Some(self.with_parts(|parts| spares.make(parts)));
+        }
+        self.local()
     }
 
     /// The remaining Message Expiry Interval in whole seconds, rounded up; `Err` when it has passed.

@@ -314,12 +314,17 @@ impl Shard {
         }
         while let Some(core) = self.groups.pick_core(group, this, exclude) {
             if core != this {
-                let Some(remote) = self.groups.remote_group(group, core) else {
+                let Some((remote, counts)) = self.groups.remote_group(group, core) else {
                     exclude |= 1 << core;
                     continue;
                 };
                 let target = Some((remote, hops));
-                let asked = matches!(publication.numbering, Numbering::Own | Numbering::Asked);
+                let asked = match publication.numbering {
+                    // Only a stored session's place has to be known before the message is acknowledged.
+                    Numbering::Own => counts.stored > 0,
+                    Numbering::Asked => true,
+                    Numbering::None | Numbering::Unasked | Numbering::Foreign => false,
+                };
                 let to = ShardId(core);
                 self.send_publish(to, target, asked, publication, publisher_conn, outbox);
                 return Dispatched::Away;

@@ -106,6 +106,7 @@ impl Shard {
             session: key.0,
             id: id.map_or(0, NonZeroU32::get),
             options: options.bits(),
+            is_stored: true,
         };
         let (is_new, subscription) = if filter.share_name().is_some() {
             let joined = self.groups.join(&filter, entry, false);

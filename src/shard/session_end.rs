@@ -106,11 +106,7 @@ impl Shard {
         }
         self.forget_identity(key);
         let session = self.sessions.remove(key.0 as usize);
-        let hash = self.client_id_hash(&session.client_id);
-        let entry = self.by_client_id.find_entry(hash, |other| *other == key.0);
-        entry
-            .expect("every session is found by its Client Identifier")
-            .remove();
+        self.client_ids.remove(&session.client_id, key.0);
         if let Some(ending) = ending {
             self.release_ending(ending, outbox);
         }
@@ -159,13 +155,12 @@ impl Shard {
             return;
         };
         let groups = &self.groups;
-        let goes =
-            |delivery: &Delivery| delivery.group.is_some_and(|group| groups.has_online(group));
+        let goes = |group: Option<GroupId>| group.is_some_and(|group| groups.has_online(group));
         let mut taken = state
             .inflight
-            .take_if(|delivery| delivery.options.qos == QoS::AtLeastOnce && goes(delivery));
+            .take_if(|delivery| delivery.options.qos == QoS::AtLeastOnce && goes(delivery.group));
         let before = state.queue.bytes();
-        taken.extend(state.queue.take_if(goes));
+        taken.extend(state.queue.take_if(|delivery| goes(delivery.group)));
         // Of what is in the store alone nobody knows through which group it came.
         let mut in_store = Vec::new();
         let all = groups_of(&session.subscriptions);

@@ -707,7 +707,7 @@ impl Shard {
 
     /// Begins to end a session; `release_ending` is due once more than `share_ending` was called.
     pub(super) fn begin_ending(&mut self, stored: u64, client_id: &str) -> usize {
-        let client = self.client_id_hash(client_id);
+        let client = self.client_ids.hash(client_id);
         let ending = self.keeper.endings.insert(Ending {
             stored,
             client,
@@ -728,7 +728,7 @@ impl Shard {
 
     /// CONNACK waits until the end of the session before is durable, and this record; with neither it goes at once.
     pub(super) fn hold_connack(&mut self, key: ConnKey, client_id: &str, record: Option<u64>) {
-        let client = self.client_id_hash(client_id);
+        let client = self.client_ids.hash(client_id);
         let until = match self.keeper.ended.get(&client) {
             Some(Ended::Pending(ending)) => {
                 self.keeper.endings[*ending].connack = Some(key);

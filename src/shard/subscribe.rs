@@ -30,8 +30,9 @@ impl Shard {
             (conn.version, conn.session)
         };
         let subscribe = Subscribe::decode(version, body)?;
-        self.check_answer_fits(key, subscribe.filters().count())?;
-        let mut codes = Vec::new();
+        let count = subscribe.filters().count();
+        self.check_answer_fits(key, count)?;
+        let mut codes = Vec::with_capacity(count);
         let mut replays = Vec::new();
         let mut sequence = 0;
         let recorded = self.keeper.emitted;
@@ -64,7 +65,7 @@ impl Shard {
             };
             codes.push(code);
         }
-        let mut packet = Vec::new();
+        let mut packet = Vec::with_capacity(count + 8);
         put_suback(&mut packet, version, subscribe.packet_id, &codes);
         let suback = PendingSuback {
             sequence,
@@ -108,12 +109,13 @@ impl Shard {
             return Err(ReasonCode::NotAuthorized);
         }
         self.check_filter(conn, text, &filter, outbox)?;
+        let stored = self.sessions[session_key.0 as usize].stored;
         let entry = Subscription {
             session: session_key.0,
             id: id.map_or(0, NonZeroU32::get),
             options: options.bits(),
+            is_stored: stored != 0,
         };
-        let stored = self.sessions[session_key.0 as usize].stored;
         if stored != 0 {
             let record = Record::Subscribed {
                 session: StoredSession(stored),

@@ -11,6 +11,7 @@ use std::mem;
 pub(super) const TICK_MS: u64 = 8;
 
 const SLOTS_0: u64 = 256;
+const WORDS: usize = (SLOTS_0 / 64) as usize;
 const SLOTS_N: u64 = 64;
 const LEVELS_ABOVE: usize = 3;
 /// Ticks per slot of each level above level 0.
@@ -58,6 +59,8 @@ pub(super) struct Wheel {
     /// The tick that fires next.
     current: u64,
     level_0: Vec<Vec<Timer>>,
+    /// A bit per slot of level 0 that has a timer: the next one is asked for every turn.
+    occupied: [u64; WORDS],
     above: Vec<Vec<Vec<Timer>>>,
     len: usize,
 }
@@ -67,6 +70,7 @@ impl Wheel {
         Self {
             current: now_ms / TICK_MS,
             level_0: vec![Vec::new(); SLOTS_0 as usize],
+            occupied: [0; WORDS],
             above: vec![vec![Vec::new(); SLOTS_N as usize]; LEVELS_ABOVE],
             len: 0,
         }
@@ -103,10 +107,17 @@ impl Wheel {
     /// The first tick from `current` on at which level 0 has a timer, or the next boundary, at which
     /// higher levels are sorted down.
     fn next_occupied(&self) -> u64 {
-        let boundary = (self.current / SLOTS_0 + 1) * SLOTS_0;
-        (self.current..boundary)
-            .find(|tick| !self.level_0[(tick % SLOTS_0) as usize].is_empty())
-            .unwrap_or(boundary)
+        let from = self.current % SLOTS_0;
+        let mut not_before = u64::MAX << (from % 64);
+        for word in (from / 64) as usize..WORDS {
+            let bits = self.occupied[word] & not_before;
+            if bits != 0 {
+                let slot = word as u64 * 64 + u64::from(bits.trailing_zeros());
+                return self.current - from + slot;
+            }
+            not_before = u64::MAX;
+        }
+        self.current - from + SLOTS_0
     }
 
     /// Moves everything due at `now_ms` to `fired`, in order of ticks.
@@ -119,6 +130,7 @@ impl Wheel {
         while self.current <= now {
             let slot = (self.current % SLOTS_0) as usize;
             let due = mem::take(&mut self.level_0[slot]);
+            self.occupied[slot / 64] &= !(1 << (slot % 64));
             self.len -= due.len();
             fired.extend(due);
             self.current += 1;
@@ -147,7 +159,9 @@ impl Wheel {
         let ahead = timer.tick.wrapping_sub(self.current as u32) as i32;
         let tick = self.current + u64::from(ahead.max(0) as u32);
         if tick - self.current < SLOTS_0 - self.current % SLOTS_0 {
-            self.level_0[(tick % SLOTS_0) as usize].push(timer);
+            let slot = (tick % SLOTS_0) as usize;
+            self.level_0[slot].push(timer);
+            self.occupied[slot / 64] |= 1 << (slot % 64);
             return;
         }
         for (slots, span) in self.above.iter_mut().zip(SPAN) {

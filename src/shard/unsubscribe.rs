@@ -122,7 +122,7 @@ impl Shard {
                 let Some(left) = self.groups.leave_group(group, session_key.0) else {
                     return false;
                 };
-                self.announce_counts(group, text, (left.online, left.offline), outbox);
+                self.announce_counts(group, text, left.counts, outbox);
                 true
             }
             SubscriptionRef::Filter(id) => {

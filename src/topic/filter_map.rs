@@ -1,8 +1,8 @@
 //! A map from Topic Filters to values that finds every filter that matches a topic.
 //!
 //! A filter without wildcards is found by one probe with the hash of the whole topic. Filters with
-//! wildcards form a trie of levels: nodes in one vector, literal edges in one table keyed by parent
-//! and level, the `+` child and the `#` filter as fields of the node. A match walks the trie one
+//! wildcards form a trie of levels: nodes in one vector, an only literal child, the `+` child and the
+//! `#` filter as fields of the node, several literal children in one table keyed by parent and level. A match walks the trie one
 //! level at a time over the list of nodes reached so far, so it costs what the *reached* nodes
 //! cost, whatever else is stored, and needs neither recursion nor, once its two lists have grown,
 //! an allocation.
@@ -35,7 +35,7 @@ pub(super) struct FilterMap<T> {
     /// Filters without wildcards, by the hash of the whole text.
     exact: HashTable<HashedIndex>,
     nodes: Nodes,
-    /// Literal edges of the trie; the slot holds the child, which knows its parent and its level.
+    /// Literal edges of the trie, but for only children; the slot holds the child, which knows its parent and its level.
     edges: HashTable<HashedIndex>,
     texts: TextArena,
     scratch: Cell<Scratch>,
@@ -147,11 +147,7 @@ impl<T> FilterMap<T> {
             match level {
                 b"#" => ends = Ends::Below,
                 b"+" => node = self.nodes.at(node).plus,
-                _ => {
-                    node = self
-                        .find_child(node, level, self.hasher.text(level))
-                        .unwrap_or(NONE)
-                }
+                _ => node = self.find_child(node, level, &mut None).unwrap_or(NONE),
             }
             if node == NONE {
                 return None;
@@ -241,7 +237,7 @@ impl<T> FilterMap<T> {
         // MQTT 5 §4.7.2: a wildcard as first level does not match a topic that begins with `$`.
         let mut wildcards_match = !topic.starts_with('$');
         for level in levels(topic) {
-            let level_hash = self.hasher.text(level);
+            let mut level_hash = None;
             next.clear();
             for &id in reached.iter() {
                 let node = self.nodes.at(id);
@@ -253,9 +249,7 @@ impl<T> FilterMap<T> {
                         next.push(node.plus);
                     }
                 }
-                if node.literal_count > 0
-                    && let Some(child) = self.find_child(id, level, level_hash)
-                {
+                if let Some(child) = self.find_child(id, level, &mut level_hash) {
                     next.push(child);
                 }
             }
@@ -298,18 +292,28 @@ impl<T> FilterMap<T> {
             .map(|slot| slot.index)
     }
 
+    /// `level_hash` is the hash of the level once somebody has asked for it.
     #[inline]
-    fn find_child(&self, parent: u32, level: &[u8], level_hash: u64) -> Option<u32> {
-        let hash = self.hasher.edge(parent, level_hash);
-        let is_it = |slot: &HashedIndex| {
-            slot.may_be(hash) && {
-                let node = self.nodes.at(slot.index);
-                node.parent == parent && self.nodes.level(node) == level
+    fn find_child(&self, parent: u32, level: &[u8], level_hash: &mut Option<u64>) -> Option<u32> {
+        match self.nodes.at(parent).literals {
+            Literals::None => None,
+            Literals::Only(child) => {
+                (self.nodes.level(self.nodes.at(child)) == level).then_some(child)
             }
-        };
-        self.edges
-            .find(table_hash(hash), is_it)
-            .map(|slot| slot.index)
+            Literals::Several(_) => {
+                let level_hash = level_hash.get_or_insert_with(|| self.hasher.text(level));
+                let hash = self.hasher.edge(parent, *level_hash);
+                let is_it = |slot: &HashedIndex| {
+                    slot.may_be(hash) && {
+                        let node = self.nodes.at(slot.index);
+                        node.parent == parent && self.nodes.level(node) == level
+                    }
+                };
+                self.edges
+                    .find(table_hash(hash), is_it)
+                    .map(|slot| slot.index)
+            }
+        }
     }
 
     /// The node where `filter` ends, with every node on the way.
@@ -326,25 +330,43 @@ impl<T> FilterMap<T> {
                     }
                     child => child,
                 },
-                _ => {
-                    let level_hash = self.hasher.text(level);
-                    match self.find_child(node, level, level_hash) {
-                        Some(child) => child,
-                        None => self.add_literal(node, level, level_hash),
-                    }
-                }
+                _ => match self.find_child(node, level, &mut None) {
+                    Some(child) => child,
+                    None => self.add_literal(node, level),
+                },
             };
         }
         (node, Ends::Here)
     }
 
-    fn add_literal(&mut self, parent: u32, level: &[u8], level_hash: u64) -> u32 {
+    fn add_literal(&mut self, parent: u32, level: &[u8]) -> u32 {
         let child = self.nodes.add(parent, level);
-        self.nodes.at_mut(parent).literal_count += 1;
-        let slot = HashedIndex::new(self.hasher.edge(parent, level_hash), child);
+        let literals = match self.nodes.at(parent).literals {
+            Literals::None => Literals::Only(child),
+            Literals::Only(first) => {
+                self.insert_edge(first);
+                self.insert_edge(child);
+                Literals::Several(2)
+            }
+            Literals::Several(count) => {
+                self.insert_edge(child);
+                Literals::Several(count + 1)
+            }
+        };
+        self.nodes.at_mut(parent).literals = literals;
+        child
+    }
+
+    fn insert_edge(&mut self, child: u32) {
+        let slot = HashedIndex::new(self.edge_hash(child), child);
         self.edges
             .insert_unique(slot.table_hash(), slot, HashedIndex::table_hash);
-        child
+    }
+
+    fn edge_hash(&self, child: u32) -> u64 {
+        let node = self.nodes.at(child);
+        let level_hash = self.hasher.text(self.nodes.level(node));
+        self.hasher.edge(node.parent, level_hash)
     }
 
     /// Removes `node` and then its ancestors, as far as nothing is left at or below them.
@@ -354,13 +376,23 @@ impl<T> FilterMap<T> {
             if self.nodes.at(parent).plus == node {
                 self.nodes.at_mut(parent).plus = NONE;
             } else {
-                let level_hash = self.hasher.text(self.nodes.level(self.nodes.at(node)));
-                let hash = table_hash(self.hasher.edge(parent, level_hash));
-                self.edges
-                    .find_entry(hash, |slot| slot.index == node)
-                    .expect("every literal child has its edge in the table")
-                    .remove();
-                self.nodes.at_mut(parent).literal_count -= 1;
+                let literals = match self.nodes.at(parent).literals {
+                    Literals::None => unreachable!("a node is a child of its parent"),
+                    Literals::Only(_) => Literals::None,
+                    Literals::Several(count) => {
+                        let hash = table_hash(self.edge_hash(node));
+                        self.edges
+                            .find_entry(hash, |slot| slot.index == node)
+                            .expect("one of several literal children has its edge in the table")
+                            .remove();
+                        if count == 1 {
+                            Literals::None
+                        } else {
+                            Literals::Several(count - 1)
+                        }
+                    }
+                };
+                self.nodes.at_mut(parent).literals = literals;
             }
             self.nodes.remove(node);
             node = parent;
@@ -394,11 +426,21 @@ struct Node {
     here: u32,
     /// The filter that ends with `#` below this node.
     below: u32,
-    literal_count: u32,
+    literals: Literals,
 }
 
 // The level that leads to a node stands in it, so checking an edge reads what the walk reads next.
-const _: () = assert!(size_of::<Node>() == 36);
+const _: () = assert!(size_of::<Node>() == 40);
+
+/// The children of a node for levels that are no wildcards.
+#[derive(Clone, Copy)]
+enum Literals {
+    None,
+    /// Most nodes below the first levels have one, which is found without the table.
+    Only(u32),
+    /// So many, in the table; there were more than one at some time.
+    Several(u32),
+}
 
 /// The text of a level: in place when it is short, else where it stands.
 struct LevelText {
@@ -458,7 +500,8 @@ impl Nodes {
     /// Whether no filter ends at or below the node.
     fn is_bare(&self, id: u32) -> bool {
         let node = self.at(id);
-        node.here == NONE && node.below == NONE && node.plus == NONE && node.literal_count == 0
+        let has_literals = !matches!(node.literals, Literals::None);
+        node.here == NONE && node.below == NONE && node.plus == NONE && !has_literals
     }
 
     fn add(&mut self, parent: u32, level: &[u8]) -> u32 {
@@ -469,7 +512,7 @@ impl Nodes {
             plus: NONE,
             here: NONE,
             below: NONE,
-            literal_count: 0,
+            literals: Literals::None,
         };
         if self.free == NONE {
             let id = index_u32(self.nodes.len());

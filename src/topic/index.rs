@@ -15,6 +15,11 @@ use super::keyed_list::KeyedList;
 pub trait Subscriber: Copy {
     /// Who this is; a filter has at most one entry per key.
     fn key(&self) -> u32;
+
+    /// Whether what it has to get is to be stored; always the same for one key.
+    fn is_stored(&self) -> bool {
+        false
+    }
 }
 
 /// The subscriptions of one core.

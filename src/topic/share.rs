@@ -76,6 +76,17 @@ pub struct Groups<S: Subscriber> {
     next_id: u32,
 }
 
+/// The members of a group on one core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemberCounts {
+    /// Members with a Network Connection.
+    pub online: u32,
+    /// Members without.
+    pub offline: u32,
+    /// Members of either kind whose messages are stored.
+    pub stored: u32,
+}
+
 struct Group<S> {
     id: GroupId,
     part: Part,
@@ -85,6 +96,7 @@ struct Group<S> {
     position: usize,
     online: Members<S>,
     offline: Members<S>,
+    stored: u32,
     /// What smooth weighted round-robin owes this core.
     local_credit: i64,
     /// In ascending order of `core`, one each.
@@ -100,8 +112,7 @@ struct Members<S> {
 struct Remote {
     core: u8,
     group: GroupId,
-    online: u32,
-    offline: u32,
+    counts: MemberCounts,
     credit: i64,
 }
 
@@ -121,10 +132,8 @@ pub struct Left<S> {
     pub group: GroupId,
     /// The entry that was removed.
     pub entry: S,
-    /// Members of this core that are online now.
-    pub online: u32,
-    /// Members of this core that are offline now.
-    pub offline: u32,
+    /// The members of this core now.
+    pub counts: MemberCounts,
     /// Whether the group has no member on any core any more.
     pub gone: bool,
 }
@@ -155,6 +164,9 @@ impl<S: Subscriber> Groups<S> {
         };
         let elsewhere = other.list.remove(entry.key());
         let replaced = into.list.insert(entry).or(elsewhere);
+        if replaced.is_none() {
+            group.stored += u32::from(entry.is_stored());
+        }
         Joined {
             group: group.id,
             replaced,
@@ -177,13 +189,13 @@ impl<S: Subscriber> Groups<S> {
             .list
             .remove(key)
             .or_else(|| found.offline.list.remove(key))?;
-        let (online, offline) = found.local_counts();
+        found.stored -= u32::from(entry.is_stored());
+        let counts = found.local_counts();
         let gone = self.remove_if_empty(at);
         Some(Left {
             group,
             entry,
-            online,
-            offline,
+            counts,
             gone,
         })
     }
@@ -226,13 +238,10 @@ impl<S: Subscriber> Groups<S> {
             .copied()
     }
 
-    /// The members of `group` on this core: online, then offline. This is what the other cores are
-    /// told.
-    ///
-    /// Zero of each when the group does not exist.
-    pub fn counts(&self, group: GroupId) -> (u32, u32) {
+    /// The members of `group` on this core, which is what the other cores are told; none when the group does not exist.
+    pub fn counts(&self, group: GroupId) -> MemberCounts {
         self.at(group)
-            .map_or((0, 0), |at| self.groups[at].local_counts())
+            .map_or_else(MemberCounts::default, |at| self.groups[at].local_counts())
     }
 
     /// Appends `$share/NAME/FILTER` to `out`; nothing when the group does not exist.
@@ -253,10 +262,9 @@ impl<S: Subscriber> Groups<S> {
         self.at(group).map_or(Part::OWN, |at| self.groups[at].part)
     }
 
-    /// Core `from` has `online` and `offline` members in the group `text`, which it calls
-    /// `remote_group`.
+    /// Core `from` has so many members in the group `text`, which it calls `remote_group`.
     ///
-    /// Zero of each means that it has none any more. Returns this core's id of the group, when it
+    /// No members means that it has none any more. Returns this core's id of the group, when it
     /// still exists.
     ///
     /// Panics when `from` is not below [`CORES_MAX`], or when `text` is not a valid Shared
@@ -266,12 +274,11 @@ impl<S: Subscriber> Groups<S> {
         from: u8,
         text: &str,
         remote_group: GroupId,
-        online: u32,
-        offline: u32,
+        counts: MemberCounts,
     ) -> Option<GroupId> {
         assert!(from < CORES_MAX);
         let filter = TopicFilter::parse(text).expect("a core announces only filters it has parsed");
-        if online == 0 && offline == 0 {
+        if counts.is_none() {
             let group = self.find(&filter)?;
             let at = self.at(group).expect("the group was found just now");
             self.groups[at].remotes.retain(|remote| remote.core != from);
@@ -282,8 +289,7 @@ impl<S: Subscriber> Groups<S> {
         let remote = Remote {
             core: from,
             group: remote_group,
-            online,
-            offline,
+            counts,
             credit: 0,
         };
         match group
@@ -332,22 +338,20 @@ impl<S: Subscriber> Groups<S> {
         } else {
             (offline, false)
         };
-        let weight =
-            |online: u32, offline: u32| i64::from(if any_online { online } else { offline });
+        let weight = |counts: MemberCounts| {
+            i64::from(if any_online {
+                counts.online
+            } else {
+                counts.offline
+            })
+        };
 
-        let (local_online, local_offline) = group.local_counts();
-        let local = (
-            this_core,
-            weight(local_online, local_offline),
-            &mut group.local_credit,
-        );
-        let remotes = group.remotes.iter_mut().map(|remote| {
-            (
-                remote.core,
-                weight(remote.online, remote.offline),
-                &mut remote.credit,
-            )
-        });
+        let local_weight = weight(group.local_counts());
+        let local = (this_core, local_weight, &mut group.local_credit);
+        let remotes = group
+            .remotes
+            .iter_mut()
+            .map(|remote| (remote.core, weight(remote.counts), &mut remote.credit));
         let mut best: Option<(u8, &mut i64)> = None;
         for (core, weight, credit) in std::iter::once(local).chain(remotes) {
             if weight == 0 || is_excluded(core) {
@@ -370,13 +374,13 @@ impl<S: Subscriber> Groups<S> {
         Some(core)
     }
 
-    /// What core `core` calls `group`, when it has members there.
-    pub fn remote_group(&self, group: GroupId, core: u8) -> Option<GroupId> {
+    /// What core `core` calls `group`, and its members, when it has any there.
+    pub fn remote_group(&self, group: GroupId, core: u8) -> Option<(GroupId, MemberCounts)> {
         let remotes = &self.groups[self.at(group)?].remotes;
         let at = remotes
             .binary_search_by_key(&core, |remote| remote.core)
             .ok()?;
-        Some(remotes[at].group)
+        Some((remotes[at].group, remotes[at].counts))
     }
 
     /// The member of this core whose turn it is: round-robin over those online, then over those
@@ -397,7 +401,8 @@ impl<S: Subscriber> Groups<S> {
     pub fn has_online(&self, group: GroupId) -> bool {
         self.at(group).is_some_and(|at| {
             let group = &self.groups[at];
-            group.local_counts().0 > 0 || group.remotes.iter().any(|remote| remote.online > 0)
+            group.online.list.count() > 0
+                || group.remotes.iter().any(|remote| remote.counts.online > 0)
         })
     }
 
@@ -465,6 +470,7 @@ impl<S: Subscriber> Groups<S> {
             position: sharing.len(),
             online: Members::new(),
             offline: Members::new(),
+            stored: 0,
             local_credit: 0,
             remotes: Vec::new(),
         });
@@ -490,7 +496,7 @@ impl<S: Subscriber> Groups<S> {
     /// Removes a group that has no member on any core, and says whether it did.
     fn remove_if_empty(&mut self, at: usize) -> bool {
         let group = &self.groups[at];
-        if group.local_counts() != (0, 0) || !group.remotes.is_empty() {
+        if !group.local_counts().is_none() || !group.remotes.is_empty() {
             return false;
         }
         let name_hash = table_hash(self.name_hash(&group.name, group.filter));
@@ -517,27 +523,37 @@ impl<S: Subscriber> Groups<S> {
     }
 }
 
+impl MemberCounts {
+    /// Whether there is no member.
+    pub fn is_none(self) -> bool {
+        self.online == 0 && self.offline == 0
+    }
+}
+
 impl<S: Subscriber> Group<S> {
-    fn local_counts(&self) -> (u32, u32) {
+    fn local_counts(&self) -> MemberCounts {
         // A list has one entry per u32 key.
-        (
-            self.online.list.count() as u32,
-            self.offline.list.count() as u32,
-        )
+        MemberCounts {
+            online: self.online.list.count() as u32,
+            offline: self.offline.list.count() as u32,
+            stored: self.stored,
+        }
     }
 
     /// Members online and offline on all cores that are not excluded.
     fn weights(&self, this_core: u8, is_excluded: impl Fn(u8) -> bool) -> (i64, i64) {
-        let (online, offline) = self.local_counts();
         let remotes = self
             .remotes
             .iter()
-            .map(|remote| (remote.core, remote.online, remote.offline));
-        std::iter::once((this_core, online, offline))
+            .map(|remote| (remote.core, remote.counts));
+        std::iter::once((this_core, self.local_counts()))
             .chain(remotes)
-            .filter(|(core, ..)| !is_excluded(*core))
-            .fold((0, 0), |sum, (_, online, offline)| {
-                (sum.0 + i64::from(online), sum.1 + i64::from(offline))
+            .filter(|(core, _)| !is_excluded(*core))
+            .fold((0, 0), |sum, (_, counts)| {
+                (
+                    sum.0 + i64::from(counts.online),
+                    sum.1 + i64::from(counts.offline),
+                )
             })
     }
 }
@@ -579,6 +595,18 @@ mod tests {
     impl Subscriber for Entry {
         fn key(&self) -> u32 {
             self.0
+        }
+
+        fn is_stored(&self) -> bool {
+            self.0 == 2
+        }
+    }
+
+    fn counts(online: u32, offline: u32, stored: u32) -> MemberCounts {
+        MemberCounts {
+            online,
+            offline,
+            stored,
         }
     }
 
@@ -627,7 +655,7 @@ mod tests {
         groups.leave_group(first, 1);
         let second = groups.join(&shared("$share/a/x"), Entry(1), true).group;
         assert_ne!(first, second);
-        assert_eq!(groups.counts(first), (0, 0));
+        assert_eq!(groups.counts(first), counts(0, 0, 0));
         assert_eq!(groups.pick_core(first, 0, 0), None);
         assert_eq!(groups.pick_member(first, |_| true), None);
         assert_eq!(groups.member(first, 1), None);
@@ -656,17 +684,32 @@ mod tests {
         let mut groups = Groups::new(0);
         let filter = shared("$share/g/a/#");
         let group = groups.join(&filter, Entry(1), true).group;
-        assert_eq!(groups.counts(group), (1, 0));
+        assert_eq!(groups.counts(group), counts(1, 0, 0));
         assert_eq!(
             groups.join(&filter, Entry(1), false).replaced,
             Some(Entry(1))
         );
-        assert_eq!(groups.counts(group), (0, 1));
+        assert_eq!(groups.counts(group), counts(0, 1, 0));
         assert!(groups.set_online(group, 1, true));
         assert!(!groups.set_online(group, 1, true));
         assert!(!groups.set_online(group, 2, true));
-        assert_eq!(groups.counts(group), (1, 0));
+        assert_eq!(groups.counts(group), counts(1, 0, 0));
         assert_eq!(groups.member(group, 1), Some(Entry(1)));
+    }
+
+    #[test]
+    fn members_whose_messages_are_stored_are_counted_online_or_not() {
+        let mut groups = Groups::new(0);
+        let filter = shared("$share/g/t");
+        groups.join(&filter, Entry(1), true);
+        let group = groups.join(&filter, Entry(2), true).group;
+        assert_eq!(groups.counts(group), counts(2, 0, 1));
+        groups.join(&filter, Entry(2), false);
+        assert_eq!(groups.counts(group), counts(1, 1, 1));
+        groups.set_online(group, 2, true);
+        assert_eq!(groups.counts(group), counts(2, 0, 1));
+        let left = groups.leave_group(group, 2).expect("a member");
+        assert_eq!(left.counts, counts(1, 0, 0));
     }
 
     #[test]
@@ -694,9 +737,12 @@ mod tests {
         let mut groups = Groups::new(0);
         let text = "$share/g/t";
         let group = groups.join(&shared(text), Entry(1), true).group;
-        groups.apply_remote(3, text, GroupId(77), 2, 5);
-        groups.apply_remote(1, text, GroupId(78), 0, 9);
-        assert_eq!(groups.remote_group(group, 3), Some(GroupId(77)));
+        groups.apply_remote(3, text, GroupId(77), counts(2, 5, 1));
+        groups.apply_remote(1, text, GroupId(78), counts(0, 9, 0));
+        assert_eq!(
+            groups.remote_group(group, 3),
+            Some((GroupId(77), counts(2, 5, 1)))
+        );
         assert_eq!(groups.remote_group(group, 2), None);
         let picks: Vec<_> = (0..6)
             .filter_map(|_| groups.pick_core(group, 0, 0))
@@ -709,18 +755,30 @@ mod tests {
         let mut groups: Groups<Entry> = Groups::new(0);
         let text = "$share/g/t";
         let group = groups
-            .apply_remote(1, text, GroupId(1), 1, 0)
+            .apply_remote(1, text, GroupId(1), counts(1, 0, 0))
             .expect("it has members");
-        groups.apply_remote(2, text, GroupId(2), 0, 1);
-        groups.apply_remote(3, text, GroupId(3), 0, 1);
+        groups.apply_remote(2, text, GroupId(2), counts(0, 1, 0));
+        groups.apply_remote(3, text, GroupId(3), counts(0, 1, 0));
         assert_eq!(groups.pick_core(group, 0, 0), Some(1));
         assert_eq!(groups.pick_core(group, 0, 1 << 1), Some(2));
         assert_eq!(groups.pick_core(group, 0, 1 << 1), Some(3));
         assert_eq!(groups.pick_core(group, 0, 0b1110), None);
-        assert_eq!(groups.apply_remote(1, text, GroupId(1), 0, 0), Some(group));
-        assert_eq!(groups.apply_remote(2, text, GroupId(2), 0, 0), Some(group));
-        assert_eq!(groups.apply_remote(3, text, GroupId(3), 0, 0), None);
-        assert_eq!(groups.apply_remote(3, text, GroupId(3), 0, 0), None);
+        assert_eq!(
+            groups.apply_remote(1, text, GroupId(1), counts(0, 0, 0)),
+            Some(group)
+        );
+        assert_eq!(
+            groups.apply_remote(2, text, GroupId(2), counts(0, 0, 0)),
+            Some(group)
+        );
+        assert_eq!(
+            groups.apply_remote(3, text, GroupId(3), counts(0, 0, 0)),
+            None
+        );
+        assert_eq!(
+            groups.apply_remote(3, text, GroupId(3), counts(0, 0, 0)),
+            None
+        );
         assert!(groups.is_empty());
     }
 }

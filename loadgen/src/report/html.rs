@@ -7,6 +7,7 @@ use crate::report::files::Recorded;
 use crate::report::svg::{self, Chart, NARROW, WIDE, escaped};
 use crate::report::{Percentiles, Summary};
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Nothing is loaded from anywhere, and the browser is told so.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'";
@@ -244,10 +245,10 @@ fn headline(run: &Recorded) -> String {
 fn deck(run: &Recorded) -> String {
     let summary = &run.summary;
     let broker = &run.provenance.broker;
-    let name = if broker.name.is_empty() {
-        "a broker that does not tell its name"
-    } else {
-        &broker.name
+    let program = || Path::new(broker.command.first()?).file_name()?.to_str();
+    let name = match &*broker.name {
+        "" => program().unwrap_or("a broker that does not tell its name"),
+        name => name,
     };
     let place = if broker.same_host {
         "on the same machine as the generator"

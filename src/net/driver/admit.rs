@@ -12,7 +12,7 @@ use crate::shard::outbox::Event;
 use crate::shard::rate::advance;
 use socket2::SockRef;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 impl<S: StateMachine> Driver<S> {
     /// Takes in a new connection, unless a limit or its listener's lists are against it.
@@ -20,12 +20,14 @@ impl<S: StateMachine> Driver<S> {
         self.pace_accepts(listener);
         let index = listener.index as usize;
         let door = self.listeners[index].listener.door().clone();
-        // None for a unix socket; a peer that is gone again is noticed soon enough.
-        let peer = SockRef::from(&socket).peer_addr().ok();
-        let peer = peer.and_then(|peer| peer.as_socket());
         if self.memory == MemoryLevel::Exhausted {
-            return self.turn_away(Limit::Memory, peer);
+            return self.turn_away(Limit::Memory, peer_of(&socket));
         }
+        let is_plain = door.is_plain();
+        let admission = self.live.admission();
+        // Where nobody asks for it, the system is not asked either.
+        let wants_peer = !is_plain || admission.wants_address(&self.limits, &door);
+        let peer = wants_peer.then(|| peer_of(&socket)).flatten();
         let newcomer = Newcomer {
             listener: index,
             address: peer
@@ -33,11 +35,11 @@ impl<S: StateMachine> Driver<S> {
                 .filter(|_| !door.is_behind_proxy()),
             now_ms: self.now.mono_ms,
         };
-        let permit = match self.live.admission().admit(&self.limits, &door, newcomer) {
+        let permit = match admission.admit(&self.limits, &door, newcomer) {
             Ok(permit) => permit,
-            Err(limit) => return self.turn_away(limit, peer),
+            Err(limit) => return self.turn_away(limit, peer_of(&socket)),
         };
-        let transport = if door.is_plain() {
+        let transport = if is_plain {
             None
         } else {
             match door.admit(peer) {
@@ -46,7 +48,12 @@ impl<S: StateMachine> Driver<S> {
                 None => return self.counters.turned_away.add(1),
             }
         };
+        // With nowhere to move to it is settled at once.
+        let is_settled = is_plain && self.core_count == 1;
         if let Some(conn) = self.sockets.insert(socket, transport) {
+            if let Some(socket) = self.sockets.get(conn) {
+                socket.settled = is_settled;
+            }
             self.sockets.set_permit(conn, permit);
             let listener = u16::try_from(index).expect("a process has few listeners");
             self.sockets.set_listener(conn, listener);
@@ -135,7 +142,11 @@ impl<S: StateMachine> Driver<S> {
         if let Some(transport) = self.sockets.transport(conn) {
             return transport.peer();
         }
-        let socket = self.sockets.get(conn)?;
-        SockRef::from(&*socket).peer_addr().ok()?.as_socket()
+        peer_of(&*self.sockets.get(conn)?)
     }
+}
+
+/// The socket's own word; none for a unix socket, or when the peer is gone again, which is noticed soon enough.
+fn peer_of(socket: &impl AsFd) -> Option<SocketAddr> {
+    SockRef::from(socket).peer_addr().ok()?.as_socket()
 }

@@ -81,9 +81,11 @@ impl<S: StateMachine> Driver<S> {
         let Some(socket) = self.sockets.get(conn) else {
             return;
         };
-        // It fails when the peer has reset the connection, and then there is nobody to tell.
-        let shut = SockRef::from(&*socket).shutdown(Shutdown::Write);
-        if socket.eof || shut.is_err() || self.lingering.len() >= LINGERING_MAX {
+        // To shut it fails when the peer has reset the connection, and then there is nobody to tell.
+        if socket.eof
+            || self.lingering.len() >= LINGERING_MAX
+            || SockRef::from(&*socket).shutdown(Shutdown::Write).is_err()
+        {
             return self.end(conn, cause);
         }
         socket.phase = Phase::Draining;

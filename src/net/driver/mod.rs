@@ -8,13 +8,12 @@
 //!    look like: that is what keeps two cores from waiting for each other. It comes after the receiving and before
 //!    the feeding, and links are flushed before sockets are written: so what a client sends after it has seen an
 //!    acknowledgement from another core meets everything that core had sent here before (unless the link was full);
-//! 4. feeds the ring's completions to the shard in their order;
+//! 4. feeds the ring's completions to the shard, those of who sends much last (`waiting`);
 //! 5. flushes: one group of records to the store, one batch per link, one write per connection that has something, closes;
 //! 6. arms the receives that have ended and are still wanted.
 //!
 //! Step 5 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
-//! to many subscribers leaves while it is still in the cache. Fairness between connections comes from the
-//! order of completions: the kernel fills at most 32 buffers of one connection before it goes on to the next.
+//! to many subscribers leaves while it is still in the cache. Who sends much is fed for at most [`BULK_TIME`] a turn.
 //!
 //! # Receiving
 //!
@@ -22,7 +21,7 @@
 //! then on it is *settled* on this core, and one multishot receive stays armed. A shard passes a connection on
 //! to the owner of its session only in answer to that connection's own bytes and before it has written any, so
 //! no operation is in flight on a socket that leaves and nothing has to be cancelled. A connection that was handed
-//! over to this core is settled from the start.
+//! over to this core is settled from the start, as is each on the only core.
 //!
 //! When a link's pressure is [`Pressure::Hard`] nothing that was received is fed: the completions wait in their order,
 //! with their buffers, until the pressure falls. That is bounded by the number of buffers, because a receive
@@ -70,12 +69,13 @@ mod tests;
 mod through;
 #[cfg(test)]
 mod through_tests;
+mod waiting;
 
 use super::counters::NetCounters;
 use super::events::LogSink;
 use super::listener::{Listener, Reserve, is_shortage};
 use super::live::Live;
-use super::ring::{Completion, Key, Received, Ring, RingError};
+use super::ring::{Completion, Key, Ring, RingError};
 use super::sockets::Sockets;
 use super::transport::Scratch;
 use crate::access::RulesInForce;
@@ -97,9 +97,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+use waiting::Waiting;
 
 /// Bytes fed to the shard, or sent to it over links, after which output is flushed within a turn.
 pub const FLUSH_BYTES: usize = 64 << 10;
+/// How long a turn feeds what waits: so long others wait for the next turn.
+const BULK_TIME: Duration = Duration::from_millis(4);
 /// Bytes fed in a turn below which the turn is called light.
 const LIGHT_BYTES: usize = 16 << 10;
 /// Time a connection has to take its last bytes, and then to shut its side.
@@ -273,8 +276,7 @@ pub struct Driver<S> {
     store: Option<StoreLink>,
     counters: Arc<NetCounters>,
     outbox: Outbox,
-    /// Received under hard pressure and not fed yet, in order.
-    deferred: VecDeque<(ConnKey, Received)>,
+    waiting: Waiting,
     /// Connections whose receive has ended; armed again at the end of the turn if it is wanted.
     to_arm: Vec<ConnKey>,
     /// Connections whose full socket has room again.
@@ -376,7 +378,7 @@ impl<S: StateMachine> Driver<S> {
             store,
             counters,
             outbox,
-            deferred: VecDeque::new(),
+            waiting: Waiting::default(),
             to_arm: Vec::new(),
             writable: Vec::new(),
             layers: Scratch::default(),
@@ -414,18 +416,18 @@ impl<S: StateMachine> Driver<S> {
         busy |= self.drain_links();
         busy |= self.drain_store();
         busy |= self.drain_auth();
-        self.feed_deferred();
         busy |= self.continue_handshakes();
         while let Some(completion) = self.ring.next_completion() {
             busy = true;
             self.complete(completion);
             self.flush_if_much_was_fed();
         }
+        self.feed_waiting();
         let is_light = self.fed_bytes < LIGHT_BYTES;
         self.flush();
         self.arm_receives();
         self.counters.turns.add(u64::from(busy));
-        busy |= !self.outbox.is_empty() || !self.writable.is_empty() || self.can_feed_deferred();
+        busy |= !self.outbox.is_empty() || !self.writable.is_empty() || self.can_feed_waiting();
         Ok(if self.is_finished() {
             Turn::Finished
         } else if busy && is_light {

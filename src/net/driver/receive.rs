@@ -1,14 +1,15 @@
 //! What arrives: feeding it to the shard, pausing and resuming, taking over and handing over.
 
-use super::{Driver, FLUSH_BYTES, StateMachine, ring_key};
+use super::{BULK_TIME, Driver, FLUSH_BYTES, StateMachine, ring_key};
 use crate::mesh::link::{HandedOverSocket, LinkMessage};
 use crate::net::ring::Received;
 use crate::net::sockets::{Phase, Recv};
 use crate::shard::input::{CloseCause, ConnKey, Input};
 use crate::shard::outbox::Handover;
+use std::time::Instant;
 
 impl<S: StateMachine> Driver<S> {
-    /// Notes what a completion says about the receive, and feeds its bytes unless a link's pressure forbids it.
+    /// Notes what a completion says about the receive, and feeds its bytes unless they have to wait.
     pub(super) fn received(&mut self, conn: ConnKey, received: Received, more: bool) {
         let phase = self.sockets.get(conn).map(|socket| {
             if !more {
@@ -16,27 +17,40 @@ impl<S: StateMachine> Driver<S> {
             }
             socket.phase
         });
-        // What is deferred must stay in order, and what is discarded anyway need not wait.
-        if phase == Some(Phase::Open) && (self.hard_pressure() || !self.deferred.is_empty()) {
-            self.deferred.push_back((conn, received));
+        let waits = match &received {
+            Received::NoBuffers | Received::Cancelled => false,
+            // What is discarded anyway need not wait.
+            _ if phase != Some(Phase::Open) => false,
+            Received::Bytes(buffer) if self.ring.is_full(buffer) => true,
+            _ => self.waiting.holds(conn) || self.hard_pressure(),
+        };
+        if waits {
+            self.waiting.push(conn, received);
         } else {
             self.feed(conn, received);
         }
     }
 
-    /// Feeds what was received under hard pressure, as long as there is none.
-    pub(super) fn feed_deferred(&mut self) {
-        while self.can_feed_deferred() {
-            let Some((conn, received)) = self.deferred.pop_front() else {
+    /// Feeds what waits, as long as there is no hard pressure and the turn has time for it.
+    pub(super) fn feed_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        while self.can_feed_waiting() {
+            let Some((conn, received)) = self.waiting.pop() else {
                 return;
             };
             self.feed(conn, received);
             self.flush_if_much_was_fed();
+            if begun.elapsed() >= BULK_TIME {
+                return;
+            }
         }
     }
 
-    pub(super) fn can_feed_deferred(&self) -> bool {
-        !self.deferred.is_empty() && !self.hard_pressure()
+    pub(super) fn can_feed_waiting(&self) -> bool {
+        !self.waiting.is_empty() && !self.hard_pressure()
     }
 
     fn feed(&mut self, conn: ConnKey, received: Received) {
@@ -111,7 +125,8 @@ impl<S: StateMachine> Driver<S> {
             let Some(socket) = self.sockets.get(conn) else {
                 continue;
             };
-            if socket.recv != Recv::Idle || !socket.wants_recv() {
+            // Who sends much is read on when what it sent has been fed: the buffers are for all.
+            if socket.recv != Recv::Idle || !socket.wants_recv() || self.waiting.holds(conn) {
                 continue;
             }
             socket.recv = Recv::Armed;

@@ -614,6 +614,26 @@ fn under_hard_pressure_nothing_is_fed_and_nothing_is_lost() {
 }
 
 #[test]
+fn who_sends_much_waits_for_who_sends_little() {
+    let mut cores = Cores::new(1);
+    let mut bulk = cores.connect();
+    let mut other = cores.connect();
+    for client in [&mut bulk, &mut other] {
+        client.write_all(b"1").unwrap();
+        cores.read(client, 1);
+    }
+    let begun = cores.seen(0).len();
+    let buffer_bytes = RING.buffer_bytes as usize;
+    let text: Vec<u8> = (0..10 * buffer_bytes + 7).map(bulk_byte).collect();
+    bulk.write_all(&text).unwrap();
+    other.write_all(b"hello").unwrap();
+    assert!(cores.read(&mut bulk, text.len()) == text);
+    assert_eq!(cores.read(&mut other, 5), b"hello");
+    let fed = &cores.seen(0)[begun..];
+    assert_eq!(fed[..2], [Seen::Received(5), Seen::Received(buffer_bytes)]);
+}
+
+#[test]
 fn more_senders_than_buffers_are_all_read() {
     let ring = RingConfig {
         buffer_count: 2,
