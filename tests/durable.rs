@@ -5,6 +5,7 @@ mod world;
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version};
 use ringmq::shard::counters::DropCause;
+use ringmq::shard::input::Input;
 use ringmq::shard::record::{Durability, OutgoingStep, Part, Record};
 use world::{Packet, World, connect, options, persistent};
 
@@ -22,9 +23,13 @@ fn ack_of(packet_type: PacketType, id: u16, reason: ReasonCode) -> Option<Packet
 
 /// Connects a client that keeps its session.
 fn keeper(world: &mut World, id: &str) -> usize {
-    let client = world.accept(0, Version::V5);
+    keeper_of(world, id, Version::V5)
+}
+
+fn keeper_of(world: &mut World, id: &str, version: Version) -> usize {
+    let client = world.accept(0, version);
     let mut bytes = Vec::new();
-    persistent(id, Version::V5).encode(&mut bytes);
+    persistent(id, version).encode(&mut bytes);
     world.send(client, &bytes);
     assert_eq!(world.next(client), None, "CONNACK before its record");
     world.commit();
@@ -335,6 +340,80 @@ fn what_the_store_refuses_is_refused_to_the_publisher() {
             "3.x has no other word for it"
         );
     }
+}
+
+/// The acknowledgement of an earlier packet waited for the store, and only behind it would the connection of a 3.x client end whose message
+/// was refused. What came meanwhile was taken, and stood before the refused message when the client sent both again.
+#[test]
+fn nothing_passes_what_was_refused_to_a_client_of_3_1_1() {
+    let mut world = stored(1);
+    let subscriber = subscribed(&mut world, "subscriber", "t", QoS::AtLeastOnce);
+    let publisher = keeper_of(&mut world, "publisher", Version::V311);
+    world.publish(publisher, "t", b"0", QoS::ExactlyOnce, 7);
+    world.commit();
+    let pubrec = ack_of(PacketType::Pubrec, 7, ReasonCode::Success);
+    assert_eq!(world.next(publisher), pubrec);
+    world.cut(subscriber);
+    world.input(0, Input::StoreState { accepting: false });
+    world.ack(publisher, PacketType::Pubrel, 7);
+    world.publish(publisher, "t", b"1", QoS::AtLeastOnce, 1);
+    world.input(0, Input::StoreState { accepting: true });
+    world.publish(publisher, "t", b"2", QoS::AtLeastOnce, 2);
+    assert_eq!(world.next(publisher), Some(Packet::Closed));
+    world.commit();
+    let subscriber = keeper(&mut world, "subscriber");
+    assert_eq!(world.payloads(subscriber), [b"0".to_vec()]);
+}
+
+/// What is stored with it does not take it along.
+#[test]
+fn what_was_refused_to_a_client_of_3_1_1_is_not_acknowledged() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut world = stored(1);
+        let subscriber = subscribed(&mut world, "subscriber", "t", QoS::ExactlyOnce);
+        world.cut(subscriber);
+        let publisher = keeper_of(&mut world, "publisher", Version::V311);
+        world.publish(publisher, "t", b"1", qos, 1);
+        world.publish(publisher, "t", b"2", qos, 2);
+        world.commit_but(
+            0,
+            |record| matches!(record, Record::Message { message, .. } if message.payload() == b"1"),
+        );
+        assert_eq!(world.next(publisher), Some(Packet::Closed));
+    }
+}
+
+/// The same with what waits for the answer of another shard.
+#[test]
+fn nor_what_was_on_its_way() {
+    let mut world = stored(2);
+    let id_on = |world: &World, shard: usize| {
+        (0..)
+            .map(|n| format!("client-{n}"))
+            .find(|id| world.placement.owner(id).index() == shard)
+            .expect("some id hashes to this shard")
+    };
+    let (here, there) = (id_on(&world, 0), id_on(&world, 1));
+    let subscriber = subscribed(&mut world, &there, "t", QoS::AtLeastOnce);
+    world.cut(subscriber);
+    let publisher = world.connect(0, &here, Version::V311);
+    world.links_flow = false;
+    world.publish(publisher, "t", b"1", QoS::AtLeastOnce, 1);
+    world.publish(publisher, "t", b"2", QoS::AtLeastOnce, 2);
+    // The answer about the second is still on its way when the first is refused.
+    assert!(world.deliver_one(0, 1));
+    assert!(world.deliver_one(1, 0));
+    let [Record::Message { .. }] = world.records[0][..] else {
+        panic!("{:?}", world.records[0]);
+    };
+    world.commit_but(0, |_| true);
+    assert_eq!(world.next(publisher), Some(Packet::Closed));
+    world.input(0, Input::StoreState { accepting: true });
+    world.links_flow = true;
+    world.flow();
+    world.commit();
+    let subscriber = keeper(&mut world, &there);
+    assert_eq!(world.payloads(subscriber), Vec::<Vec<u8>>::new());
 }
 
 /// Only when the message itself was refused did PUBREC free its identifier: when the store refused what was to be retained, the

@@ -24,9 +24,11 @@ use shim::shim;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -200,9 +202,7 @@ fn a_message_that_ends_before_it_is_written_costs_nothing() {
     link.submit(vec![session()]);
     settled(&mut link, 1);
     let stats = Arc::clone(store.stats());
-    let before = stats
-        .written_bytes
-        .load(std::sync::atomic::Ordering::Relaxed);
+    let before = stats.written_bytes.load(Relaxed);
     let mut records = Vec::new();
     for id in 1..=500 {
         records.extend([ended(id), message(id, 100)]);
@@ -210,16 +210,39 @@ fn a_message_that_ends_before_it_is_written_costs_nothing() {
     link.submit(records);
     settled(&mut link, 1_001);
     store.stop();
-    assert_eq!(
-        stats.annihilated.load(std::sync::atomic::Ordering::Relaxed),
-        500
-    );
-    assert_eq!(
-        stats
-            .written_bytes
-            .load(std::sync::atomic::Ordering::Relaxed),
-        before
-    );
+    assert_eq!(stats.annihilated.load(Relaxed), 500);
+    assert_eq!(stats.written_bytes.load(Relaxed), before);
+}
+
+/// What was written into a file that had been removed was acknowledged, and found by nobody.
+#[test]
+fn a_database_that_is_gone_is_noticed_and_may_come_back() {
+    let scratch = Scratch::new("gone");
+    let dir = scratch.0.join("data");
+    fs::create_dir(&dir).unwrap();
+    let (store, _, mut link) = open(&dir.join(schema::FILE), Durability::Process);
+    let (mut id, mut lsn) = (0, 1);
+    link.submit(vec![session()]);
+    let mut is_kept = |link: &mut StoreLink| {
+        link.submit(vec![]);
+        (id, lsn) = (id + 1, lsn + 1);
+        link.submit(vec![message(id, 300)]);
+        settled(link, lsn).is_empty()
+    };
+    assert!(is_kept(&mut link));
+    let elsewhere = scratch.0.join("elsewhere");
+    fs::rename(&dir, &elsewhere).unwrap();
+    let begin = Instant::now();
+    while is_kept(&mut link) {
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+    assert_eq!(store.stats().failing.load(Relaxed), 1);
+    fs::rename(&elsewhere, &dir).unwrap();
+    while !is_kept(&mut link) {
+        assert!(begin.elapsed() < Duration::from_secs(60));
+        thread::sleep(Duration::from_millis(10));
+    }
+    store.stop();
 }
 
 /// What `child` does, by its environment: `RINGMQ_CHILD` is the directory, `RINGMQ_CHILD_WORK` the work.
@@ -234,23 +257,28 @@ fn child() {
     };
     let (store, recovered, mut link) = open(&dir.join(schema::FILE), durability);
     match std::env::var("RINGMQ_CHILD_WORK").as_deref() {
-        Ok("write") => {
-            // Waits with each second message until the first is acknowledged, and says what is settled.
+        Ok(work @ ("write" | "fill")) => {
+            // Waits with each second message until the first is acknowledged, and says what is settled. "fill" writes much, and so keeps
+            // nothing of earlier processes.
             let mut id = recovered.last_message;
             let mut first: Vec<_> = waiting(&recovered)
                 .into_iter()
-                .filter(|id| id % 3 == 0)
+                .filter(|id| work == "fill" || id % 3 == 0)
                 .map(ended)
                 .collect();
             first.push(session());
             let mut lsn = first.len() as u64;
+            if work == "fill" {
+                println!("from {id}");
+            }
             link.submit(first);
+            let payload_bytes = if work == "fill" { 30_000 } else { 300 };
             loop {
                 let mut group = Vec::new();
                 let first = id + 1;
                 for _ in 0..1 + id % 7 {
                     id += 1;
-                    group.push(message(id, 300));
+                    group.push(message(id, payload_bytes));
                 }
                 // Acknowledged in another group, as by a client.
                 let ends: Vec<_> = (first..=id).filter(|id| id % 3 == 0).collect();
@@ -261,7 +289,9 @@ fn child() {
                 println!("kept {id}");
                 lsn += ends.len() as u64;
                 link.submit(ends.iter().map(|id| ended(*id)).collect());
-                settled(&mut link, lsn);
+                if !ends.is_empty() {
+                    settled(&mut link, lsn);
+                }
                 println!("done {id}");
             }
         }
@@ -299,13 +329,40 @@ fn child() {
             store.stop();
             println!("kept 4");
         }
+        Ok("late") => {
+            let is_failing = |failing: u64| {
+                let begin = Instant::now();
+                while store.stats().failing.load(Relaxed) != failing {
+                    assert!(begin.elapsed() < Duration::from_secs(30));
+                    thread::sleep(Duration::from_millis(1));
+                }
+            };
+            link.submit(vec![session()]);
+            settled(&mut link, 1);
+            faults("e");
+            link.submit(vec![message(1, 300)]);
+            is_failing(1);
+            faults("n");
+            is_failing(0);
+            // The shard has not been told yet that the first was refused.
+            link.submit(vec![message(2, 300), ended(7)]);
+            assert_eq!(settled(&mut link, 4), [Lsn(2), Lsn(3)]);
+            // What it has made in the turn in which it is told may be older.
+            link.submit(vec![message(3, 300)]);
+            assert_eq!(settled(&mut link, 5), [Lsn(5)]);
+            link.submit(vec![message(4, 300)]);
+            assert!(settled(&mut link, 6).is_empty());
+            store.stop();
+            println!("kept 4");
+        }
         other => panic!("{other:?}"),
     }
 }
 
 fn spawn_child(dir: &Path, work: &str, mode: &str, durability: Durability) -> Child {
     let faults = dir.join("faults");
-    fs::write(&faults, if work == "write" { mode } else { "n" }).unwrap();
+    let changes_it = matches!(work, "fail" | "late");
+    fs::write(&faults, if changes_it { "n" } else { mode }).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
         .env("RINGMQ_CHILD", dir)
@@ -319,9 +376,9 @@ fn spawn_child(dir: &Path, work: &str, mode: &str, durability: Durability) -> Ch
         .unwrap()
 }
 
-fn fails_and_recovers(mode: &str) {
-    let scratch = Scratch::new(&format!("fails-{mode}"));
-    let child = spawn_child(&scratch.0, "fail", mode, Durability::Power);
+fn fails_and_recovers(work: &str, mode: &str) {
+    let scratch = Scratch::new(&format!("{work}-{mode}"));
+    let child = spawn_child(&scratch.0, work, mode, Durability::Power);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("kept 4"), "{text}");
@@ -333,12 +390,19 @@ fn fails_and_recovers(mode: &str) {
 
 #[test]
 fn a_full_disk_refuses_messages_keeps_state_and_recovers() {
-    fails_and_recovers("f");
+    fails_and_recovers("fail", "f");
 }
 
 #[test]
 fn a_failing_disk_refuses_messages_keeps_state_and_recovers() {
-    fails_and_recovers("e");
+    fails_and_recovers("fail", "e");
+}
+
+/// A client that is disconnected because a message of its was refused sends it again, and what it had sent behind it: the store must not
+/// have kept that, or it would stand before it.
+#[test]
+fn what_was_sent_before_its_shard_knew_of_a_refusal_is_refused_too() {
+    fails_and_recovers("late", "e");
 }
 
 /// A number that differs from run to run; a failure prints it.
@@ -395,12 +459,35 @@ fn cut_power(file: &Path, random: &mut Random) {
     fs::remove_file(synced).unwrap();
 }
 
+/// When a child is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Killed {
+    AnyTime,
+    /// While it makes the log longer.
+    Lengthening,
+    /// While it brings the log into the database.
+    InCheckpoint,
+}
+
 /// Ends a writing child again and again; with `power`, what it had not flushed is lost in part.
 ///
 /// Returns: what was lost, or came back.
-fn crash_rounds(rounds: u32, power: bool, durability: Durability) -> Result<(), String> {
+fn crash_rounds(
+    rounds: u32,
+    killed: Killed,
+    power: bool,
+    durability: Durability,
+) -> Result<(), String> {
     let cause = if power { "power" } else { "kill" };
-    let scratch = Scratch::new(&format!("{cause}-{}", durability.name()));
+    let scratch = Scratch::new(&format!("{cause}-{killed:?}-{}", durability.name()));
+    let (work, mode) = match (killed, power) {
+        (Killed::AnyTime, false) => ("write", "n"),
+        (Killed::AnyTime, true) => ("write", "s"),
+        (Killed::Lengthening, false) => ("fill", "l"),
+        (Killed::Lengthening, true) => ("fill", "L"),
+        (Killed::InCheckpoint, false) => ("fill", "c"),
+        (Killed::InCheckpoint, true) => ("fill", "C"),
+    };
     let seed = seed();
     let random = &mut Random(seed);
     let mut sent_ever = 0;
@@ -409,33 +496,43 @@ fn crash_rounds(rounds: u32, power: bool, durability: Durability) -> Result<(), 
             // What the last round left has been on the disk since.
             fs::copy(scratch.db(), scratch.0.join("store.db.synced")).unwrap();
         }
-        let mut child = spawn_child(
-            &scratch.0,
-            "write",
-            if power { "s" } else { "n" },
-            durability,
-        );
+        let mut child = spawn_child(&scratch.0, work, mode, durability);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let reader = thread::spawn(move || {
-            let (mut sent, mut kept, mut done) = (0, 0, 0);
+            let (mut from, mut sent, mut kept, mut done) = (0, 0, 0, 0);
             for line in lines.map_while(Result::ok) {
                 let Some((what, id)) = line.split_once(' ') else {
                     continue;
                 };
                 let Ok(id) = id.parse::<u64>() else { continue };
                 match what {
+                    "from" => from = id,
                     "sent" => sent = id,
                     "kept" => kept = id,
                     "done" => done = id,
                     _ => {}
                 }
             }
-            (sent, kept, done)
+            (from, sent, kept, done)
         });
-        thread::sleep(Duration::from_millis(60 + random.below(250)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let (sent, kept, done) = reader.join().unwrap();
+        match killed {
+            Killed::AnyTime => {
+                thread::sleep(Duration::from_millis(60 + random.below(250)));
+                child.kill().unwrap();
+            }
+            Killed::Lengthening | Killed::InCheckpoint => {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                while child.try_wait().unwrap().is_none() {
+                    if Instant::now() >= deadline {
+                        child.kill().unwrap();
+                    }
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "round {round} of seed {seed}");
+        let (from, sent, kept, done) = reader.join().unwrap();
         if power {
             for name in ["store.db", "store.db-wal"] {
                 cut_power(&scratch.0.join(name), random);
@@ -450,7 +547,7 @@ fn crash_rounds(rounds: u32, power: bool, durability: Durability) -> Result<(), 
             }
             Err(error) => panic!("round {round} of seed {seed}: {error}"),
         };
-        for id in 1..=kept {
+        for id in from + 1..=kept {
             let must_wait = id % 3 != 0;
             let must_not_wait = id % 3 == 0 && id <= done;
             if must_wait && !found.contains(&id) || must_not_wait && found.contains(&id) {
@@ -463,6 +560,9 @@ fn crash_rounds(rounds: u32, power: bool, durability: Durability) -> Result<(), 
         sent_ever = sent.max(sent_ever);
         assert!(found.last().is_none_or(|last| *last <= sent_ever));
     }
+    let hits = fs::read(scratch.0.join("faults.hits")).map_or(0, |hits| hits.len());
+    let expected = if killed == Killed::AnyTime { 0 } else { rounds };
+    assert_eq!(hits, expected as usize, "it was killed at the wrong time");
     Ok(())
 }
 
@@ -474,17 +574,41 @@ fn rounds() -> u32 {
 #[test]
 fn a_killed_writer_loses_nothing_that_was_settled() {
     for durability in [Durability::Process, Durability::Power] {
-        crash_rounds(rounds(), false, durability).unwrap();
+        crash_rounds(rounds(), Killed::AnyTime, false, durability).unwrap();
+    }
+}
+
+#[test]
+fn nor_does_one_that_is_killed_while_it_makes_its_log_longer() {
+    for durability in [Durability::Process, Durability::Power] {
+        crash_rounds(rounds(), Killed::Lengthening, false, durability).unwrap();
+    }
+}
+
+#[test]
+fn nor_one_that_is_killed_while_it_brings_its_log_into_the_database() {
+    for durability in [Durability::Process, Durability::Power] {
+        crash_rounds(rounds(), Killed::InCheckpoint, false, durability).unwrap();
     }
 }
 
 #[test]
 fn a_power_cut_loses_nothing_that_was_settled() {
-    crash_rounds(rounds(), true, Durability::Power).unwrap();
+    crash_rounds(rounds(), Killed::AnyTime, true, Durability::Power).unwrap();
 }
 
-/// Or the test above could not fail.
+#[test]
+fn nor_does_one_while_the_log_is_made_longer() {
+    crash_rounds(rounds(), Killed::Lengthening, true, Durability::Power).unwrap();
+}
+
+#[test]
+fn nor_one_while_the_log_is_brought_into_the_database() {
+    crash_rounds(rounds(), Killed::InCheckpoint, true, Durability::Power).unwrap();
+}
+
+/// Or the tests above could not fail.
 #[test]
 fn a_power_cut_does_lose_what_was_not_flushed() {
-    crash_rounds(20, true, Durability::Process).unwrap_err();
+    crash_rounds(20, Killed::AnyTime, true, Durability::Process).unwrap_err();
 }

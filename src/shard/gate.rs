@@ -33,6 +33,9 @@ pub(super) struct Gate {
 /// Acknowledgements that may wait before the client is not read any more.
 const WAITING_MAX: usize = 1_024;
 
+/// Why a connection ends whose message was refused.
+const CANNOT_STORE: &str = "a message cannot be stored";
+
 impl Shard {
     /// Whether the connection lives and has a session.
     pub(super) fn is_open(&self, key: ConnKey) -> bool {
@@ -91,8 +94,22 @@ impl Shard {
         let gate = self.open(key).gate.as_mut();
         let gate = gate.expect("who has a ticket stands in line");
         let at = ticket.wrapping_sub(gate.first) as usize;
+        let packet_type = gate.waiting[at].packet_type;
+        if self.must_close_for(key, packet_type, reason) {
+            // Not when its turn has come: what the client has sent behind it must not be taken any more, or it would stand before it
+            // when the client sends both again. It keeps its place without a reason, and nothing passes it.
+            self.to_end.push((key, End::new(reason, CANNOT_STORE)));
+            return;
+        }
+        let gate = self.open(key).gate.as_mut().expect("looked at");
         gate.waiting[at].reason = Some(reason);
         self.let_pass(key, outbox);
+    }
+
+    /// Whether the connection ends after the present input because a message was refused: it will send again what stands behind that.
+    pub(super) fn was_refused(&self, key: ConnKey) -> bool {
+        let mut ends = self.to_end.iter();
+        ends.any(|(other, end)| *other == key && end.what == CANNOT_STORE)
     }
 
     fn let_pass(&mut self, key: ConnKey, outbox: &mut Outbox) {
@@ -103,12 +120,6 @@ impl Shard {
             };
             let Some(reason) = next.reason else { break };
             let (packet_type, packet_id) = (next.packet_type, next.packet_id);
-            if self.must_close_for(key, packet_type, reason) {
-                // What stands behind it is not answered either.
-                let end = End::new(reason, "a message cannot be stored");
-                self.to_end.push((key, end));
-                return;
-            }
             let gate = self.open(key).gate.as_mut().expect("looked at");
             gate.waiting.pop_front();
             gate.first = gate.first.wrapping_add(1);

@@ -301,7 +301,7 @@ impl Shard {
             Input::Limits(limits) => self.limits = Arc::clone(limits),
             Input::Committed { up_to, refused } => self.committed(up_to, refused, outbox),
             Input::Fetched { token, messages } => self.fetched(token, messages, outbox),
-            Input::StoreState { accepting } => self.keeper.accepts = accepting,
+            Input::StoreState { accepting } => self.store_state(accepting),
             Input::Shutdown => self.shutdown(outbox),
         }
         while let Some((conn, end)) = self.to_end.pop() {

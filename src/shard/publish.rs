@@ -45,6 +45,9 @@ impl Shard {
             (conn.version, conn.session)
         };
         let publish = Publish::decode(version, flags, body)?;
+        if publish.qos != QoS::AtMostOnce && self.was_refused(key) {
+            return Ok(());
+        }
         self.counters.publish_received += 1;
         self.counters.publish_bytes_received += publish.payload.len() as u64;
         let alias_topic;

@@ -3,7 +3,7 @@
 
 use super::Shard;
 use super::commit::{Keeper, Told, Wait};
-use super::connection::PAUSED_BY_RETAINED;
+use super::connection::{PAUSED_BY_RETAINED, Stage};
 use super::counters::DropCause;
 use super::gate::Ticket;
 use super::hold::Withheld;
@@ -375,6 +375,26 @@ impl Shard {
         storing.awaiting -= 1;
         if storing.awaiting == 0 {
             self.gathered(number, outbox);
+        }
+    }
+
+    /// The store takes messages again, or takes none.
+    pub(super) fn store_state(&mut self, accepting: bool) {
+        self.keeper.accepts = accepting;
+        if !accepting {
+            return;
+        }
+        // Who was disconnected because a message was refused sends it again, and all that it has sent since. What of that still waits for
+        // answers must not stand before it.
+        let is_open = |key: ConnKey| {
+            let conn = self.conns.get(key.index as usize);
+            conn.is_some_and(|conn| conn.generation == key.generation && conn.stage == Stage::Open)
+        };
+        for storing in self.keeper.storing.values_mut() {
+            let publish = storing.source.publish.as_ref();
+            if storing.awaiting > 0 && publish.is_some_and(|publish| !is_open(publish.conn)) {
+                storing.refused = true;
+            }
         }
     }
 

@@ -35,6 +35,17 @@ pub(super) fn part_of(receiver: &Receiver) -> SessionPart {
     (receiver.session, receiver.flags.part())
 }
 
+/// Whether somebody can be told that the record is not kept.
+pub(super) fn is_refusable(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Message {
+            refusable: true,
+            ..
+        } | Record::Retained { .. }
+    )
+}
+
 /// What a batch gave up.
 #[derive(Debug, Default)]
 pub(super) struct Refused {
@@ -82,14 +93,7 @@ impl Batch {
     /// Takes in the next record of a shard.
     pub(super) fn add(&mut self, shard: usize, lsn: Lsn, record: Record) {
         self.records += 1;
-        let is_refusable = matches!(
-            record,
-            Record::Message {
-                refusable: true,
-                ..
-            } | Record::Retained { .. }
-        );
-        if !is_refusable {
+        if !is_refusable(&record) {
             self.steadfast[shard].get_or_insert(lsn);
         }
         match record {

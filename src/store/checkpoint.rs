@@ -128,10 +128,11 @@ fn run(conn: &Connection, log: &Path, shared: &Shared, stats: &StoreStats) {
 
 /// Adds zeros, which SQLite takes for the end of the log as often as it reads it, and overwrites.
 ///
-/// In append mode, so that whatever SQLite writes meanwhile stands before them.
+/// In append mode, so that whatever SQLite writes meanwhile stands before them. Page by page, because the kernel keeps together what comes in
+/// one call, and each time a byte of that is changed it counts all of it as written by this process, though only the page is.
 fn lengthen(log: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).open(log)?;
-    let zeros = vec![0; 1 << 20];
+    let zeros = [0; 4 << 10];
     while file.metadata()?.len() < LOG_BYTES {
         for _ in 0..PIECE_BYTES / zeros.len() as u64 {
             file.write_all(&zeros)?;

@@ -25,6 +25,8 @@ pub enum FaultKind {
     Damaged,
     /// Another process holds the database.
     Busy,
+    /// The file is no longer at its place.
+    Missing,
     /// Anything else.
     Other,
 }
@@ -56,6 +58,14 @@ impl Fault {
         }
     }
 
+    /// What is written still goes into a file that nobody will find.
+    pub(super) fn missing() -> Self {
+        Self {
+            kind: FaultKind::Missing,
+            detail: "its file was removed or replaced while it was open".into(),
+        }
+    }
+
     /// What the operator can do about it.
     pub fn remedy(&self) -> &'static str {
         match self.kind {
@@ -70,6 +80,9 @@ impl Fault {
             FaultKind::Busy => {
                 "another program holds the database; close it, and do not copy the file while the broker runs: use `ringmq store backup`"
             }
+            FaultKind::Missing => {
+                "put the directory back and the broker goes on by itself, or start the broker anew without what was stored"
+            }
             FaultKind::Other => "run `ringmq store check`",
         }
     }
@@ -83,6 +96,7 @@ impl fmt::Display for Fault {
             FaultKind::ReadOnly => "it cannot be written",
             FaultKind::Damaged => "the database is damaged",
             FaultKind::Busy => "the database is locked",
+            FaultKind::Missing => "the database is gone",
             FaultKind::Other => "SQLite refused",
         };
         write!(f, "{what} ({}); {}", self.detail, self.remedy())

@@ -31,6 +31,8 @@ pub(super) struct Group {
     pub(super) first: Lsn,
     pub(super) records: Vec<Record>,
     pub(super) bytes: usize,
+    /// How often the shard had been told that the store cannot be written when it made them.
+    pub(super) failures: u64,
 }
 
 /// What the store tells a core beside what is durable.
@@ -73,6 +75,9 @@ pub struct StoreLink {
     threads: Arc<Threads>,
     submitted: u64,
     durable_seen: u64,
+    /// Failures of the store that the shard was told of: before the turn whose records are submitted next, and until now.
+    failures_before: u64,
+    failures: u64,
 }
 
 /// A message that was asked for; `None` if it cannot be read.
@@ -144,11 +149,14 @@ impl StoreLink {
             threads,
             submitted: 0,
             durable_seen: 0,
+            failures_before: 0,
+            failures: 0,
         }
     }
 
-    /// Leaves the records of a turn, to be committed together.
+    /// Leaves the records of a turn, to be committed together. To be called in each turn, also when there are none.
     pub fn submit(&mut self, records: Vec<Record>) {
+        let failures = std::mem::replace(&mut self.failures_before, self.failures);
         if records.is_empty() {
             return;
         }
@@ -160,6 +168,7 @@ impl StoreLink {
             first,
             records,
             bytes,
+            failures,
         });
         if let Some(writer) = self.threads.writer.get() {
             writer.unpark();
@@ -198,7 +207,10 @@ impl StoreLink {
                 match reply {
                     Reply::Refused(mut lsns) => news.refused.append(&mut lsns),
                     Reply::Fetched(token, messages) => news.fetched.push((token, messages)),
-                    Reply::Available(accepting) => news.accepting = Some(accepting),
+                    Reply::Available(accepting) => {
+                        news.accepting = Some(accepting);
+                        self.failures += u64::from(!accepting);
+                    }
                 }
             }
         }

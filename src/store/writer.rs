@@ -9,7 +9,8 @@
 //! publishers. What sessions and clients did stays in the batch, in its net effect, and is tried again every [`RETRY`]
 //! with whatever has come since, until it is in. As long as that lasts messages are refused as they come, without a try.
 //! A full disk is what happens most, so some space is kept in [`RESERVE_FILE`] and given free for the state of
-//! sessions; messages are taken again when that space can be had back.
+//! sessions; messages are taken again when that space can be had back, from a shard that knows what was refused: a client that sends its
+//! messages again must not find a later one ahead of them.
 //!
 //! # Checkpoints
 //!
@@ -18,7 +19,7 @@
 //! kept out meanwhile, for it can only do so when nobody reads it.
 
 use super::StoreLog;
-use super::batch::Batch;
+use super::batch::{Batch, is_refusable};
 use super::checkpoint::Checkpointer;
 use super::fault::Fault;
 use super::port::{Group, Port, Reply, lock};
@@ -32,7 +33,7 @@ use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::mem::take;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -55,6 +56,8 @@ const WAL_BYTES_MAX: u64 = 4 << 30;
 const IDLE: Duration = Duration::from_secs(1);
 /// Time between two tries when the disk refuses.
 const RETRY: Duration = Duration::from_millis(250);
+/// Time between two looks whether the file is still at its place.
+const LOOK: Duration = Duration::from_secs(1);
 /// What is kept for a full disk.
 pub(super) const RESERVE_FILE: &str = "store.reserve";
 const RESERVE_BYTES: u64 = 4 << 20;
@@ -110,6 +113,11 @@ struct Writer<'c> {
     expired_after: Option<String>,
     expire_at: Instant,
     failing: Option<Failing>,
+    /// Times it began to fail.
+    failures: u64,
+    /// Which file the database was when it was opened, and when to look again whether it still is.
+    file: Option<FileId>,
+    look_at: Instant,
     report: Report,
 }
 
@@ -120,6 +128,9 @@ struct Failing {
     report_at: Instant,
     refused: u64,
 }
+
+/// Device and inode.
+type FileId = (u64, u64);
 
 /// What the last report on the work done was based on.
 struct Report {
@@ -172,6 +183,7 @@ pub(super) fn run(setup: WriterSetup) {
     let reserve = path.with_file_name(RESERVE_FILE);
     // Without it a full disk is the same, only sooner.
     let _ = make_reserve(&reserve);
+    let file = file_id(&path);
     let mut writer = Writer {
         path,
         reserve,
@@ -190,6 +202,9 @@ pub(super) fn run(setup: WriterSetup) {
         expired_after: None,
         expire_at: Instant::now() + EXPIRE_FIRST,
         failing: None,
+        failures: 0,
+        file,
+        look_at: Instant::now(),
         report,
     };
     writer.serve(&stop);
@@ -241,12 +256,19 @@ impl Writer<'_> {
         {
             bytes += group.bytes;
             self.taken[shard].1 += group.bytes;
+            let knows_refusals = group.failures == self.failures;
+            let mut refused = Vec::new();
             let mut lsn = group.first;
             for record in group.records {
-                self.batch.add(shard, lsn, record);
+                if knows_refusals || !is_refusable(&record) {
+                    self.batch.add(shard, lsn, record);
+                } else {
+                    refused.push(lsn);
+                }
                 self.taken[shard].0 = lsn;
                 lsn.0 += 1;
             }
+            self.tell_refused(shard, refused);
         }
     }
 
@@ -298,6 +320,13 @@ impl Writer<'_> {
     }
 
     fn write_within_bounds(&mut self) -> Result<(), Fault> {
+        let now = Instant::now();
+        if self.failing.is_some() || now >= self.look_at {
+            self.look_at = now + LOOK;
+            if file_id(&self.path) != self.file {
+                return Err(Fault::missing());
+            }
+        }
         if self.wal_bytes() > WAL_BYTES_MAX {
             self.checkpoint();
             if self.wal_bytes() > WAL_BYTES_MAX {
@@ -352,6 +381,7 @@ impl Writer<'_> {
                     report_at: now,
                     refused: 0,
                 });
+                self.failures += 1;
                 self.stats.failing.store(1, Ordering::Relaxed);
                 for port in &self.ports {
                     port.reply(Reply::Available(false));
@@ -372,15 +402,8 @@ impl Writer<'_> {
             self.tables.kept.forget(message);
         }
         for (shard, records) in refused.records.into_iter().enumerate() {
+            self.tell_refused(shard, records);
             let port = &self.ports[shard];
-            if !records.is_empty() {
-                let count = records.len() as u64;
-                self.stats.refused.fetch_add(count, Ordering::Relaxed);
-                if let Some(failing) = &mut self.failing {
-                    failing.refused += count;
-                }
-                port.reply(Reply::Refused(records));
-            }
             let (last, bytes) = &mut self.taken[shard];
             // Settled is what stands before the first record that waits for the disk. What waits is bounded by what
             // there is, and must not keep the core from reading.
@@ -389,6 +412,18 @@ impl Writer<'_> {
                 port.finish(settled, take(bytes));
             }
         }
+    }
+
+    fn tell_refused(&mut self, shard: usize, records: Vec<Lsn>) {
+        if records.is_empty() {
+            return;
+        }
+        let count = records.len() as u64;
+        self.stats.refused.fetch_add(count, Ordering::Relaxed);
+        if let Some(failing) = &mut self.failing {
+            failing.refused += count;
+        }
+        self.ports[shard].reply(Reply::Refused(records));
     }
 
     fn recovered(&mut self) {
@@ -448,8 +483,8 @@ impl Writer<'_> {
         (self.log)(
             LogLevel::Info,
             format!(
-                "store: {records} records in {commits} commits of p50 {} p99 {} records, commit p50 {:?} p99 {:?}, checkpoint p99 {:?}, {} written, \
-                 {} in the log, {early} acknowledged before they were durable.",
+                "store: {records} records in {commits} commits of p50 {} p99 {} records, commit p50 {:?} p99 {:?}, checkpoint p99 {:?}, {} written \
+                 to the log, {} in it now, {early} acknowledged before they were durable.",
                 batch.quantile(500),
                 batch.quantile(990),
                 commit.time(500),
@@ -587,6 +622,12 @@ impl Report {
             written_bytes: stats.written_bytes.load(Ordering::Relaxed),
         }
     }
+}
+
+/// Which file is there; `None` when none is.
+fn file_id(path: &Path) -> Option<FileId> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Makes the file that keeps some space, unless it is there.

@@ -5,10 +5,16 @@
 //   f  full: files cannot grow (ENOSPC)
 //   e  writing and flushing fail (EIO)
 //   s  what is flushed is copied to FILE.synced, which is what a power cut would leave
+//   l  the process is killed while it makes the log longer, in the middle of some write
+//   c  the process is killed while it brings the log into the database, in the middle of some write or before a flush
+//   L, C  the same, and what is flushed is copied as with s
+// Who is killed so leaves a byte in $RINGMQ_FAULTS.hits.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +64,27 @@ static int refuses(int fd, off_t end) {
     return 1;
 }
 
+static unsigned below(unsigned end) {
+    unsigned random = 0;
+    return syscall(SYS_getrandom, &random, sizeof random, 0) == sizeof random ? random % end : 0;
+}
+
+static void die(void) {
+    char path[4160];
+    snprintf(path, sizeof path, "%s.hits", getenv("RINGMQ_FAULTS"));
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0 || syscall(SYS_write, fd, "!", (size_t)1) != 1)
+        abort();
+    kill(getpid(), SIGKILL);
+    pause();
+}
+
+// Whether the process is to die in calls for this file, in this mode.
+static int kills(int fd, char how, const char *name) {
+    char path[4096];
+    return (mode() | 0x20) == how && path_of(fd, path, sizeof path) && strcmp(strrchr(path, '/') + 1, name) == 0;
+}
+
 #define REAL(type, name, ...)                                   \
     static type (*real)(__VA_ARGS__);                           \
     if (real == NULL)                                           \
@@ -65,6 +92,10 @@ static int refuses(int fd, off_t end) {
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
     REAL(ssize_t, "pwrite64", int, const void *, size_t, off64_t);
+    if (kills(fd, 'c', "store.db") && below(300) == 0) {
+        real(fd, bytes, count / 2, at);
+        die();
+    }
     return refuses(fd, at + (off_t)count) ? -1 : real(fd, bytes, count, at);
 }
 
@@ -75,19 +106,33 @@ ssize_t pwrite(int fd, const void *bytes, size_t count, off_t at) {
 
 ssize_t write(int fd, const void *bytes, size_t count) {
     REAL(ssize_t, "write", int, const void *, size_t);
+    if (kills(fd, 'l', "store.db-wal")) {
+        // One thread does this, in some thousand writes.
+        static int left = -1;
+        if (left < 0)
+            left = (int)below(4000);
+        if (left-- == 0) {
+            real(fd, bytes, 1 + below((unsigned)count));
+            die();
+        }
+    }
     return refuses(fd, lseek(fd, 0, SEEK_CUR) + (off_t)count) ? -1 : real(fd, bytes, count);
 }
 
 static int flush(int fd, int (*real)(int)) {
     char path[4096], copy[4160], bytes[65536];
     char how = mode();
-    if ((how != 'e' && how != 's') || !path_of(fd, path, sizeof path))
+    if (kills(fd, 'c', "store.db") && below(4) == 0)
+        die();
+    if ((how != 'e' && how != 's' && how != 'L' && how != 'C') || !path_of(fd, path, sizeof path))
         return real(fd);
     if (how == 'e') {
         errno = EIO;
         return -1;
     }
-    // Whole or not at all: the process may be killed in here.
+    // Whole or not at all: the process may be killed in here. One at a time: two threads may flush the log.
+    static pthread_mutex_t copying = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&copying);
     snprintf(copy, sizeof copy, "%s.syncing", path);
     int from = open(path, O_RDONLY | O_CLOEXEC), to = open(copy, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     ssize_t count;
@@ -98,7 +143,9 @@ static int flush(int fd, int (*real)(int)) {
     close(to);
     char synced[4160];
     snprintf(synced, sizeof synced, "%s.synced", path);
-    return rename(copy, synced);
+    int result = rename(copy, synced);
+    pthread_mutex_unlock(&copying);
+    return result;
 }
 
 int fsync(int fd) {

@@ -696,15 +696,16 @@ impl<S: StateMachine> Driver<S> {
             fetched,
             accepting,
         } = store.poll();
-        if let Some(accepting) = accepting {
-            self.tell(Input::StoreState { accepting });
-        }
         if let Some(up_to) = settled {
             let refused = &refused;
             self.tell(Input::Committed { up_to, refused });
             if let Some(store) = &self.store {
                 store.report_early(self.shard.acked_not_durable());
             }
+        }
+        // Behind what was refused until then.
+        if let Some(accepting) = accepting {
+            self.tell(Input::StoreState { accepting });
         }
         for (token, messages) in fetched {
             self.fed_bytes += messages
