@@ -87,6 +87,8 @@ struct Members {
     campaign: Option<Campaign>,
     published: u64,
     acknowledged: u64,
+    /// Acknowledgements still owed to campaigns that were given up.
+    overdue: u64,
     refused: u64,
     received: u64,
     duplicates: u64,
@@ -157,6 +159,7 @@ impl Crowd {
             campaign: None,
             published: 0,
             acknowledged: 0,
+            overdue: 0,
             refused: 0,
             received: 0,
             duplicates: 0,
@@ -255,6 +258,7 @@ impl Crowd {
         let count = campaign.count;
         let members = &mut self.members;
         members.campaign = Some(campaign);
+        members.overdue += members.published - members.acknowledged;
         (members.published, members.acknowledged) = (0, 0);
         let done = self.until(move |members| members.acknowledged == count)?;
         self.members.campaign = None;
@@ -428,6 +432,7 @@ impl Members {
                     ReasonCode::Success,
                 );
             }
+            _ if self.overdue > 0 => self.overdue -= 1,
             _ if self.acknowledged < self.published => {
                 self.refused += u64::from(ack.reason.is_failure());
                 self.acknowledged += 1;
