@@ -497,6 +497,8 @@ impl Auditor {
         self.model.route(session, message);
         let of = (message, self.model.messages[message].routings.len() - 1);
         if let Some(id) = packet_id {
+            let may_refuse = self.model.may_refuse && !self.conns[socket].version.is_v5();
+            self.model.messages[of.0].routings[of.1].maybe_not_taken = may_refuse;
             self.conns[socket].accepts.insert(id, of);
             if publish.qos == QoS::ExactlyOnce {
                 let it = &mut self.model.sessions[session];

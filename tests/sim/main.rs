@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "the modules of one test")]
 
 mod auditor;
+mod causes;
 mod client;
 mod crash;
 mod disk;
