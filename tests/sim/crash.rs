@@ -98,8 +98,12 @@ impl Auditor {
         }
         let now = world.now;
         let record = &on_disk.record;
+        let tick = self.model.tick;
         let it = &mut self.model.sessions[session];
         it.alive = true;
+        if !was_alive {
+            it.owed_from = tick;
+        }
         it.shard = world.placement.owner(&record.client_id).index();
         it.expiry_s = record.expiry_s;
         it.disconnected_ms = record.disconnected_at_ms.map_or(now.mono_ms, |at_ms| {

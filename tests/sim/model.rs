@@ -201,6 +201,8 @@ pub struct Session {
     pub again: BTreeMap<MessageId, usize>,
     /// What it held as a retained message when the broker crashed, which nobody else may know any more.
     pub replayed: BTreeSet<MessageId>,
+    /// It had ended, and came back after a crash: what came by before then is not owed, for it ended with it.
+    pub owed_from: u64,
 }
 
 /// What a session got of one message.
@@ -311,6 +313,7 @@ impl Model {
             refused_ids: BTreeSet::new(),
             again: BTreeMap::new(),
             replayed: BTreeSet::new(),
+            owed_from: 0,
         });
         self.sessions.len() - 1
     }
@@ -841,7 +844,8 @@ impl Model {
     ) {
         let message = &self.messages[id];
         let it = &self.sessions[session];
-        if !it.alive || size_at_most(message) > it.packet_bytes_max {
+        let is_owed = routing.tick >= it.owed_from;
+        if !it.alive || !is_owed || size_at_most(message) > it.packet_bytes_max {
             return;
         }
         let is_own = routing.session == session;
