@@ -261,8 +261,6 @@ pub struct Missing {
     pub queued: Vec<u64>,
     pub qos_0: u64,
     pub shared: u64,
-    /// A member left the group by UNSUBSCRIBE, and may have kept what nobody else got.
-    pub shared_and_left: u64,
     pub shared_qos_2: u64,
 }
 
@@ -930,13 +928,6 @@ impl Model {
                 };
                 session.got.get(&id).is_some_and(|got| got.applied > 0) && was_member()
             };
-            let has_left = |session: &Session| {
-                let spans = span(&session.history, routing.tick, u64::MAX);
-                let lives_on = |at: usize| session.alive || at + 2 < spans.len();
-                let is_in = |all: &[Subscription]| all.iter().any(|it| it.text == *text);
-                let mut pairs = spans.windows(2).enumerate();
-                pairs.any(|(at, pair)| is_in(&pair[0].1) && !is_in(&pair[1].1) && lives_on(at))
-            };
             let applied = self.sessions.iter().any(has_applied);
             let is_owed = is_owed && !self.ended_with_member.contains(&(id, text.clone()));
             if is_owed && !applied && self.sessions.iter().any(stays) {
@@ -944,11 +935,7 @@ impl Model {
                 if qos == QoS::ExactlyOnce {
                     missing.shared_qos_2 += 1;
                 } else {
-                    if self.sessions.iter().any(has_left) {
-                        missing.shared_and_left += 1;
-                    } else {
-                        missing.shared += 1;
-                    }
+                    missing.shared += 1;
                     words.insert(
                         0,
                         format!("nobody of {text} has got message {id}: {message:?}"),
