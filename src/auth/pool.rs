@@ -15,7 +15,7 @@ use crate::shard::credentials::Verdict;
 use crate::shard::input::ConnKey;
 use std::collections::VecDeque;
 use std::io;
-use std::mem::take;
+use std::mem::replace;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
@@ -208,12 +208,18 @@ impl AuthLink {
         self.mailbox.has_verdicts.load(Ordering::Relaxed)
     }
 
-    /// The verdicts since the last call.
-    pub fn poll(&self) -> Vec<(ConnKey, Verdict)> {
+    /// The oldest verdicts, `count_max` at most; of more there is news still.
+    pub fn poll(&self, count_max: usize) -> Vec<(ConnKey, Verdict)> {
         if !self.has_news() || !self.mailbox.has_verdicts.swap(false, Ordering::Acquire) {
             return Vec::new();
         }
-        take(&mut *lock(&self.mailbox.verdicts))
+        let mut verdicts = lock(&self.mailbox.verdicts);
+        let count = count_max.min(verdicts.len());
+        let rest = verdicts.split_off(count);
+        if !rest.is_empty() {
+            self.mailbox.has_verdicts.store(true, Ordering::Release);
+        }
+        replace(&mut *verdicts, rest)
     }
 }
 
@@ -334,7 +340,7 @@ mod tests {
         let mut all = Vec::new();
         while all.len() < count {
             assert!(start.elapsed() < PATIENCE, "{all:?}");
-            all.extend(link.poll());
+            all.extend(link.poll(1));
             thread::sleep(Duration::from_millis(1));
         }
         all

@@ -10,6 +10,10 @@ use crate::shard::input::{ConnKey, Input};
 use std::mem::take;
 use std::sync::Arc;
 
+/// Verdicts that a turn passes on: clients that wait for the same one are let in together, thousands after a power cut, and each has
+/// to be written to.
+const VERDICTS_PER_TURN: usize = 128;
+
 impl<S: StateMachine> Driver<S> {
     /// Tells the shard what the listener of a new connection demands.
     pub(super) fn demand(&mut self, conn: ConnKey) {
@@ -59,7 +63,7 @@ impl<S: StateMachine> Driver<S> {
     /// Tells the shard what was judged.
     pub(super) fn drain_auth(&mut self) -> bool {
         let verdicts = match &self.auth {
-            Some(auth) => auth.poll(),
+            Some(auth) => auth.poll(VERDICTS_PER_TURN),
             None => return false,
         };
         let is_busy = !verdicts.is_empty();
