@@ -13,7 +13,7 @@
 //! 6. arms the receives that have ended and are still wanted.
 //!
 //! Step 5 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
-//! to many subscribers leaves while it is still in the cache. Who sends much is fed for at most [`BULK_TIME`] a turn.
+//! to many subscribers leaves while it is still in the cache. Who sends much is fed for at most `BULK_TIME` a turn.
 //!
 //! # Receiving
 //!
