@@ -117,13 +117,7 @@ fn who_retains_faster_than_the_store_is_not_read_for_a_while() {
 #[test]
 fn what_was_not_asked_about_is_numbered_in_its_order() {
     let mut world = stored(2);
-    let id_on = |world: &World, shard: usize| {
-        (0..)
-            .map(|n| format!("client-{n}"))
-            .find(|id| world.placement.owner(id).index() == shard)
-            .expect("some id hashes to this shard")
-    };
-    let (here, there) = (id_on(&world, 0), id_on(&world, 1));
+    let (here, there) = (world.id_on(0, "client"), world.id_on(1, "client"));
     let subscriber = keeper(&mut world, &there);
     // Shard 1 is interested, as far as shard 0 knows, but not for a stored session.
     let other = world.connect(1, "other", Version::V5);
@@ -387,13 +381,7 @@ fn what_was_refused_to_a_client_of_3_1_1_is_not_acknowledged() {
 #[test]
 fn nor_what_was_on_its_way() {
     let mut world = stored(2);
-    let id_on = |world: &World, shard: usize| {
-        (0..)
-            .map(|n| format!("client-{n}"))
-            .find(|id| world.placement.owner(id).index() == shard)
-            .expect("some id hashes to this shard")
-    };
-    let (here, there) = (id_on(&world, 0), id_on(&world, 1));
+    let (here, there) = (world.id_on(0, "client"), world.id_on(1, "client"));
     let subscriber = subscribed(&mut world, &there, "t", QoS::AtLeastOnce);
     world.cut(subscriber);
     let publisher = world.connect(0, &here, Version::V311);

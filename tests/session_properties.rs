@@ -6,23 +6,14 @@ use ringmq::protocol::{PacketId, QoS};
 use ringmq::session::inflight::{Acked, Inflight, Resend};
 use ringmq::session::queue::{Queue, QueueLimits, Queued};
 use ringmq::session::{Delivery, DeliveryOptions, Place, Progress};
-use ringmq::shard::message::{Message, MessageParts, NEVER};
+use ringmq::shard::message::{Message, MessageParts, Spares};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 fn delivery(number: u16, payload_bytes: usize, qos: QoS) -> Delivery {
     let mut payload = number.to_be_bytes().to_vec();
     payload.resize(payload_bytes.max(2), 0);
-    let message = Message::new(&MessageParts {
-        topic: "t",
-        properties: &[],
-        payload: &payload,
-        qos,
-        retain: false,
-        expires_at_ms: NEVER,
-        stamp: 0,
-        number: 0,
-    });
+    let message = Message::new(&MessageParts::new("t", qos, &payload));
     Delivery {
         message: Rc::new(message),
         subscription_ids: None,
@@ -184,7 +175,7 @@ proptest! {
                     if is_due {
                         model.remove(&id);
                     }
-                    prop_assert_eq!(window.puback(packet_id(id)), expected);
+                    prop_assert_eq!(window.puback(packet_id(id), &mut Spares::default()), expected);
                 }
                 WindowStep::Pubrec(id, accepted) => {
                     let expected = match model.get_mut(&id) {
@@ -199,7 +190,7 @@ proptest! {
                         }
                         _ => Acked::Unknown,
                     };
-                    prop_assert_eq!(window.pubrec(packet_id(id), accepted, false), expected);
+                    prop_assert_eq!(window.pubrec(packet_id(id), accepted, false, &mut Spares::default()), expected);
                 }
                 WindowStep::Pubcomp(id) => {
                     let is_due = model.get(&id).is_some_and(|flight| flight.released);

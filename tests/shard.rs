@@ -62,10 +62,7 @@ fn suback_waits_until_every_other_shard_knows() {
     assert_eq!(world.next(subscriber), Some(Packet::Suback(vec![0])));
     // A second subscriber of the same filter need not wait any more.
     let second = world.accept(home, Version::V5);
-    let id = (0..)
-        .map(|n| format!("second-{n}"))
-        .find(|id| world.placement.owner(id).index() == home)
-        .expect("some id hashes to this shard");
+    let id = world.id_on(home, "second");
     let mut bytes = Vec::new();
     connect(&id, Version::V5).encode(&mut bytes);
     world.send(second, &bytes);
@@ -250,10 +247,7 @@ fn retained_messages_agree_on_all_shards_whatever_the_order_of_arrival() {
         let mut world = World::new(2);
         let publishers: Vec<_> = (0..2)
             .map(|shard| {
-                let id = (0..)
-                    .map(|n| format!("publisher-{n}"))
-                    .find(|id| world.placement.owner(id).index() == shard)
-                    .expect("some id hashes to every shard");
+                let id = world.id_on(shard, "publisher");
                 world.connect(shard, &id, Version::V311)
             })
             .collect();
@@ -757,10 +751,7 @@ fn a_message_does_not_expire_once_it_was_sent() {
 fn a_retained_message_that_expires_does_not_hide_one_that_is_on_its_way() {
     let mut world = World::new(2);
     let on_shard = |world: &mut World, shard: usize, role: &str| {
-        let id = (0..)
-            .map(|n| format!("{role}-{n}"))
-            .find(|id| world.placement.owner(id).index() == shard)
-            .expect("some id hashes to every shard");
+        let id = world.id_on(shard, role);
         world.connect(shard, &id, Version::V5)
     };
     let publishers = [0, 1].map(|shard| on_shard(&mut world, shard, "publisher"));

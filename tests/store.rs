@@ -12,7 +12,7 @@ use ringmq::mesh::wake::Wake;
 use ringmq::protocol::QoS;
 use ringmq::session::DeliveryOptions;
 use ringmq::shard::input::ShardId;
-use ringmq::shard::message::{Message, MessageParts, NEVER};
+use ringmq::shard::message::{Message, MessageParts};
 use ringmq::shard::record::{
     Durability, Fetch, FetchToken, Lsn, Part, Receiver, ReceiverFlags, Record, SessionRecord,
     StoredMessage, StoredSession,
@@ -88,14 +88,12 @@ fn message(id: u64, payload_bytes: usize) -> Record {
     Record::Message {
         id: StoredMessage(id),
         message: Message::new(&MessageParts {
-            topic: "plant/line",
-            properties: &[],
-            payload: &vec![id as u8; payload_bytes],
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            expires_at_ms: NEVER,
-            stamp: 0,
             number: id,
+            ..MessageParts::new(
+                "plant/line",
+                QoS::AtLeastOnce,
+                &vec![id as u8; payload_bytes],
+            )
         }),
         wall_minus_mono_ms: 1_000,
         receivers: vec![Receiver {

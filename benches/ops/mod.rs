@@ -12,7 +12,7 @@ use ringmq::protocol::publish::PublishHead;
 use ringmq::protocol::{Connect, Publish, QoS, Version};
 use ringmq::shard::input::ShardId;
 use ringmq::shard::mesh_message::MeshMessage;
-use ringmq::shard::message::{Message, MessageParts, NEVER};
+use ringmq::shard::message::{Message, MessageParts};
 use ringmq::shard::outbox::Outbox;
 use ringmq::topic::index::{Index, Subscriber};
 use ringmq::topic::interest::{InterestTable, interest_key};
@@ -117,13 +117,8 @@ fn topics(make: impl Fn(usize) -> String) -> impl FnMut() -> String {
     }
 }
 
-fn match_exact() -> Box<dyn FnMut()> {
-    let mut index = Index::new(SEED);
-    for n in 0..100_000 {
-        index.subscribe(&format!("sensors/{}/{n}/temperature", n % 100), Entry(n));
-    }
-    let mut next = topics(|n| format!("sensors/{}/{n}/temperature", n % 100));
-    let topics: Vec<_> = (0..1_000).map(|_| next()).collect();
+/// One topic after the other.
+fn matching(index: Index<Entry>, topics: Vec<String>) -> Box<dyn FnMut()> {
     let mut at = 0;
     Box::new(move || {
         at = (at + 1) % topics.len();
@@ -131,6 +126,16 @@ fn match_exact() -> Box<dyn FnMut()> {
         index.for_each_match(&topics[at], |_, entry| found += entry.0);
         black_box(found);
     })
+}
+
+fn match_exact() -> Box<dyn FnMut()> {
+    let mut index = Index::new(SEED);
+    for n in 0..100_000 {
+        index.subscribe(&format!("sensors/{}/{n}/temperature", n % 100), Entry(n));
+    }
+    let mut next = topics(|n| format!("sensors/{}/{n}/temperature", n % 100));
+    let topics: Vec<_> = (0..1_000).map(|_| next()).collect();
+    matching(index, topics)
 }
 
 /// 100,000 filters with wildcards, of which three match.
@@ -144,13 +149,7 @@ fn match_wildcards() -> Box<dyn FnMut()> {
     let topics: Vec<_> = (0..1_000_u32)
         .map(|n| format!("plant/{}/{}/state", n * 31, n * 17))
         .collect();
-    let mut at = 0;
-    Box::new(move || {
-        at = (at + 1) % topics.len();
-        let mut found = 0;
-        index.for_each_match(&topics[at], |_, entry| found += entry.0);
-        black_box(found);
-    })
+    matching(index, topics)
 }
 
 fn interest_mask() -> Box<dyn FnMut()> {
@@ -179,14 +178,8 @@ fn message(topic: &str, stamp: u64) -> Message {
 
 fn parts(topic: &str) -> MessageParts<'_> {
     MessageParts {
-        topic,
         properties: &[&[]],
-        payload: &PAYLOAD,
-        qos: QoS::AtMostOnce,
-        retain: false,
-        expires_at_ms: NEVER,
-        stamp: 0,
-        number: 0,
+        ..MessageParts::new(topic, QoS::AtMostOnce, &PAYLOAD)
     }
 }
 

@@ -361,7 +361,7 @@ fn message_bytes(message: &LinkMessage) -> u64 {
 mod tests {
     use super::*;
     use crate::protocol::QoS;
-    use crate::shard::message::{Message, MessageParts, NEVER};
+    use crate::shard::message::{Message, MessageParts};
     use std::io::Read;
     use std::thread;
 
@@ -406,16 +406,7 @@ mod tests {
     }
 
     fn publish(payload: &[u8]) -> LinkMessage {
-        let message = Message::new(&MessageParts {
-            topic: "t",
-            properties: &[],
-            payload,
-            qos: QoS::AtMostOnce,
-            retain: false,
-            expires_at_ms: NEVER,
-            stamp: 0,
-            number: 0,
-        });
+        let message = Message::new(&MessageParts::new("t", QoS::AtMostOnce, payload));
         let asked = false;
         LinkMessage::Shard(MeshMessage::Publish { message, asked })
     }

@@ -6,7 +6,7 @@
 
 use super::{Delivery, Place, Progress, StoredDelivery};
 use crate::protocol::{PacketId, QoS};
-use crate::shard::message::Message;
+use crate::shard::message::{Message, Spares};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -109,8 +109,6 @@ pub struct Inflight {
     open_count: usize,
     /// Bytes of the messages held.
     bytes: usize,
-    /// See `take_done`.
-    done: Option<Rc<Message>>,
 }
 
 impl Default for Inflight {
@@ -122,7 +120,6 @@ impl Default for Inflight {
             sent_count: 0,
             open_count: 0,
             bytes: 0,
-            done: None,
         }
     }
 }
@@ -221,26 +218,29 @@ impl Inflight {
         inflight
     }
 
-    /// PUBACK arrived.
-    pub fn puback(&mut self, id: PacketId) -> Acked {
+    /// PUBACK arrived. The message leaves its place to a later one.
+    pub fn puback(&mut self, id: PacketId, spares: &mut Spares) -> Acked {
         match self.entry(id) {
             Some((at, Entry::Published(delivery))) if delivery.options.qos == QoS::AtLeastOnce => {
                 let place = delivery.place();
-                self.done = self.finish(at);
+                if let Some(message) = self.finish(at) {
+                    spares.give(message);
+                }
                 Acked::Complete(place)
             }
             _ => Acked::Unknown,
         }
     }
 
-    /// The message that `puback` or `pubrec` has just let go of.
-    pub fn take_done(&mut self) -> Option<Rc<Message>> {
-        self.done.take()
-    }
-
     /// PUBREC arrived; `accepted` is false for a Reason Code of 0x80 or above, which ends the delivery. `held` keeps PUBREL
-    /// back until `settle`.
-    pub fn pubrec(&mut self, id: PacketId, accepted: bool, held: bool) -> Acked {
+    /// back until `settle`. The message leaves its place to a later one.
+    pub fn pubrec(
+        &mut self,
+        id: PacketId,
+        accepted: bool,
+        held: bool,
+        spares: &mut Spares,
+    ) -> Acked {
         let (at, place, bytes) = match self.entry(id) {
             Some((at, Entry::Published(delivery))) if delivery.options.qos == QoS::ExactlyOnce => {
                 (at, delivery.place(), delivery.message.bytes())
@@ -251,15 +251,17 @@ impl Inflight {
             Some((_, Entry::Released { held: true })) => return Acked::Held,
             _ => return Acked::Unknown,
         };
-        if accepted {
+        let (acked, message) = if accepted {
             self.bytes -= bytes;
             let before = std::mem::replace(&mut self.entries[at], Entry::Released { held });
-            self.done = before.into_message();
-            Acked::Release(place)
+            (Acked::Release(place), before.into_message())
         } else {
-            self.done = self.finish(at);
-            Acked::Complete(place)
+            (Acked::Complete(place), self.finish(at))
+        };
+        if let Some(message) = message {
+            spares.give(message);
         }
+        acked
     }
 
     /// The record of the last step of an entry is durable.
@@ -513,19 +515,10 @@ impl Inflight {
 mod tests {
     use super::*;
     use crate::session::DeliveryOptions;
-    use crate::shard::message::{MessageParts, NEVER};
+    use crate::shard::message::MessageParts;
 
     fn delivery(qos: QoS) -> Delivery {
-        let message = Message::new(&MessageParts {
-            topic: "t",
-            properties: &[],
-            payload: b"p",
-            qos,
-            retain: false,
-            expires_at_ms: NEVER,
-            stamp: 0,
-            number: 0,
-        });
+        let message = Message::new(&MessageParts::new("t", qos, b"p"));
         Delivery {
             message: Rc::new(message),
             subscription_ids: None,
@@ -548,7 +541,7 @@ mod tests {
             let expected = (round % 65_535 + 1) as u16;
             assert_eq!(inflight.push(delivery(QoS::AtLeastOnce)), id(expected));
             assert_eq!(
-                inflight.puback(id(expected)),
+                inflight.puback(id(expected), &mut Spares::default()),
                 Acked::Complete(Place::default())
             );
         }
@@ -562,11 +555,23 @@ mod tests {
         for _ in 0..3 {
             inflight.push(delivery(QoS::AtLeastOnce));
         }
-        assert_eq!(inflight.puback(id(2)), Acked::Complete(Place::default()));
-        assert_eq!(inflight.puback(id(2)), Acked::Unknown);
+        assert_eq!(
+            inflight.puback(id(2), &mut Spares::default()),
+            Acked::Complete(Place::default())
+        );
+        assert_eq!(
+            inflight.puback(id(2), &mut Spares::default()),
+            Acked::Unknown
+        );
         assert_eq!(inflight.sent_count(), 2);
-        assert_eq!(inflight.puback(id(1)), Acked::Complete(Place::default()));
-        assert_eq!(inflight.puback(id(3)), Acked::Complete(Place::default()));
+        assert_eq!(
+            inflight.puback(id(1), &mut Spares::default()),
+            Acked::Complete(Place::default())
+        );
+        assert_eq!(
+            inflight.puback(id(3), &mut Spares::default()),
+            Acked::Complete(Place::default())
+        );
         assert!(inflight.is_empty());
         assert_eq!(inflight.push(delivery(QoS::AtLeastOnce)), id(4));
     }
@@ -575,19 +580,25 @@ mod tests {
     fn qos_2_takes_two_steps_and_the_states_do_not_mix() {
         let mut inflight = Inflight::default();
         inflight.push(delivery(QoS::ExactlyOnce));
-        assert_eq!(inflight.puback(id(1)), Acked::Unknown);
+        assert_eq!(
+            inflight.puback(id(1), &mut Spares::default()),
+            Acked::Unknown
+        );
         assert_eq!(inflight.pubcomp(id(1)), Acked::Unknown);
         assert_eq!(
-            inflight.pubrec(id(1), true, false),
+            inflight.pubrec(id(1), true, false, &mut Spares::default()),
             Acked::Release(Place::default())
         );
         assert_eq!(inflight.bytes(), 0);
-        assert_eq!(inflight.pubrec(id(1), true, false), Acked::ReleaseAgain);
+        assert_eq!(
+            inflight.pubrec(id(1), true, false, &mut Spares::default()),
+            Acked::ReleaseAgain
+        );
         assert_eq!(inflight.pubcomp(id(1)), Acked::Complete(Place::default()));
         assert_eq!(inflight.pubcomp(id(1)), Acked::Unknown);
         inflight.push(delivery(QoS::ExactlyOnce));
         assert_eq!(
-            inflight.pubrec(id(2), false, false),
+            inflight.pubrec(id(2), false, false, &mut Spares::default()),
             Acked::Complete(Place::default())
         );
         assert!(inflight.is_empty());
@@ -600,8 +611,8 @@ mod tests {
         inflight.push(delivery(QoS::ExactlyOnce));
         inflight.push(delivery(QoS::AtLeastOnce));
         inflight.push(delivery(QoS::ExactlyOnce));
-        inflight.pubrec(id(2), true, false);
-        inflight.puback(id(3));
+        inflight.pubrec(id(2), true, false, &mut Spares::default());
+        inflight.puback(id(3), &mut Spares::default());
         inflight.rewind();
         assert_eq!(inflight.sent_count(), 0);
         assert!(
@@ -621,13 +632,19 @@ mod tests {
         inflight.push(delivery(QoS::AtLeastOnce));
         inflight.push(delivery(QoS::AtLeastOnce));
         inflight.rewind();
-        assert_eq!(inflight.puback(id(2)), Acked::Complete(Place::default()));
+        assert_eq!(
+            inflight.puback(id(2), &mut Spares::default()),
+            Acked::Complete(Place::default())
+        );
         assert_eq!(inflight.sent_count(), 0);
         assert!(
             matches!(inflight.resend_next(), Some(Resend::Publish { id: i, dup: true, .. }) if i == id(1))
         );
         assert!(inflight.resend_next().is_none());
-        assert_eq!(inflight.puback(id(1)), Acked::Complete(Place::default()));
+        assert_eq!(
+            inflight.puback(id(1), &mut Spares::default()),
+            Acked::Complete(Place::default())
+        );
         assert_eq!((inflight.sent_count(), inflight.bytes()), (0, 0));
     }
 
@@ -650,10 +667,13 @@ mod tests {
         }
         // The same for PUBREL, on this connection and on the next.
         assert_eq!(
-            inflight.pubrec(first, true, true),
+            inflight.pubrec(first, true, true, &mut Spares::default()),
             Acked::Release(Place::default())
         );
-        assert_eq!(inflight.pubrec(first, true, true), Acked::Held);
+        assert_eq!(
+            inflight.pubrec(first, true, true, &mut Spares::default()),
+            Acked::Held
+        );
         assert_eq!(inflight.pubcomp(first), Acked::Unknown);
         inflight.rewind();
         assert!(inflight.resend_next().is_none());

@@ -282,20 +282,11 @@ mod tests {
     use super::*;
     use crate::protocol::QoS;
     use crate::session::{DeliveryOptions, Progress};
-    use crate::shard::message::{Message, MessageParts, NEVER};
+    use crate::shard::message::{Message, MessageParts};
     use std::rc::Rc;
 
     fn delivery(payload: &[u8]) -> Delivery {
-        let message = Message::new(&MessageParts {
-            topic: "t",
-            properties: &[],
-            payload,
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            expires_at_ms: NEVER,
-            stamp: 0,
-            number: 0,
-        });
+        let message = Message::new(&MessageParts::new("t", QoS::AtLeastOnce, payload));
         Delivery {
             message: Rc::new(message),
             subscription_ids: None,
@@ -401,14 +392,8 @@ mod tests {
     fn beyond_the_first_few_only_the_number_of_a_stored_message_stays() {
         let stored = |number: u64| {
             let message = Rc::new(Message::new(&MessageParts {
-                topic: "t",
-                properties: &[],
-                payload: &number.to_le_bytes(),
-                qos: QoS::AtLeastOnce,
-                retain: false,
-                expires_at_ms: NEVER,
-                stamp: 0,
                 number,
+                ..MessageParts::new("t", QoS::AtLeastOnce, &number.to_le_bytes())
             }));
             Delivery {
                 message,

@@ -1,6 +1,6 @@
 //! The Will Message of a session (MQTT 5 §3.1.2.5, §3.1.3.2).
 
-use crate::shard::message::{Message, MessageParts, NEVER};
+use crate::shard::message::{Message, MessageParts};
 
 /// A Will as its CONNECT gave it.
 #[derive(Clone, Debug)]
@@ -18,14 +18,9 @@ impl Will {
     pub fn new(will: &crate::protocol::connect::Will<'_>) -> Self {
         let properties: Vec<&[u8]> = will.forward.slices().collect();
         let message = Message::new(&MessageParts {
-            topic: will.topic,
             properties: &properties,
-            payload: will.payload,
-            qos: will.qos,
             retain: will.retain,
-            expires_at_ms: NEVER,
-            stamp: 0,
-            number: 0,
+            ..MessageParts::new(will.topic, will.qos, will.payload)
         });
         Self {
             message,

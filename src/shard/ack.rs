@@ -33,14 +33,12 @@ impl Shard {
             self.unknown(key, &ack, packet_type, outbox);
             return Ok(());
         };
+        let spares = &mut self.spares;
         let acked = match packet_type {
-            PacketType::Puback => state.inflight.puback(id),
-            PacketType::Pubrec => state.inflight.pubrec(id, accepted, stored != 0),
+            PacketType::Puback => state.inflight.puback(id, spares),
+            PacketType::Pubrec => state.inflight.pubrec(id, accepted, stored != 0, spares),
             _ => state.inflight.pubcomp(id),
         };
-        if let Some(message) = state.inflight.take_done() {
-            self.spares.give(message);
-        }
         match acked {
             Acked::Complete(place) => {
                 if packet_type == PacketType::Puback {

@@ -68,7 +68,21 @@ pub struct MessageParts<'a> {
     pub number: u64,
 }
 
-impl MessageParts<'_> {
+impl<'a> MessageParts<'a> {
+    /// A message without properties, which does not expire and is neither retained nor stored.
+    pub fn new(topic: &'a str, qos: QoS, payload: &'a [u8]) -> Self {
+        Self {
+            topic,
+            properties: &[],
+            payload,
+            qos,
+            retain: false,
+            expires_at_ms: NEVER,
+            stamp: 0,
+            number: 0,
+        }
+    }
+
     /// Bytes of the message once it is encoded.
     pub fn encoded_len(&self) -> usize {
         HEADER + self.topic.len() + self.properties_len() + self.payload.len()
@@ -405,16 +419,7 @@ mod tests {
 
     #[test]
     fn a_spare_message_becomes_another_one_and_what_somebody_has_stays() {
-        let parts = |payload: &'static [u8]| MessageParts {
-            topic: "a",
-            properties: &[],
-            payload,
-            qos: QoS::AtLeastOnce,
-            retain: false,
-            expires_at_ms: NEVER,
-            stamp: 0,
-            number: 0,
-        };
+        let parts = |payload: &'static [u8]| MessageParts::new("a", QoS::AtLeastOnce, payload);
         let mut spares = Spares::default();
         let first = spares.make(&parts(b"first"));
         let place = Rc::as_ptr(&first);
@@ -437,16 +442,7 @@ mod tests {
 
     #[test]
     fn every_part_may_be_empty() {
-        let message = Message::new(&MessageParts {
-            topic: "",
-            properties: &[],
-            payload: b"",
-            qos: QoS::AtMostOnce,
-            retain: false,
-            expires_at_ms: NEVER,
-            stamp: 0,
-            number: 0,
-        });
+        let message = Message::new(&MessageParts::new("", QoS::AtMostOnce, b""));
         assert_eq!((message.topic(), message.payload()), ("", &b""[..]));
         assert!(!message.retain());
     }

@@ -3,7 +3,7 @@
 
 use super::Shard;
 use super::commit::{Keeper, Told, Wait};
-use super::connection::{PAUSED_BY_RETAINED, Stage};
+use super::connection::PAUSED_BY_RETAINED;
 use super::counters::DropCause;
 use super::gate::Ticket;
 use super::hold::Withheld;
@@ -386,16 +386,14 @@ impl Shard {
         }
         // Who was disconnected because a message was refused sends it again, and all that it has sent since. What of that still waits for
         // answers must not stand before it.
-        let is_open = |key: ConnKey| {
-            let conn = self.conns.get(key.index as usize);
-            conn.is_some_and(|conn| conn.generation == key.generation && conn.stage == Stage::Open)
-        };
-        for storing in self.keeper.storing.values_mut() {
+        let mut storing = std::mem::take(&mut self.keeper.storing);
+        for storing in storing.values_mut() {
             let publish = storing.source.publish.as_ref();
-            if storing.awaiting > 0 && publish.is_some_and(|publish| !is_open(publish.conn)) {
+            if storing.awaiting > 0 && publish.is_some_and(|publish| !self.is_open(publish.conn)) {
                 storing.refused = true;
             }
         }
+        self.keeper.storing = storing;
     }
 
     /// A queue that held back a message of this shard has decided.

@@ -13,7 +13,7 @@ use super::tables::Kept;
 use crate::config::LogLevel;
 use crate::protocol::PacketId;
 use crate::shard::input::ShardId;
-use crate::shard::message::{Message, MessageParts, NEVER};
+use crate::shard::message::{Message, MessageParts};
 use crate::shard::record::{
     Part, RecoveredDelivery, RecoveredSession, SessionRecord, StoredMessage, StoredSession,
     StoredWill,
@@ -361,14 +361,9 @@ pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<SessionRecord> {
         None => None,
         Some(topic) => Some(StoredWill {
             message: Message::new(&MessageParts {
-                topic,
                 properties: &[blob(row, 10)?],
-                payload: blob(row, 11)?,
-                qos: super::codec::qos(row, 7)?,
                 retain: row.get(8)?,
-                expires_at_ms: NEVER,
-                stamp: 0,
-                number: 0,
+                ..MessageParts::new(topic, super::codec::qos(row, 7)?, blob(row, 11)?)
             }),
             delay_s: row.get(5)?,
             message_expiry_s: row.get(6)?,
@@ -421,17 +416,7 @@ fn read_messages(
         }
     })
     .map_err(|error| LoadError::Table("done", error))?;
-    let overhead = MessageParts {
-        topic: "",
-        properties: &[],
-        payload: &[],
-        qos: crate::protocol::QoS::AtMostOnce,
-        retain: false,
-        expires_at_ms: NEVER,
-        stamp: 0,
-        number: 0,
-    }
-    .encoded_len();
+    let overhead = MessageParts::new("", crate::protocol::QoS::AtMostOnce, &[]).encoded_len();
     each_row(
         &conn,
         "msg",

@@ -294,14 +294,9 @@ impl Source {
                 });
                 let will = (random.below(3) == 0).then(|| StoredWill {
                     message: Message::new(&MessageParts {
-                        topic: "last/words",
                         properties: &[&[1, 0]],
-                        payload: &session.to_le_bytes(),
-                        qos: QoS::AtLeastOnce,
                         retain: random.below(2) == 0,
-                        expires_at_ms: NEVER,
-                        stamp: 0,
-                        number: 0,
+                        ..MessageParts::new("last/words", QoS::AtLeastOnce, &session.to_le_bytes())
                     }),
                     delay_s: 7,
                     message_expiry_s: (random.below(2) == 0).then_some(9),

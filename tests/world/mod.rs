@@ -189,6 +189,14 @@ impl World {
         }
     }
 
+    /// A Client Identifier that begins with `role` and whose session this shard owns.
+    pub(crate) fn id_on(&self, shard: usize, role: &str) -> String {
+        (0..)
+            .map(|n| format!("{role}-{n}"))
+            .find(|id| self.placement.owner(id).index() == shard)
+            .expect("some identifier belongs to every shard")
+    }
+
     /// Connects with Clean Start and no properties.
     pub(crate) fn connect(&mut self, shard: usize, id: &str, version: Version) -> usize {
         self.connect_with(shard, connect(id, version))

@@ -5,7 +5,7 @@
 use super::import::{ForeignMessage, ForeignReceiver, Report, import as import_into};
 use super::{of, printed, sqlite};
 use crate::protocol::{PacketId, QoS};
-use crate::shard::message::{Message, MessageParts, NEVER};
+use crate::shard::message::{Message, MessageParts};
 use crate::shard::record::{ReceiverFlags, StoredWill};
 use crate::store::codec::{blob, number_at, qos, unsigned};
 use crate::store::schema;
@@ -229,14 +229,9 @@ fn will(row: &Row<'_>) -> Result<Option<StoredWill>> {
     let qos: QoS = qos(row, field("will_qos"))?;
     Ok(Some(StoredWill {
         message: Message::new(&MessageParts {
-            topic,
             properties: &[blob(row, field("will_properties"))?],
-            payload: blob(row, field("will_payload"))?,
-            qos,
             retain: row.get(field("will_retain"))?,
-            expires_at_ms: NEVER,
-            stamp: 0,
-            number: 0,
+            ..MessageParts::new(topic, qos, blob(row, field("will_payload"))?)
         }),
         delay_s: row.get(field("will_delay_s"))?,
         message_expiry_s: row.get(field("will_expiry_s"))?,
