@@ -537,7 +537,7 @@ impl Shard {
         if std::mem::take(&mut conn.is_corked) {
             // It was not granted: nothing can be said.
             if let Some(outbound) = conn.outbound.take() {
-                self.pool.discard(outbound);
+                self.pool.discard(*outbound);
             }
         }
         if let Some(outbound) = &mut conn.outbound {
@@ -565,7 +565,7 @@ impl Shard {
         self.logins.remove(&key.index);
         let conn = &mut self.conns[key.index as usize];
         if let Some(outbound) = conn.outbound.take() {
-            self.pool.discard(outbound);
+            self.pool.discard(*outbound);
         }
         let generation = conn.generation;
         *conn = Connection {

@@ -289,7 +289,7 @@ impl Pool {
     }
 
     /// Takes back what is not to be sent any more.
-    pub(super) fn discard(&mut self, mut outbound: Box<Outbound>) {
+    pub(super) fn discard(&mut self, mut outbound: Outbound) {
         for chunk in outbound.data.drain(..) {
             self.give_chunk(chunk);
         }
