@@ -10,6 +10,7 @@
 
 use super::levels::{Levels, PathHasher, levels};
 use hashbrown::HashTable;
+use std::ops::Range;
 
 /// One bit for each core; core 0 is the lowest.
 pub type CoreMask = u64;
@@ -35,19 +36,25 @@ const CLASS_EXACT: usize = CLASS_COUNT - 1;
 /// runs have the next ones, and the longest share the last one before the next number of `+`.
 const CLASS_SKIPPING: [usize; 4] = [0, 38, 50, 58];
 
-/// The first class behind those of so many `+`.
-fn classes_end(skipped: usize) -> usize {
-    *CLASS_SKIPPING.get(skipped + 1).unwrap_or(&CLASS_EXACT)
+/// A bit for each class of filters that begin with `+`.
+const ANY_SKIPPING: u64 = (1 << CLASS_EXACT) - (1 << CLASS_SKIPPING[1]);
+
+/// The classes of runs behind `skipped` levels.
+fn classes_skipping(skipped: usize) -> Range<usize> {
+    let end = CLASS_SKIPPING.get(skipped + 1).unwrap_or(&CLASS_EXACT);
+    CLASS_SKIPPING[skipped]..*end
 }
 
-/// The class of a run of `len` levels behind `skipped` levels.
-fn run_class(skipped: usize, len: usize) -> usize {
-    (CLASS_SKIPPING[skipped] + len).min(classes_end(skipped) - 1)
+/// The class of a run of `len` levels, of those behind so many that are skipped.
+#[inline]
+fn run_class(classes: &Range<usize>, len: usize) -> usize {
+    (classes.start + len).min(classes.end - 1)
 }
 
-/// A bit for each class of runs behind `skipped` levels.
-fn run_classes(skipped: usize) -> u64 {
-    (1 << classes_end(skipped)) - (1 << CLASS_SKIPPING[skipped])
+/// A bit for each of these classes.
+#[inline]
+fn class_bits(classes: &Range<usize>) -> u64 {
+    (1 << classes.end) - (1 << classes.start)
 }
 
 impl InterestKey {
@@ -99,20 +106,23 @@ impl PackedKey {
 pub fn interest_key(seed: u64, filter: &str) -> InterestKey {
     let hasher = PathHasher::new(seed);
     let mut hash = hasher.prefix_start();
-    let (mut skipped, mut len) = (0, 0);
+    let (mut skipped, mut len, mut is_exact) = (0, 0, true);
     for level in levels(filter) {
-        match level {
-            b"+" if len == 0 && skipped < CLASS_SKIPPING.len() - 1 => skipped += 1,
-            b"+" | b"#" => return InterestKey::new(hash, run_class(skipped, len)),
-            _ => {
-                hash = hasher.prefix_extend(hash, level);
-                len += 1;
-            }
+        if !matches!(level, b"+" | b"#") {
+            hash = hasher.prefix_extend(hash, level);
+            len += 1;
+            continue;
         }
+        is_exact = false;
+        let may_skip = level == b"+" && len == 0 && skipped < CLASS_SKIPPING.len() - 1;
+        if !may_skip {
+            break;
+        }
+        skipped += 1;
     }
-    let class = match skipped {
-        0 => CLASS_EXACT,
-        _ => run_class(skipped, len),
+    let class = match is_exact {
+        true => CLASS_EXACT,
+        false => run_class(&classes_skipping(skipped), len),
     };
     InterestKey::new(hash, class)
 }
@@ -308,32 +318,36 @@ impl InterestTable {
         }
         let start = self.hasher.prefix_start();
         let mut rest = levels(topic);
-        let (mut mask, whole) = self.mask_of_runs(0, rest.clone());
+        let (mut mask, whole) = self.mask_of_runs(classes_skipping(0), rest.clone());
         mask |= self.mask_at(whole, CLASS_EXACT);
         // MQTT 5 §4.7.2: a wildcard as first level does not match a topic that begins with `$`.
         if topic.starts_with('$') {
             return mask;
         }
-        mask |= self.mask_at(start, run_class(0, 0));
+        mask |= self.mask_at(start, CLASS_SKIPPING[0]);
+        if self.classes & ANY_SKIPPING == 0 {
+            return mask;
+        }
         for skipped in 1..CLASS_SKIPPING.len() {
             if rest.next().is_none() {
                 break;
             }
-            if self.classes & run_classes(skipped) != 0 {
-                mask |= self.mask_at(start, run_class(skipped, 0));
-                mask |= self.mask_of_runs(skipped, rest.clone()).0;
+            let classes = classes_skipping(skipped);
+            if self.classes & class_bits(&classes) != 0 {
+                mask |= self.mask_at(start, CLASS_SKIPPING[skipped]);
+                mask |= self.mask_of_runs(classes, rest.clone()).0;
             }
         }
         mask
     }
 
-    /// The cores with a key of a run of these levels' first ones, behind so many that were skipped; and the hash of all.
-    fn mask_of_runs(&self, skipped: usize, levels: Levels<'_>) -> (CoreMask, u64) {
+    /// The cores with a key of these classes of a run of these levels' first ones; and the hash of all.
+    fn mask_of_runs(&self, classes: Range<usize>, levels: Levels<'_>) -> (CoreMask, u64) {
         let mut hash = self.hasher.prefix_start();
         let mut mask = 0;
         for (at, level) in levels.enumerate() {
             hash = self.hasher.prefix_extend(hash, level);
-            mask |= self.mask_at(hash, run_class(skipped, at + 1));
+            mask |= self.mask_at(hash, run_class(&classes, at + 1));
         }
         (mask, hash)
     }
