@@ -202,7 +202,7 @@ impl World {
         self.recover();
     }
 
-    fn wall_minus_mono_ms(&self) -> u64 {
+    pub fn wall_minus_mono_ms(&self) -> u64 {
         self.now.wall_ms - self.now.mono_ms
     }
 
