@@ -493,6 +493,95 @@ fn nothing_passes_what_is_held_back() {
     assert!(got.starts_with(&[1, 3, 4]), "{got:?}");
 }
 
+/// What is held back behind a message that the store refuses is refused in turn, and goes out of the queues of others, too. One of these
+/// had the first message still: it was given an identifier, which was recorded, as if it were in the store.
+#[test]
+fn what_is_refused_is_given_no_identifier() {
+    for order in [["a", "b"], ["b", "a"]] {
+        let limits = Limits {
+            queue_messages_max: 2,
+            inflight_messages_max: 1,
+            queue_full: QueueFullPolicy::Hold,
+            ..Limits::default()
+        };
+        let mut world = World::with_store(1, limits, Durability::Power);
+        for id in order {
+            subscribed(&mut world, id, "both", QoS::ExactlyOnce);
+        }
+        let of_a = ringmq::protocol::SubscribeOptions {
+            qos: QoS::ExactlyOnce,
+            ..options()
+        };
+        let a = usize::from(order[1] == "a");
+        world.send_subscribe(a, "a", of_a, None);
+        world.commit();
+        let publisher = world.connect(0, "publisher", Version::V5);
+        // One in flight and one in the queue.
+        for id in [1, 2] {
+            world.publish(publisher, "a", &[id], QoS::ExactlyOnce, id.into());
+            world.commit();
+        }
+        // One behind it, and one that is held back; the other client has both in its queue.
+        for id in [3, 4] {
+            world.publish(publisher, "both", &[id], QoS::ExactlyOnce, id.into());
+        }
+        world.input(0, Input::StoreState { accepting: false });
+        world.commit_but(0, |record| matches!(record, Record::Message { .. }));
+        let (kept, refused) = (ReasonCode::Success, ReasonCode::QuotaExceeded);
+        for (id, reason) in [(1, kept), (2, kept), (3, refused), (4, refused)] {
+            let pubrec = ack_of(PacketType::Pubrec, id, reason);
+            assert_eq!(world.next(publisher), pubrec);
+        }
+        assert!(world.records[0].is_empty(), "{:?}", world.records[0]);
+    }
+}
+
+/// Each message that the store refused made room for one that was held back, which was refused in turn, and so on: each within the one
+/// before, so that a full disk and enough clients that hold back overflowed the stack.
+#[test]
+fn what_is_held_back_behind_what_is_refused_does_not_pile_up() {
+    const CLIENTS: u16 = 100;
+    const HELD_MAX: u16 = 32;
+    let limits = Limits {
+        queue_messages_max: 1,
+        inflight_messages_max: 1,
+        queue_full: QueueFullPolicy::Hold,
+        ..Limits::default()
+    };
+    let mut world = World::with_store(1, limits, Durability::Power);
+    let exactly_once = ringmq::protocol::SubscribeOptions {
+        qos: QoS::ExactlyOnce,
+        ..options()
+    };
+    for n in 0..CLIENTS {
+        let client = subscribed(&mut world, &n.to_string(), &n.to_string(), QoS::ExactlyOnce);
+        let shared_with_the_next = format!("{n}/last");
+        for topic in [format!("{}/last", n.wrapping_sub(1)), shared_with_the_next] {
+            world.send_subscribe(client, &topic, exactly_once, None);
+        }
+    }
+    world.commit();
+    let publishers: Vec<_> = (0..CLIENTS)
+        .map(|n| world.connect(0, &format!("publisher-{n}"), Version::V5))
+        .collect();
+    for (n, publisher) in (0..).zip(&publishers) {
+        // The queue of each but the first has the last message of the one before.
+        for id in u16::from(n > 0)..=HELD_MAX {
+            let topic = if id == HELD_MAX {
+                format!("{n}/last")
+            } else {
+                n.to_string()
+            };
+            world.publish(*publisher, &topic, b"x", QoS::ExactlyOnce, id + 1);
+        }
+    }
+    world.input(0, Input::StoreState { accepting: false });
+    world.commit_but(0, |record| matches!(record, Record::Message { .. }));
+    let held = u64::from(CLIENTS * HELD_MAX);
+    let refused = world.shards[0].counters().dropped[DropCause::Refused as usize];
+    assert_eq!(refused, 1 + held + u64::from(CLIENTS - 1));
+}
+
 #[test]
 fn a_full_queue_may_refuse_or_hold() {
     for (policy, count) in [

@@ -73,6 +73,8 @@ pub(super) struct Keeper {
     pub(super) storing: Numbered<Storing>,
     /// Messages that sessions of this shard took and that are not durable yet.
     pub(super) unstored: Numbered<Unstored>,
+    /// Messages that are being refused to those sessions, one after the other.
+    pub(super) refused: VecDeque<u64>,
     /// Sessions that ended and whose last messages have not found another home.
     pub(super) endings: Slab<Ending>,
     /// Of sessions that leave messages to others.
@@ -126,6 +128,7 @@ impl Keeper {
             local_interest: LocalInterest::new(),
             storing: Numbered::default(),
             unstored: Numbered::default(),
+            refused: VecDeque::new(),
             endings: Slab::new(),
             leaving: Numbered::default(),
             ended: Numbered::default(),

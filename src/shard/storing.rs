@@ -588,14 +588,25 @@ impl Shard {
     }
 
     /// A message that sessions of this shard took was refused. Those that have sent it go on in memory; for the others it never
-    /// was.
+    /// was. What it makes room for may be refused in turn: one after the other, not each within the one before.
     pub(super) fn refused(&mut self, number: u64, outbox: &mut Outbox) {
+        self.keeper.refused.push_back(number);
+        if self.keeper.refused.len() > 1 {
+            return;
+        }
+        while let Some(number) = self.keeper.refused.front() {
+            self.refuse_one(*number, outbox);
+            self.keeper.refused.pop_front();
+        }
+    }
+
+    fn refuse_one(&mut self, number: u64, outbox: &mut Outbox) {
         let Some(unstored) = self.keeper.unstored.remove(&number) else {
             return;
         };
+        let topic = unstored.message.topic();
         let left = self.refused_of_left(number);
         if left > 0 {
-            let topic = unstored.message.topic();
             self.note_drops(None, topic, DropCause::Refused, left as u64);
         }
         for key in unstored.sessions() {
@@ -618,14 +629,10 @@ impl Shard {
                 }
             }
             if dropped > 0 {
-                let message = Rc::clone(&unstored.message);
-                self.note_drops(
-                    Some(key),
-                    message.topic(),
-                    DropCause::Refused,
-                    dropped as u64,
-                );
+                self.note_drops(Some(key), topic, DropCause::Refused, dropped as u64);
             }
+        }
+        for key in unstored.sessions() {
             self.pump(key, outbox);
         }
     }

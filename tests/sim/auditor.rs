@@ -948,7 +948,7 @@ impl Auditor {
                 let flight = &self.model.sessions[session].flights[&id];
                 let order = flight.order;
                 let conn = &mut self.conns[socket];
-                // After a crash the order of some is not known.
+                // After a crash, say, the order of some is not known.
                 if order > 0 {
                     assert!(order > conn.last_resent, "sent again in another order");
                     conn.last_resent = order;
@@ -965,7 +965,12 @@ impl Auditor {
             "DUP on a message that was never sent: {it:?}"
         );
         let message = self.model.delivered(session, &it);
-        let order = self.model.next_order();
+        // It was sent first on a connection that was closed already, when something older had this identifier here.
+        let order = if publish.dup {
+            0
+        } else {
+            self.model.next_order()
+        };
         self.model.sessions[session].flights.insert(
             id,
             Flight {

@@ -24,7 +24,7 @@ impl Auditor {
         self.numbers
             .retain(|number, _| disk.sessions.contains_key(&StoredSession(*number)));
         self.crashed_routings(disk);
-        self.crashed_retained(disk);
+        self.crashed_retained(world, disk);
         let mut held = BTreeMap::new();
         for (number, on_disk) in &disk.sessions {
             let client = client_of(&on_disk.record.client_id);
@@ -301,13 +301,10 @@ impl Auditor {
         self.alike(message)[0]
     }
 
-    fn crashed_retained(&mut self, disk: &Disk) {
-        let found: BTreeMap<&String, Option<MessageId>> = disk
-            .retained
-            .iter()
-            .map(|(topic, (_, message, _))| (topic, id_of(message.payload())))
-            .collect();
-        self.model.retained_come_back(&found);
+    fn crashed_retained(&mut self, world: &World, disk: &Disk) {
+        let all = disk.retained_messages(world.wall_minus_mono_ms());
+        let found = all.iter().map(|message| (message.topic(), message));
+        self.model.retained_come_back(&found.collect());
     }
 }
 
@@ -368,10 +365,10 @@ impl Model {
         self.step.clear();
     }
 
-    /// In a crash: these messages are retained on disk, by topic, and `None` where one was cleared.
+    /// In a crash: these messages are retained on disk, by topic; one without a payload has cleared it.
     ///
     /// Panics: when what was acknowledged is not among them.
-    pub fn retained_come_back(&mut self, found: &BTreeMap<&String, Option<MessageId>>) {
+    pub fn retained_come_back(&mut self, found: &BTreeMap<&str, &Message>) {
         for (topic, updates) in &mut self.retained {
             let messages = &mut self.messages;
             let is_overtaken = |(message, at): (MessageId, usize),
@@ -383,16 +380,18 @@ impl Model {
                     later.acked && !later.maybe_not_retained && this.until < later.tick
                 })
             };
-            let held = found.get(topic).copied();
-            let fits = |id: &MessageId, messages: &[crate::model::Message]| match held {
-                Some(Some(held)) => held == *id,
-                Some(None) => messages[*id].payload.is_empty(),
-                None => false,
+            let held = found.get(&topic[..]);
+            let fits = |(id, at): (MessageId, usize), messages: &[crate::model::Message]| {
+                held.is_some_and(|held| {
+                    let message = &messages[id];
+                    message.payload.0 == held.payload()
+                        && message.routings[at].expires_at_ms == held.expires_at_ms()
+                })
             };
-            // Several if it was accepted more than once: nobody knows which of them it is.
+            // Several if it was accepted more than once: which of them it is makes no difference.
             let right: Vec<(MessageId, usize)> = updates
                 .iter()
-                .filter(|update| fits(&update.0, messages) && !is_overtaken(**update, messages))
+                .filter(|update| fits(**update, messages) && !is_overtaken(**update, messages))
                 .copied()
                 .collect();
             let must_be = updates.iter().any(|(message, at)| {

@@ -76,6 +76,12 @@ impl Disk {
     }
 
     pub fn submit(&mut self, shard: usize, records: Vec<Record>, fetches: Vec<Fetch>) {
+        for id in fetches.iter().flat_map(|fetch| &fetch.messages) {
+            assert!(
+                self.messages.contains_key(id),
+                "(11) a read of what is not on disk"
+            );
+        }
         let port = &mut self.ports[shard];
         if !records.is_empty() {
             port.waiting.push_back(records);
@@ -283,6 +289,14 @@ impl Disk {
                 packet_id,
                 step,
             } => {
+                if let OutgoingStep::Published(id, part) = step {
+                    let is_it = |it: &Receiver| it.session == session && it.flags.part() == part;
+                    let kept = self.messages.get(&id);
+                    assert!(
+                        kept.is_some_and(|kept| kept.receivers.iter().any(is_it)),
+                        "(11) an identifier for who has no part in it"
+                    );
+                }
                 self.session(session).outgoing.insert(packet_id, step);
             }
             Record::OutgoingEnded { session, packet_id } => {

@@ -22,6 +22,22 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use swarm::{Feature, Overrides, Swarm};
 
+/// What the options do.
+const HELP: &str = "\
+--seed S              play this seed alone
+--seeds-from S        play seeds from this one on, after the kept ones
+--seeds N             at most so many
+--seconds N           for so long at most
+--minutes N           the same in minutes
+--fresh-only          from a seed that nobody has seen, and without the kept ones
+--shards N            with so many shards, whatever the seed says
+--clients N           with so many clients
+--turns N             with so many turns
+--without A,B         without these features, as a failure lists them
+--check-twice         play each seed twice: are the outputs the same?
+--trace               tell every packet at the broker's edge; implies --no-shrink
+--no-shrink           leave a failing run as it is
+--help                print this";
 /// Seeds that failed once, each with its options.
 const KEPT: &str = include_str!("seeds.txt");
 /// The seeds by which a change is judged are 1 to this one.
@@ -77,9 +93,13 @@ fn main() -> ExitCode {
         fresh_only: false,
     };
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help") {
+        println!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
     if let Err(what) = parse(arguments.iter().map(String::as_str), &mut options) {
-        eprintln!("{what}");
-        return ExitCode::FAILURE;
+        eprintln!("{what}; --help lists the options");
+        return ExitCode::from(2);
     }
     if let Some(seed) = options.seed {
         return if check(seed, &options.overrides, &options) {

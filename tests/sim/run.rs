@@ -545,7 +545,11 @@ impl Run {
                 clients[client].keep_alive(&mut stage, ms);
             }
         }
-        while let Some((from, to)) = self.world.overdue_link(ms) {
+        loop {
+            self.world.end_turns();
+            let Some((from, to)) = self.world.overdue_link(ms) else {
+                break;
+            };
             self.deliver(from, to);
         }
         self.world.pass(ms, wall_ms);

@@ -202,7 +202,7 @@ impl World {
         self.recover();
     }
 
-    fn wall_minus_mono_ms(&self) -> u64 {
+    pub fn wall_minus_mono_ms(&self) -> u64 {
         self.now.wall_ms - self.now.mono_ms
     }
 
@@ -516,7 +516,6 @@ impl World {
     /// Time passes; the shards are yet to be told.
     pub fn pass(&mut self, ms: u64, wall_ms: i64) {
         assert!(ms.is_multiple_of(GRAIN_MS));
-        self.end_turns();
         self.note_unread();
         self.now.mono_ms += ms;
         self.now.wall_ms = self.now.wall_ms.wrapping_add_signed(wall_ms);
