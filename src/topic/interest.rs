@@ -328,13 +328,12 @@ impl InterestTable {
         if self.classes & ANY_SKIPPING == 0 {
             return mask;
         }
-        for skipped in 1..CLASS_SKIPPING.len() {
+        for classes in (1..CLASS_SKIPPING.len()).map(classes_skipping) {
             if rest.next().is_none() {
                 break;
             }
-            let classes = classes_skipping(skipped);
             if self.classes & class_bits(&classes) != 0 {
-                mask |= self.mask_at(start, CLASS_SKIPPING[skipped]);
+                mask |= self.mask_at(start, classes.start);
                 mask |= self.mask_of_runs(classes, rest.clone()).0;
             }
         }
