@@ -3,7 +3,10 @@
 mod world;
 
 use ringmq::config::limits::{Limits, QueueFullPolicy};
-use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version};
+use ringmq::protocol::frame::{Cut, cut};
+use ringmq::protocol::{
+    Connack, PacketType, PublishProperties, QoS, ReasonCode, UserProperties, Version,
+};
 use ringmq::shard::counters::DropCause;
 use ringmq::shard::input::Input;
 use ringmq::shard::record::{Durability, OutgoingStep, Part, Record};
@@ -580,6 +583,82 @@ fn what_is_held_back_behind_what_is_refused_does_not_pile_up() {
     let held = u64::from(CLIENTS * HELD_MAX);
     let refused = world.shards[0].counters().dropped[DropCause::Refused as usize];
     assert_eq!(refused, 1 + held + u64::from(CLIENTS - 1));
+}
+
+fn user_property(key: &str, value: &str) -> Vec<u8> {
+    let mut raw = vec![0x26];
+    for text in [key, value] {
+        raw.extend_from_slice(&(text.len() as u16).to_be_bytes());
+        raw.extend_from_slice(text.as_bytes());
+    }
+    raw
+}
+
+#[test]
+fn connack_says_what_is_promised_for_the_session_to_who_asks() {
+    let asks = user_property("ringmq-durability", "?");
+    for (durability, of_stored) in [
+        (Durability::Power, "power"),
+        (Durability::Process, "process"),
+        (Durability::None, "none"),
+    ] {
+        for (is_kept, asked) in [(true, true), (false, true), (true, false)] {
+            let mut world = World::with_store(1, Limits::default(), durability);
+            let mut packet = match is_kept {
+                true => persistent("client", Version::V5),
+                false => connect("client", Version::V5),
+            };
+            if asked {
+                packet.properties.user = UserProperties::from_raw(&asks).expect("well-formed");
+            }
+            let client = world.accept(0, Version::V5);
+            let mut bytes = Vec::new();
+            packet.encode(&mut bytes);
+            world.send(client, &bytes);
+            world.commit();
+            let inbox = std::mem::take(&mut world.clients[client].inbox);
+            let Ok(Cut::Packet { body, .. }) = cut(&inbox, usize::MAX) else {
+                panic!("no CONNACK");
+            };
+            let connack = Connack::decode(Version::V5, body).expect("CONNACK");
+            let said: Vec<_> = connack.properties.user.clone().collect();
+            let promised = if is_kept { of_stored } else { "none" };
+            let due = [("ringmq-durability", promised)];
+            assert_eq!(said, if asked { &due[..] } else { &[] });
+        }
+    }
+}
+
+#[test]
+fn a_client_may_say_what_its_full_queue_does() {
+    for (said, kept) in [
+        ("drop-newest", ["1", "2"]),
+        ("drop-oldest", ["2", "3"]),
+        ("something", ["2", "3"]),
+    ] {
+        let limits = Limits {
+            queue_messages_max: 2,
+            queue_full: QueueFullPolicy::DropOldest,
+            ..Limits::default()
+        };
+        let mut world = World::with_limits(1, limits);
+        let chooses = user_property("ringmq-queue-full", said);
+        let mut packet = persistent("client", Version::V5);
+        packet.properties.user = UserProperties::from_raw(&chooses).expect("well-formed");
+        let client = world.connect_with(0, packet);
+        world.subscribe(client, "t", QoS::AtLeastOnce);
+        world.cut(client);
+        let publisher = world.connect(0, "publisher", Version::V5);
+        for payload in ["1", "2", "3"] {
+            world.publish(publisher, "t", payload.as_bytes(), QoS::AtLeastOnce, 1);
+        }
+        let (client, is_present) = world.reconnect(0, persistent("client", Version::V5));
+        assert!(is_present);
+        assert_eq!(
+            world.payloads(client),
+            kept.map(|text| text.as_bytes().to_vec())
+        );
+    }
 }
 
 #[test]

@@ -542,6 +542,59 @@ fn overlapping_subscriptions_give_one_message_with_all_identifiers() {
 }
 
 #[test]
+fn what_many_have_outbound_at_once_is_each_ones_own() {
+    let mut world = World::new(1);
+    let publisher = world.connect(0, "publisher", Version::V311);
+    let versions = [Version::V31, Version::V311, Version::V5];
+    // One filter each, or both: those who have both get runs of a page that do not touch.
+    let filters: [&[&str]; 3] = [&["a"], &["b"], &["a", "b"]];
+    let readers: Vec<_> = (0..18)
+        .map(|n| {
+            let reader = world.connect(0, &format!("reader-{n}"), versions[n % 3]);
+            for filter in filters[n / 3 % 3] {
+                world.subscribe(reader, filter, QoS::AtMostOnce);
+            }
+            (reader, filters[n / 3 % 3])
+        })
+        .collect();
+    let mut said = Vec::new();
+    for round in 0..40 {
+        for (n, (reader, _)) in readers.iter().enumerate() {
+            match (n + round) % 5 {
+                0 => world.read_again(*reader),
+                1 => world.clients[*reader].reads = false,
+                _ if !world.clients[*reader].reads => {
+                    world.write_some(*reader, 1_000 * n);
+                }
+                _ => {}
+            }
+        }
+        if round % 10 == 9 {
+            world.cut(readers[round / 10].0);
+        }
+        for n in 0..30 {
+            let topic = ["a", "b"][(n * n + round) % 3 % 2];
+            // Packets of a few bytes, of more than a page takes, and in between.
+            let mut payload = vec![b'x'; [10, 700, 4_090, 3_000][n % 4]];
+            payload.extend_from_slice(format!("{round}/{n}").as_bytes());
+            world.publish(publisher, topic, &payload, QoS::AtMostOnce, 0);
+            said.push((topic, payload));
+        }
+        world.shards[0].check_invariants();
+    }
+    // The first four were cut.
+    for (reader, filters) in readers.into_iter().skip(4) {
+        world.read_again(reader);
+        let got = world.messages(reader).into_iter();
+        let got: Vec<_> = got.map(|got| (got.topic, got.payload)).collect();
+        let due = said.iter().filter(|(topic, _)| filters.contains(topic));
+        let due = due.map(|(topic, payload)| (topic.to_string(), payload.clone()));
+        assert!(got == due.collect::<Vec<_>>(), "reader {reader}");
+    }
+    world.shards[0].check_invariants();
+}
+
+#[test]
 fn acknowledgements_overtake_data_that_waits() {
     let mut world = World::new(1);
     let publisher = world.connect(0, "publisher", Version::V311);

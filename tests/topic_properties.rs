@@ -536,21 +536,25 @@ fn check_turns_of_members(
     Ok(())
 }
 
-/// What the interest table promises: the filter, or the levels before its first wildcard, are the
-/// topic's.
+/// What the interest table promises: the filter, or the levels before its first wildcard, are the topic's; of one that begins
+/// with `+`, those behind the first three of them at most.
 fn may_match(filter: &str, topic: &str) -> bool {
-    let literal: Vec<_> = filter
-        .split('/')
-        .take_while(|level| !matches!(*level, "+" | "#"))
-        .collect();
-    if literal.len() == filter.split('/').count() {
+    if !filter.contains(['+', '#']) {
         return filter == topic;
     }
-    let begins_alike = topic
-        .split('/')
-        .take(literal.len())
-        .eq(literal.iter().copied());
-    begins_alike && !(literal.is_empty() && topic.starts_with('$'))
+    let levels: Vec<_> = filter.split('/').collect();
+    let skipped = levels
+        .iter()
+        .take(3)
+        .take_while(|level| **level == "+")
+        .count();
+    let is_literal = |level: &&&str| !matches!(**level, "+" | "#");
+    let run: Vec<_> = levels[skipped..].iter().take_while(is_literal).collect();
+    let topic_levels: Vec<_> = topic.split('/').collect();
+    let there = topic_levels
+        .get(skipped..)
+        .map(|rest| rest.iter().take(run.len()).eq(run.iter().copied()));
+    there == Some(true) && !(topic.starts_with('$') && filter.starts_with(['+', '#']))
 }
 
 #[derive(Clone, Debug, PartialEq)]

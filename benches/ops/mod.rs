@@ -12,7 +12,7 @@ use ringmq::protocol::publish::PublishHead;
 use ringmq::protocol::{Connect, Publish, QoS, Version};
 use ringmq::shard::input::ShardId;
 use ringmq::shard::mesh_message::MeshMessage;
-use ringmq::shard::message::{Message, MessageParts};
+use ringmq::shard::message::{Envelope, Message, MessageParts};
 use ringmq::shard::outbox::Outbox;
 use ringmq::topic::index::{Index, Subscriber};
 use ringmq::topic::interest::{InterestTable, interest_key};
@@ -208,7 +208,7 @@ fn message_batch() -> Box<dyn FnMut()> {
         outbox.send_small(
             ShardId(1),
             &parts(black_box("sensors/line-7/42/temperature")),
-            false,
+            Envelope::default(),
         );
         calls += 1;
         if calls % 100 == 0 {
@@ -239,10 +239,8 @@ fn link_hop() -> Box<dyn FnMut()> {
     let mut calls = 0;
     Box::new(move || {
         let message = message.clone();
-        let message = MeshMessage::Publish {
-            message,
-            asked: false,
-        };
+        let envelope = Envelope::default();
+        let message = MeshMessage::Publish { message, envelope };
         sender.send(LinkMessage::Shard(message));
         calls += 1;
         if calls % 16 == 0 {

@@ -337,7 +337,6 @@ fn message_bytes(message: &LinkMessage) -> u64 {
     let kept = match message {
         LinkMessage::Shard(MeshMessage::Publish { message, .. }) => message.bytes(),
         LinkMessage::Shard(MeshMessage::Batch(batch)) => batch.bytes(),
-        LinkMessage::Shard(MeshMessage::SharedPublish { message, .. }) => message.bytes(),
         LinkMessage::Shard(MeshMessage::Group(group)) => group.text.len(),
         LinkMessage::Shard(MeshMessage::Taken(answers)) => {
             let receivers: usize = answers.iter().map(|taken| taken.receivers.len()).sum();
@@ -361,7 +360,7 @@ fn message_bytes(message: &LinkMessage) -> u64 {
 mod tests {
     use super::*;
     use crate::protocol::QoS;
-    use crate::shard::message::{Message, MessageParts};
+    use crate::shard::message::{Envelope, Message, MessageParts};
     use std::io::Read;
     use std::thread;
 
@@ -407,8 +406,8 @@ mod tests {
 
     fn publish(payload: &[u8]) -> LinkMessage {
         let message = Message::new(&MessageParts::new("t", QoS::AtMostOnce, payload));
-        let asked = false;
-        LinkMessage::Shard(MeshMessage::Publish { message, asked })
+        let envelope = Envelope::default();
+        LinkMessage::Shard(MeshMessage::Publish { message, envelope })
     }
 
     #[test]

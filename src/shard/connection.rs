@@ -536,7 +536,9 @@ impl Shard {
         conn.gate = None;
         if std::mem::take(&mut conn.is_corked) {
             // It was not granted: nothing can be said.
-            conn.outbound = None;
+            if let Some(outbound) = conn.outbound.take() {
+                self.pool.discard(*outbound);
+            }
         }
         if let Some(outbound) = &mut conn.outbound {
             outbound.drop_unsent_data(&mut self.pool);
@@ -562,6 +564,9 @@ impl Shard {
         self.usernames.remove(&key.index);
         self.logins.remove(&key.index);
         let conn = &mut self.conns[key.index as usize];
+        if let Some(outbound) = conn.outbound.take() {
+            self.pool.discard(*outbound);
+        }
         let generation = conn.generation;
         *conn = Connection {
             generation,

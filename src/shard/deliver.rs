@@ -11,6 +11,7 @@ use super::input::ConnKey;
 use super::message::{Message, Spares};
 use super::outbound::{PAYLOAD_BY_REFERENCE, Pool};
 use super::outbox::Outbox;
+use super::pages::{Pages, Run};
 use super::publication::Publication;
 use super::record::{OutgoingStep, Record, StoredMessage, StoredSession};
 use super::storing::{Pace, Source};
@@ -61,13 +62,18 @@ struct Image {
     /// The packet; without the payload when that goes by reference. Empty: not encoded yet.
     bytes: Vec<u8>,
     packet_id_at: usize,
+    /// The same in a page, held.
+    shared: Option<Run>,
 }
 
 impl Images {
-    fn clear(&mut self) {
+    fn clear(&mut self, pages: &mut Pages) {
         if std::mem::take(&mut self.are_used) {
             for image in &mut self.images {
                 image.bytes.clear();
+                if let Some(shared) = image.shared.take() {
+                    pages.release(shared);
+                }
             }
         }
         self.more_ids.clear();
@@ -110,7 +116,6 @@ impl Shard {
         let mut images = self.images.take().unwrap_or_default();
         let mut matched = false;
         matches.clear();
-        images.clear();
         let sessions = &mut self.sessions;
         self.index
             .for_each_match(publication.topic, |_, subscription| {
@@ -185,6 +190,7 @@ impl Shard {
             self.deliver(&to, publication, images_for_all, outbox);
             images.ids = ids;
         }
+        images.clear(&mut self.pool.pages);
         self.matches = matches;
         self.images = Some(images);
         matched
@@ -704,6 +710,10 @@ impl Writer<'_> {
                 image.packet_id_at = offsets.packet_id.unwrap_or(0);
                 if !by_reference {
                     image.bytes.extend_from_slice(publication.payload);
+                    if head.qos == QoS::AtMostOnce {
+                        let kind = usize::from(version.is_v5());
+                        image.shared = self.pool.pages.append(kind, &image.bytes);
+                    }
                 }
             }
             let packet_bytes = image.bytes.len()
@@ -725,9 +735,10 @@ impl Writer<'_> {
                 }
             };
             let outbound = self.conn.outbound.get_or_insert_with(|| self.pool.take());
+            let shared = image.shared.filter(|_| !outgoing.options.retain);
             if by_reference {
                 outbound.data_by_reference(self.pool, publication.local(), copy);
-            } else {
+            } else if !shared.is_some_and(|packet| outbound.data_shared(self.pool, packet)) {
                 outbound.data(self.pool, copy);
             }
         } else {

@@ -25,6 +25,9 @@ impl Shard {
                 );
             }
         }
+        let outbounds = self.conns.iter().filter_map(|conn| conn.outbound.as_ref());
+        let runs: usize = outbounds.map(|outbound| outbound.runs()).sum();
+        assert_eq!(self.pool.pages.holders(), runs, "a page has other holders");
         assert_eq!(self.client_ids.len(), self.sessions.len());
         let queues = self
             .sessions

@@ -4,6 +4,7 @@ use super::Shard;
 use super::connection::PAUSED_BY_LINK;
 use super::input::{ConnKey, Pressure, ShardId};
 use super::mesh_message::{GroupAnnouncement, MeshMessage};
+use super::message::Envelope;
 use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
 use super::publish::Dispatched;
@@ -32,28 +33,12 @@ impl Shard {
         assert!(from != self.id);
         assert!(from.index() < self.shard_count);
         match message {
-            MeshMessage::Publish { message, asked } => {
-                self.mesh_publish(&mut Publication::from_message(&message), asked, outbox);
+            MeshMessage::Publish { message, envelope } => {
+                self.mesh_publish(&mut Publication::from_message(&message), envelope, outbox);
             }
             MeshMessage::Batch(batch) => {
-                for (message, asked) in batch.iter() {
-                    self.mesh_publish(&mut Publication::from_view(message), asked, outbox);
-                }
-            }
-            MeshMessage::SharedPublish {
-                group,
-                message,
-                hops,
-                asked,
-            } => {
-                let mut publication = Publication::from_message(&message);
-                publication.asked(asked);
-                self.assert_scratch_is_empty();
-                let is_passed_on = !self.deliver_to_member(group, &mut publication, outbox)
-                    && self.dispatch_shared(group, &mut publication, None, hops + 1, outbox)
-                        == Dispatched::Away;
-                if !is_passed_on {
-                    self.answer(&mut publication, outbox);
+                for (message, envelope) in batch.iter() {
+                    self.mesh_publish(&mut Publication::from_view(message), envelope, outbox);
                 }
             }
             MeshMessage::Interest {
@@ -109,10 +94,20 @@ impl Shard {
     fn mesh_publish(
         &mut self,
         publication: &mut Publication<'_>,
-        asked: bool,
+        envelope: Envelope,
         outbox: &mut Outbox,
     ) {
-        publication.asked(asked);
+        publication.asked(envelope.asked);
+        if let Some((group, hops)) = envelope.group {
+            self.assert_scratch_is_empty();
+            let is_passed_on = !self.deliver_to_member(group, publication, outbox)
+                && self.dispatch_shared(group, publication, None, hops + 1, outbox)
+                    == Dispatched::Away;
+            if !is_passed_on {
+                self.answer(publication, outbox);
+            }
+            return;
+        }
         if publication.numbering == Numbering::Foreign {
             // Once only: a shard gets a message once beside what it gets for its groups, about which it is asked.
             publication.numbering = Numbering::Unasked;

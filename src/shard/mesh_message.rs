@@ -4,7 +4,7 @@
 //! keeps the order of one publisher's messages (MQTT 5 §4.6), and what makes an acknowledged announcement
 //! mean that every later PUBLISH on the acknowledging shard sees it.
 
-use super::message::{Message, MessageBatch};
+use super::message::{Envelope, Message, MessageBatch};
 use super::record::{Part, Receiver, StoredMessage, StoredSession};
 use crate::topic::interest::InterestKey;
 use crate::topic::share::{GroupId, MemberCounts};
@@ -13,26 +13,16 @@ use std::sync::Arc;
 /// What one shard says to another.
 #[derive(Clone, Debug)]
 pub enum MeshMessage {
-    /// Deliver to every matching subscription of the receiver; with RETAIN, also update its retained index.
+    /// Deliver to every matching subscription of the receiver, or to a member of a group; with RETAIN, the first also updates its
+    /// retained index.
     Publish {
         /// The message.
         message: Message,
-        /// The receiver is to answer with `Taken`.
-        asked: bool,
+        /// To whom, and what is to be answered.
+        envelope: Envelope,
     },
-    /// The same for small messages that are not retained, several at once.
+    /// The same for small messages that update no retained index, several at once.
     Batch(MessageBatch),
-    /// Deliver to one member of a shared group of the receiver.
-    SharedPublish {
-        /// The receiver's number for the group.
-        group: GroupId,
-        /// The message.
-        message: Message,
-        /// How often it was passed on already because the chosen shard's last member had left.
-        hops: u8,
-        /// Whoever does not pass it on is to answer with `Taken`, to the shard that gave the message its number.
-        asked: bool,
-    },
     /// The sender's interest in a key appeared or vanished.
     Interest {
         /// What topics it covers.

@@ -1,6 +1,7 @@
 //! An application message as it is shared by all its subscribers, on all cores.
 
 use crate::protocol::QoS;
+use crate::topic::share::GroupId;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -46,6 +47,16 @@ pub struct MessageView<'a>(&'a [u8]);
 /// allocation and no atomic operation each, and one place in the link for all.
 #[derive(Clone)]
 pub struct MessageBatch(Vec<u8>);
+
+/// What a shard says to another beside a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// For one member of this shared group of the receiver, instead of every matching subscription; and how often it was
+    /// passed on already because the chosen shard's last member had left.
+    pub group: Option<(GroupId, u8)>,
+    /// The receiver is to answer with `Taken`; of a group, whoever does not pass it on, to the shard that gave the message its number.
+    pub asked: bool,
+}
 
 /// The fields a message is made of.
 #[derive(Clone, Copy, Debug)]
@@ -291,8 +302,11 @@ impl MessageBatch {
     pub const BYTES_MAX: usize = 16 << 10;
     /// A message larger than this goes by reference instead.
     pub const MESSAGE_BYTES_MAX: usize = 1 << 10;
-    /// In front of a message: the receiver is to answer.
+    // In front of a message stand its length and these, then the group if there is one.
     const ASKED: u32 = 1 << 31;
+    const GROUP: u32 = 1 << 30;
+    const HOPS_SHIFT: u32 = 22;
+    const LEN: u32 = (1 << Self::HOPS_SHIFT) - 1;
 
     /// An empty batch: small at first, or, behind one that is full, for as much as it can hold.
     pub fn new(is_behind_full: bool) -> Self {
@@ -304,31 +318,50 @@ impl MessageBatch {
         Self(Vec::with_capacity(capacity))
     }
 
-    /// Appends a message, and whether the receiver is to answer; false when it does not fit.
-    pub fn push(&mut self, parts: &MessageParts<'_>, asked: bool) -> bool {
+    /// Appends a message; false when it does not fit.
+    pub fn push(&mut self, parts: &MessageParts<'_>, envelope: Envelope) -> bool {
         let len = parts.encoded_len();
         assert!(len <= Self::MESSAGE_BYTES_MAX);
-        if self.0.len() + 4 + len > Self::BYTES_MAX {
+        if self.0.len() + 8 + len > Self::BYTES_MAX {
             return false;
         }
-        let flag = if asked { Self::ASKED } else { 0 };
-        self.0.reserve(4 + len);
-        self.0.extend_from_slice(&(len as u32 | flag).to_le_bytes());
+        let mut prefix = len as u32;
+        if envelope.asked {
+            prefix |= Self::ASKED;
+        }
+        self.0.reserve(8 + len);
+        match envelope.group {
+            None => self.0.extend_from_slice(&prefix.to_le_bytes()),
+            Some((group, hops)) => {
+                prefix |= Self::GROUP | u32::from(hops) << Self::HOPS_SHIFT;
+                self.0.extend_from_slice(&prefix.to_le_bytes());
+                self.0.extend_from_slice(&group.0.to_le_bytes());
+            }
+        }
         let at = self.0.len();
         self.0.resize(at + len, 0);
         parts.encode(&mut self.0[at..]);
         true
     }
 
-    /// The messages in the order in which they were appended, and which of them want an answer.
-    pub fn iter(&self) -> impl Iterator<Item = (MessageView<'_>, bool)> {
+    /// The messages in the order in which they were appended.
+    pub fn iter(&self) -> impl Iterator<Item = (MessageView<'_>, Envelope)> {
         let mut rest = &self.0[..];
         std::iter::from_fn(move || {
             let (prefix, behind) = rest.split_first_chunk::<4>()?;
             let prefix = u32::from_le_bytes(*prefix);
-            let (message, next) = behind.split_at((prefix & !Self::ASKED) as usize);
-            rest = next;
-            Some((MessageView(message), prefix & Self::ASKED != 0))
+            rest = behind;
+            let mut group = None;
+            if prefix & Self::GROUP != 0 {
+                let (id, behind) = rest.split_first_chunk::<4>().expect("a group has a number");
+                let hops = (prefix >> Self::HOPS_SHIFT) as u8;
+                group = Some((GroupId(u32::from_le_bytes(*id)), hops));
+                rest = behind;
+            }
+            let (message, behind) = rest.split_at((prefix & Self::LEN) as usize);
+            rest = behind;
+            let asked = prefix & Self::ASKED != 0;
+            Some((MessageView(message), Envelope { group, asked }))
         })
     }
 
@@ -388,6 +421,12 @@ mod tests {
         let mut batch = MessageBatch::new(false);
         let mut count = 0u32;
         let payload = |n: u32| vec![n as u8; (n % 700) as usize];
+        let envelope = |n: u32| Envelope {
+            group: n
+                .is_multiple_of(5)
+                .then_some((GroupId(u32::MAX - n), n as u8)),
+            asked: n.is_multiple_of(3),
+        };
         while batch.push(
             &MessageParts {
                 topic: "a/b",
@@ -399,14 +438,14 @@ mod tests {
                 stamp: 0,
                 number: 0,
             },
-            count.is_multiple_of(3),
+            envelope(count),
         ) {
             count += 1;
         }
         assert!(batch.bytes() <= MessageBatch::BYTES_MAX);
         assert!(count > 16);
-        for (n, (message, asked)) in (0u32..).zip(batch.iter()) {
-            assert_eq!(asked, n.is_multiple_of(3));
+        for (n, (message, said)) in (0u32..).zip(batch.iter()) {
+            assert_eq!(said, envelope(n));
             assert_eq!(message.topic(), "a/b");
             assert_eq!(message.properties(), [1, 1]);
             assert_eq!(message.payload(), payload(n));

@@ -41,6 +41,7 @@ pub mod mesh_message;
 pub mod message;
 mod outbound;
 pub mod outbox;
+mod pages;
 pub mod placement;
 mod publication;
 mod publish;
@@ -327,7 +328,9 @@ impl Shard {
     pub fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
         let conn = self.conn(conn).filter(|conn| !conn.is_corked);
         let outbound = conn.and_then(|conn| conn.outbound.as_deref());
-        outbound.map_or_else(outbound::Slices::default, outbound::Outbound::slices)
+        outbound.map_or_else(outbound::Slices::default, |outbound| {
+            outbound.slices(&self.pool)
+        })
     }
 
     /// What was counted since the start.

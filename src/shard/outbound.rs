@@ -4,10 +4,12 @@
 //! PUBLISH packets in chunks of whole packets. Control goes out before data, except behind a chunk of which
 //! a part has left already: so an acknowledgement waits for at most one chunk, never for the data queue.
 //!
-//! Small payloads are copied into a chunk; a large one ends its chunk as a reference to the shared message.
+//! Small payloads are copied into a chunk; a large one ends its chunk as a reference to the shared message. What many
+//! connections have is a run of a page that they share.
 //! An idle connection has no `Outbound` at all: the boxes and their buffers come from a pool per shard.
 
 use super::message::Message;
+use super::pages::{Pages, Run};
 use std::collections::{VecDeque, vec_deque};
 use std::rc::Rc;
 
@@ -22,24 +24,44 @@ const POOL_BYTES_MAX: usize = 4 << 20;
 /// Boxes a pool keeps.
 const POOL_BOXES_MAX: usize = 4_096;
 
-/// Whole packets; the last one's payload may be the referenced message's.
-#[derive(Debug, Default)]
-struct Chunk {
-    bytes: Vec<u8>,
-    payload: Option<Rc<Message>>,
+/// Whole packets.
+#[derive(Debug)]
+enum Chunk {
+    /// Of this connection alone; the last one's payload may be the referenced message's.
+    Own {
+        bytes: Vec<u8>,
+        payload: Option<Rc<Message>>,
+    },
+    /// Of a page; this chunk holds it.
+    Shared(Run),
 }
 
 impl Chunk {
     fn len(&self) -> usize {
-        self.bytes.len()
-            + self
-                .payload
-                .as_ref()
-                .map_or(0, |message| message.payload().len())
+        match self {
+            Self::Own { bytes, payload } => {
+                bytes.len()
+                    + payload
+                        .as_ref()
+                        .map_or(0, |message| message.payload().len())
+            }
+            Self::Shared(run) => run.len(),
+        }
     }
 
-    fn is_open(&self) -> bool {
-        self.payload.is_none() && self.bytes.len() < CHUNK_BYTES
+    /// Its bytes from `sent` on.
+    fn slices<'a>(&'a self, sent: usize, pages: &'a Pages) -> [&'a [u8]; 2] {
+        match self {
+            Self::Own { bytes, payload } => {
+                let payload = payload.as_ref();
+                let payload = payload.map_or(&[][..], |message| message.payload());
+                match bytes.get(sent..) {
+                    Some(rest) => [rest, payload],
+                    None => [&[], &payload[sent - bytes.len()..]],
+                }
+            }
+            Self::Shared(run) => [&pages.bytes(*run)[sent..], &[]],
+        }
     }
 }
 
@@ -77,10 +99,28 @@ impl Outbound {
 
     /// Appends one whole PUBLISH packet through `write`, which may only append.
     pub(super) fn data(&mut self, pool: &mut Pool, write: impl FnOnce(&mut Vec<u8>)) {
-        let chunk = self.open_chunk(pool);
-        let before = chunk.bytes.len();
-        write(&mut chunk.bytes);
-        self.data_bytes += chunk.bytes.len() - before;
+        let bytes = self.open_chunk(pool);
+        let before = bytes.len();
+        write(bytes);
+        let added = bytes.len() - before;
+        self.data_bytes += added;
+    }
+
+    /// Appends a PUBLISH packet that others have too, held by the caller. False when what waits here does not end right before
+    /// it; then it has to be copied, or runs would become as many as packets.
+    pub(super) fn data_shared(&mut self, pool: &mut Pool, packet: Run) -> bool {
+        let extends = match self.data.back_mut() {
+            Some(Chunk::Shared(run)) => run.extend(packet),
+            _ => false,
+        };
+        if !extends {
+            if !self.data.is_empty() && !packet.begins_page() {
+                return false;
+            }
+            self.data.push_back(Chunk::Shared(pool.pages.hold(packet)));
+        }
+        self.data_bytes += packet.len();
+        true
     }
 
     /// Appends a PUBLISH packet whose head `write` appends and whose payload is the message's.
@@ -93,10 +133,10 @@ impl Outbound {
         let payload_bytes = message.payload().len();
         self.data(pool, write);
         self.data_bytes += payload_bytes;
-        self.data
-            .back_mut()
-            .expect("a chunk was written to")
-            .payload = Some(message);
+        match self.data.back_mut() {
+            Some(Chunk::Own { payload, .. }) => *payload = Some(message),
+            _ => unreachable!("a chunk was written to"),
+        }
     }
 
     /// Drops PUBLISH packets of which nothing has left, before the connection is closed.
@@ -105,12 +145,18 @@ impl Outbound {
         while self.data.len() > keep {
             let chunk = self.data.pop_back().expect("longer than keep");
             self.data_bytes -= chunk.len();
-            pool.give_buffer(chunk.bytes);
+            pool.give_chunk(chunk);
         }
     }
 
+    /// Runs of pages that it holds.
+    pub(super) fn runs(&self) -> usize {
+        let is_run = |chunk: &&Chunk| matches!(chunk, Chunk::Shared(_));
+        self.data.iter().filter(is_run).count()
+    }
+
     /// The bytes in wire order.
-    pub(super) fn slices(&self) -> Slices<'_> {
+    pub(super) fn slices<'a>(&'a self, pool: &'a Pool) -> Slices<'a> {
         let mut chunks = self.data.iter();
         let front = if self.front_sent > 0 {
             chunks.next()
@@ -118,12 +164,13 @@ impl Outbound {
             None
         };
         let [front, payload] = front.map_or_else(Default::default, |chunk| {
-            chunk_slices(chunk, self.front_sent)
+            chunk.slices(self.front_sent, &pool.pages)
         });
         Slices {
             next: [front, payload, &self.control[self.control_sent..]],
             at: 0,
             chunks,
+            pages: Some(&pool.pages),
         }
     }
 
@@ -160,20 +207,25 @@ impl Outbound {
         if self.front_sent == len {
             self.front_sent = 0;
             if let Some(chunk) = self.data.pop_front() {
-                pool.give_buffer(chunk.bytes);
+                pool.give_chunk(chunk);
             }
         }
         count - taken
     }
 
-    fn open_chunk(&mut self, pool: &mut Pool) -> &mut Chunk {
-        if !self.data.back().is_some_and(Chunk::is_open) {
-            self.data.push_back(Chunk {
+    /// Where the next packet of this connection alone goes.
+    fn open_chunk(&mut self, pool: &mut Pool) -> &mut Vec<u8> {
+        let is_open = |chunk: &Chunk| matches!(chunk, Chunk::Own { bytes, payload: None } if bytes.len() < CHUNK_BYTES);
+        if !self.data.back().is_some_and(is_open) {
+            self.data.push_back(Chunk::Own {
                 bytes: pool.take_buffer(),
                 payload: None,
             });
         }
-        self.data.back_mut().expect("pushed just now")
+        match self.data.back_mut() {
+            Some(Chunk::Own { bytes, .. }) => bytes,
+            _ => unreachable!("pushed just now"),
+        }
     }
 }
 
@@ -185,6 +237,8 @@ pub(super) struct Slices<'a> {
     at: usize,
     /// What comes behind them.
     chunks: vec_deque::Iter<'a, Chunk>,
+    /// Whose runs they have; `None` when there are no chunks.
+    pages: Option<&'a Pages>,
 }
 
 impl<'a> Iterator for Slices<'a> {
@@ -198,22 +252,10 @@ impl<'a> Iterator for Slices<'a> {
                     return Some(slice);
                 }
             }
-            let [head, payload] = chunk_slices(self.chunks.next()?, 0);
+            let [head, payload] = self.chunks.next()?.slices(0, self.pages?);
             self.next = [&[], head, payload];
             self.at = 1;
         }
-    }
-}
-
-fn chunk_slices(chunk: &Chunk, sent: usize) -> [&[u8]; 2] {
-    let payload = chunk
-        .payload
-        .as_ref()
-        .map_or(&[][..], |message| message.payload());
-    if sent <= chunk.bytes.len() {
-        [&chunk.bytes[sent..], payload]
-    } else {
-        [&[], &payload[sent - chunk.bytes.len()..]]
     }
 }
 
@@ -227,6 +269,7 @@ pub(super) struct Pool {
     boxes: Vec<Box<Outbound>>,
     buffers: Vec<Vec<u8>>,
     buffer_bytes: usize,
+    pub(super) pages: Pages,
 }
 
 impl Pool {
@@ -242,6 +285,20 @@ impl Pool {
                 outbound.control = Vec::new();
             }
             self.boxes.push(outbound);
+        }
+    }
+
+    /// Takes back what is not to be sent any more.
+    pub(super) fn discard(&mut self, mut outbound: Outbound) {
+        for chunk in outbound.data.drain(..) {
+            self.give_chunk(chunk);
+        }
+    }
+
+    fn give_chunk(&mut self, chunk: Chunk) {
+        match chunk {
+            Chunk::Own { bytes, .. } => self.give_buffer(bytes),
+            Chunk::Shared(run) => self.pages.release(run),
         }
     }
 

@@ -5,7 +5,7 @@ use super::credentials::AuthRequest;
 use super::input::{ConnKey, ShardId};
 use super::limited::Limit;
 use super::mesh_message::MeshMessage;
-use super::message::{MessageBatch, MessageParts};
+use super::message::{Envelope, MessageBatch, MessageParts};
 use super::record::{Fetch, Record};
 use crate::protocol::{ReasonCode, Version};
 
@@ -81,8 +81,7 @@ impl Outbox {
 
     /// Adds a message of at most `MessageBatch::MESSAGE_BYTES_MAX` bytes to the batch that is the last message to
     /// that shard, or begins one.
-    /// `asked` says whether that shard is to answer with `MeshMessage::Taken`.
-    pub fn send_small(&mut self, to: ShardId, parts: &MessageParts<'_>, asked: bool) {
+    pub fn send_small(&mut self, to: ShardId, parts: &MessageParts<'_>, envelope: Envelope) {
         // A place that the shell has emptied meanwhile holds nothing, or a message to some shard that was added since;
         // a batch to this shard can only be the one remembered.
         let open = self.open_batch[to.index()].and_then(|at| self.mesh.get_mut(at as usize));
@@ -90,13 +89,13 @@ impl Outbox {
         if let Some((open_to, MeshMessage::Batch(batch))) = open
             && *open_to == to
         {
-            if batch.push(parts, asked) {
+            if batch.push(parts, envelope) {
                 return;
             }
             is_behind_full = true;
         }
         let mut batch = MessageBatch::new(is_behind_full);
-        let fits = batch.push(parts, asked);
+        let fits = batch.push(parts, envelope);
         assert!(fits, "a small message fits an empty batch");
         self.open_batch[to.index()] = u32::try_from(self.mesh.len()).ok();
         self.mesh.push((to, MeshMessage::Batch(batch)));

@@ -8,7 +8,7 @@ use super::deliver::Recipient;
 use super::input::{ConnKey, Pressure, ShardId};
 use super::limited::Limit;
 use super::mesh_message::MeshMessage;
-use super::message::{MessageParts, NEVER};
+use super::message::{Envelope, MessageParts, NEVER};
 use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
 use super::storing::{Source, SourcePublish};
@@ -271,8 +271,11 @@ impl Shard {
             while mask != 0 {
                 let to = ShardId(mask.trailing_zeros() as u8);
                 mask &= mask - 1;
-                let asked = stored & (1 << to.0) != 0;
-                self.send_publish(to, None, asked, publication, publisher_conn, outbox);
+                let envelope = Envelope {
+                    group: None,
+                    asked: stored & (1 << to.0) != 0,
+                };
+                self.send_publish(to, envelope, publication, publisher_conn, outbox);
             }
         }
         if !self.groups.is_empty() {
@@ -318,7 +321,7 @@ impl Shard {
                     exclude |= 1 << core;
                     continue;
                 };
-                let target = Some((remote, hops));
+                let group = Some((remote, hops));
                 let asked = match publication.numbering {
                     // Only a stored session's place has to be known before the message is acknowledged.
                     Numbering::Own => counts.stored > 0,
@@ -326,7 +329,8 @@ impl Shard {
                     Numbering::None | Numbering::Unasked | Numbering::Foreign => false,
                 };
                 let to = ShardId(core);
-                self.send_publish(to, target, asked, publication, publisher_conn, outbox);
+                let envelope = Envelope { group, asked };
+                self.send_publish(to, envelope, publication, publisher_conn, outbox);
                 return Dispatched::Away;
             }
             if self.deliver_to_member(group, publication, outbox) {
@@ -392,8 +396,7 @@ impl Shard {
     fn send_publish(
         &mut self,
         to: ShardId,
-        shared: Option<(GroupId, u8)>,
-        asked: bool,
+        envelope: Envelope,
         publication: &mut Publication<'_>,
         publisher_conn: Option<ConnKey>,
         outbox: &mut Outbox,
@@ -414,29 +417,15 @@ impl Shard {
             }
         }
         self.counters.mesh_publish_sent += 1;
-        if asked && publication.numbering == Numbering::Own {
+        if envelope.asked && publication.numbering == Numbering::Own {
             self.keeper.asked += 1;
         }
-        match shared {
-            None if publication.stamp == 0 && publication.is_small() => {
-                publication.with_parts(|parts| outbox.send_small(to, parts, asked));
-            }
-            None => {
-                let message = publication.shared();
-                outbox.send(to, MeshMessage::Publish { message, asked });
-            }
-            Some((group, hops)) => {
-                let message = publication.shared();
-                outbox.send(
-                    to,
-                    MeshMessage::SharedPublish {
-                        group,
-                        message,
-                        hops,
-                        asked,
-                    },
-                );
-            }
+        // Every shard keeps a message that is to be retained, and they share it.
+        if (envelope.group.is_some() || publication.stamp == 0) && publication.is_small() {
+            publication.with_parts(|parts| outbox.send_small(to, parts, envelope));
+        } else {
+            let message = publication.shared();
+            outbox.send(to, MeshMessage::Publish { message, envelope });
         }
     }
 

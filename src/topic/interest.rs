@@ -1,14 +1,16 @@
 //! Which other cores may want a topic, known without asking them.
 //!
 //! Every core announces, for each of its non-shared filters, one key: of a filter without wildcards
-//! the hash of the filter; of a filter with wildcards the hash of the levels before the first one.
-//! A topic of depth d is then wanted, if at all, under the key of its own text or of one of its d+1
-//! prefixes. That over-approximates: a key may cover topics that no filter behind it matches (the
-//! message is then wasted), but never the other way round. Keys carry the kind of filter and the
-//! depth of the prefix, so a topic probes only depths at which somebody announced something.
+//! the hash of the filter; of a filter with wildcards the hash of its *run*, the levels before the first
+//! wildcard, or, when it begins with `+`, those between them and the next one.
+//! A topic of depth d is then wanted, if at all, under the key of its own text, of one of its d+1
+//! prefixes, or of what begins at a later level. That over-approximates: a key may cover topics that no filter behind it matches (the
+//! message is then wasted), but never the other way round. Keys carry the kind of filter, the levels skipped and the
+//! length of the run, so a topic probes only where somebody announced something.
 
-use super::levels::{PathHasher, levels};
+use super::levels::{Levels, PathHasher, levels};
 use hashbrown::HashTable;
+use std::ops::Range;
 
 /// One bit for each core; core 0 is the lowest.
 pub type CoreMask = u64;
@@ -28,10 +30,32 @@ pub struct InterestKey(pub u64);
 
 const HASH_BITS: u32 = 34;
 const CLASS_COUNT: usize = 64;
-/// The class of filters without wildcards; the classes below are prefix depths.
+/// The class of filters without wildcards.
 const CLASS_EXACT: usize = CLASS_COUNT - 1;
-/// Prefixes of this many levels and more share a class.
-const CLASS_DEEP: usize = CLASS_COUNT - 2;
+/// The first class of those that begin with so many `+`, and with more behind the last. It is that of the empty run; longer
+/// runs have the next ones, and the longest share the last one before the next number of `+`.
+const CLASS_SKIPPING: [usize; 4] = [0, 38, 50, 58];
+
+/// A bit for each class of filters that begin with `+`.
+const ANY_SKIPPING: u64 = (1 << CLASS_EXACT) - (1 << CLASS_SKIPPING[1]);
+
+/// The classes of runs behind `skipped` levels.
+fn classes_skipping(skipped: usize) -> Range<usize> {
+    let end = CLASS_SKIPPING.get(skipped + 1).unwrap_or(&CLASS_EXACT);
+    CLASS_SKIPPING[skipped]..*end
+}
+
+/// The class of a run of `len` levels, of those behind so many that are skipped.
+#[inline]
+fn run_class(classes: &Range<usize>, len: usize) -> usize {
+    (classes.start + len).min(classes.end - 1)
+}
+
+/// A bit for each of these classes.
+#[inline]
+fn class_bits(classes: &Range<usize>) -> u64 {
+    (1 << classes.end) - (1 << classes.start)
+}
 
 impl InterestKey {
     fn new(hash: u64, class: usize) -> Self {
@@ -82,13 +106,25 @@ impl PackedKey {
 pub fn interest_key(seed: u64, filter: &str) -> InterestKey {
     let hasher = PathHasher::new(seed);
     let mut hash = hasher.prefix_start();
-    for (depth, level) in levels(filter).enumerate() {
-        if matches!(level, b"+" | b"#") {
-            return InterestKey::new(hash, depth.min(CLASS_DEEP));
+    let (mut skipped, mut len, mut is_exact) = (0, 0, true);
+    for level in levels(filter) {
+        if !matches!(level, b"+" | b"#") {
+            hash = hasher.prefix_extend(hash, level);
+            len += 1;
+            continue;
         }
-        hash = hasher.prefix_extend(hash, level);
+        is_exact = false;
+        let may_skip = level == b"+" && len == 0 && skipped < CLASS_SKIPPING.len() - 1;
+        if !may_skip {
+            break;
+        }
+        skipped += 1;
     }
-    InterestKey::new(hash, CLASS_EXACT)
+    let class = match is_exact {
+        true => CLASS_EXACT,
+        false => run_class(&classes_skipping(skipped), len),
+    };
+    InterestKey::new(hash, class)
 }
 
 /// This core's own filters per key: what it has announced to the others, and when.
@@ -203,6 +239,8 @@ pub struct InterestTable {
     keys: HashTable<RemoteKey>,
     /// Keys of each class that at least one core has announced.
     class_counts: [u32; CLASS_COUNT],
+    /// A bit for each class that has any.
+    classes: u64,
 }
 
 struct RemoteKey {
@@ -220,6 +258,7 @@ impl InterestTable {
             hasher: PathHasher::new(seed),
             keys: HashTable::new(),
             class_counts: [0; CLASS_COUNT],
+            classes: 0,
         }
     }
 
@@ -243,6 +282,7 @@ impl InterestTable {
         self.keys
             .insert_unique(key.table_hash(), remote, |remote| remote.key.table_hash());
         self.class_counts[key.class()] += 1;
+        self.classes |= 1 << key.class();
     }
 
     /// Core `from` has retracted `key`. Retracting what was not announced changes nothing.
@@ -259,31 +299,56 @@ impl InterestTable {
             entry.get_mut().mask = Packed::new(mask);
             if mask == 0 {
                 entry.remove();
-                self.class_counts[key.class()] -= 1;
+                let count = &mut self.class_counts[key.class()];
+                *count -= 1;
+                if *count == 0 {
+                    self.classes &= !(1 << key.class());
+                }
             }
         }
     }
 
     /// The cores that may have a filter that matches `topic`; never without one that has.
     ///
-    /// Cost: one hash per level, and one probe per prefix depth at which any key is announced.
+    /// Cost: one hash per level, and one probe per length of a run that any key has; as much again for each number of `+` at
+    /// the beginning that any has.
     pub fn mask_for(&self, topic: &str) -> CoreMask {
-        let mut mask = 0;
         if self.keys.is_empty() {
+            return 0;
+        }
+        let start = self.hasher.prefix_start();
+        let mut rest = levels(topic);
+        let (mut mask, whole) = self.mask_of_runs(classes_skipping(0), rest.clone());
+        mask |= self.mask_at(whole, CLASS_EXACT);
+        // MQTT 5 §4.7.2: a wildcard as first level does not match a topic that begins with `$`.
+        if topic.starts_with('$') {
             return mask;
         }
+        mask |= self.mask_at(start, CLASS_SKIPPING[0]);
+        if self.classes & ANY_SKIPPING == 0 {
+            return mask;
+        }
+        for classes in (1..CLASS_SKIPPING.len()).map(classes_skipping) {
+            if rest.next().is_none() {
+                break;
+            }
+            if self.classes & class_bits(&classes) != 0 {
+                mask |= self.mask_at(start, classes.start);
+                mask |= self.mask_of_runs(classes, rest.clone()).0;
+            }
+        }
+        mask
+    }
+
+    /// The cores with a key of these classes of a run of these levels' first ones; and the hash of all.
+    fn mask_of_runs(&self, classes: Range<usize>, levels: Levels<'_>) -> (CoreMask, u64) {
         let mut hash = self.hasher.prefix_start();
-        // MQTT 5 §4.7.2: a wildcard as first level does not match a topic that begins with `$`.
-        if !topic.starts_with('$') {
-            mask |= self.mask_at(hash, 0);
-        }
-        let mut depth = 0_usize;
-        for level in levels(topic) {
+        let mut mask = 0;
+        for (at, level) in levels.enumerate() {
             hash = self.hasher.prefix_extend(hash, level);
-            depth += 1;
-            mask |= self.mask_at(hash, depth.min(CLASS_DEEP));
+            mask |= self.mask_at(hash, run_class(&classes, at + 1));
         }
-        mask | self.mask_at(hash, CLASS_EXACT)
+        (mask, hash)
     }
 
     /// Keys that at least one other core has announced.
@@ -298,7 +363,7 @@ impl InterestTable {
 
     #[inline]
     fn mask_at(&self, hash: u64, class: usize) -> CoreMask {
-        if self.class_counts[class] == 0 {
+        if self.classes & 1 << class == 0 {
             return 0;
         }
         let key = InterestKey::new(hash, class);
@@ -323,7 +388,13 @@ mod tests {
     fn filters_with_the_same_levels_before_the_first_wildcard_share_a_key() {
         let key = |filter| interest_key(9, filter);
         assert_eq!(key("a/+/b"), key("a/#"));
-        assert_eq!(key("+/b"), key("#"));
+        assert_eq!(key("+/b"), key("+/b/+/c"));
+        assert_eq!(key("+/#"), key("+"));
+        assert_eq!(key("+/+/+/+/b"), key("+/+/+"));
+        assert_ne!(key("+/b"), key("b"));
+        assert_ne!(key("+/b"), key("b/#"));
+        assert_ne!(key("+/b"), key("+/+/b"));
+        assert_ne!(key("+"), key("#"));
         assert_ne!(key("a/#"), key("a"));
         assert_ne!(key("a/#"), key("b/#"));
         assert_ne!(key("a/b/#"), key("a/#"));
@@ -340,6 +411,16 @@ mod tests {
             ("a/#", "b", false),
             ("#", "x/y", true),
             ("+/y", "x/y", true),
+            ("+/y", "x/z", false),
+            ("+/y", "y", false),
+            ("+/y/#", "x/y", true),
+            ("+/y/z", "x/y/q", false),
+            ("+/#", "x", true),
+            ("+/+/#", "x", false),
+            ("+/+/z", "x/y/z", true),
+            ("+/+/z", "x/y/y", false),
+            ("+/+/+/+/z", "a/b/c/d/z", true),
+            ("+/+/+/+/z", "a/b", false),
             ("#", "$SYS/x", false),
             ("+/x", "$SYS/x", false),
             ("$SYS/#", "$SYS/x", true),
@@ -358,17 +439,23 @@ mod tests {
 
     #[test]
     fn prefixes_deeper_than_the_classes_are_found() {
-        for depth in [60, 61, 62, 63, 64, 200, 32_767] {
-            let prefix = "a/".repeat(depth);
+        for (skipped, len) in (0..5).flat_map(|skipped| {
+            [3, 4, 5, 11, 12, 37, 38, 39, 63, 64, 32_000].map(|len| (skipped, len))
+        }) {
+            let run = "a/".repeat(len);
             let mut table = InterestTable::new(0);
-            table.set(63, interest_key(0, &format!("{prefix}#")));
-            assert_eq!(
-                table.mask_for(prefix.trim_end_matches('/')),
-                1 << 63,
-                "{depth}"
-            );
-            assert_eq!(table.mask_for(&format!("{prefix}x/y")), 1 << 63, "{depth}");
-            assert_eq!(table.mask_for(&prefix[2..prefix.len() - 1]), 0, "{depth}");
+            let filter = format!("{}{run}#", "+/".repeat(skipped));
+            table.set(63, interest_key(0, &filter));
+            let topic = "x/".repeat(skipped) + &run;
+            let case = format!("{skipped} and {len}");
+            let wanted = table.mask_for(topic.trim_end_matches('/'));
+            assert_eq!(wanted, 1 << 63, "{case}");
+            assert_eq!(table.mask_for(&format!("{topic}x/y")), 1 << 63, "{case}");
+            if skipped < CLASS_SKIPPING.len() {
+                assert_eq!(table.mask_for(&topic[..topic.len() - 3]), 0, "{case}");
+            }
+            table.clear(63, interest_key(0, &filter));
+            assert_eq!(table.mask_for(&topic), 0);
         }
     }
 

@@ -17,6 +17,7 @@ pub fn levels(text: &str) -> Levels<'_> {
 }
 
 /// The iterator that [`levels`] returns.
+#[derive(Clone)]
 pub struct Levels<'a> {
     rest: Option<&'a [u8]>,
 }

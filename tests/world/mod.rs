@@ -470,18 +470,23 @@ impl World {
             self.clients[client].blocked = true;
             return;
         }
-        loop {
-            let bytes: Vec<u8> = self.shards[shard]
-                .outbound(conn)
-                .flat_map(|slice| slice.iter().copied())
-                .collect();
-            if bytes.is_empty() {
-                return;
-            }
+        while self.write_some(client, usize::MAX) > 0 {}
+    }
+
+    /// Writes at most so many bytes, whether the client reads or not, and returns how many.
+    pub(crate) fn write_some(&mut self, client: usize, bytes_max: usize) -> usize {
+        let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
+        let bytes: Vec<u8> = self.shards[shard]
+            .outbound(conn)
+            .flat_map(|slice| slice.iter().copied())
+            .take(bytes_max)
+            .collect();
+        let count = bytes.len();
+        if count > 0 {
             self.clients[client].inbox.extend_from_slice(&bytes);
-            let count = bytes.len();
             self.handle(shard, Input::Written { conn, bytes: count });
         }
+        count
     }
 
     /// A client that did not read reads again.

@@ -666,8 +666,7 @@ impl<S: StateMachine> Driver<S> {
                 match message {
                     LinkMessage::Shard(message) => {
                         self.fed_bytes += match &message {
-                            MeshMessage::Publish { message, .. }
-                            | MeshMessage::SharedPublish { message, .. } => message.bytes(),
+                            MeshMessage::Publish { message, .. } => message.bytes(),
                             MeshMessage::Batch(batch) => batch.bytes(),
                             _ => 0,
                         };
