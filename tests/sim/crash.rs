@@ -446,8 +446,11 @@ impl Auditor {
         if packet_type == PacketType::Pubrec {
             let session = &mut self.model.sessions[session];
             if !is_accepted {
-                session.received.remove(&id);
-                session.received_of.remove(&id);
+                // One of a closed connection may leave when the client has sent it again on the next.
+                if session.received_of.get(&id) == Some(&(message, routing)) {
+                    session.received.remove(&id);
+                    session.received_of.remove(&id);
+                }
             } else if session.received.contains(&id) {
                 session.received_told.insert(id);
             }
