@@ -432,6 +432,39 @@ fn a_refused_identifier_is_free_whatever_was_refused() {
     );
 }
 
+/// What a member has not acknowledged goes to the next one when it leaves, and is stored for that one before, or together with, its end
+/// for the first: a crash finds it with one of them.
+#[test]
+fn what_a_member_leaves_is_stored_for_the_next() {
+    for count in [1, 2] {
+        let mut world = stored(count);
+        let ids = [world.id_on(0, "first"), world.id_on(count - 1, "second")];
+        let first = subscribed(&mut world, &ids[0], "$share/g/t", QoS::AtLeastOnce);
+        let publisher = world.connect(0, "publisher", Version::V5);
+        world.publish(publisher, "t", b"left", QoS::AtLeastOnce, 1);
+        world.commit();
+        assert_eq!(world.payloads(first), [b"left"]);
+        let second = subscribed(&mut world, &ids[1], "$share/g/t", QoS::AtLeastOnce);
+        world.cut(first);
+        let mut is_stored = false;
+        for record in world.records.iter().flatten() {
+            match record {
+                Record::Message {
+                    message, receivers, ..
+                } if message.payload() == b"left" => {
+                    assert_eq!(receivers.len(), 1);
+                    is_stored = true;
+                }
+                Record::Ended { .. } => assert!(is_stored, "it ends before it is stored again"),
+                _ => {}
+            }
+        }
+        assert!(is_stored, "{count} shards: {:?}", world.records);
+        world.commit();
+        assert_eq!(world.payloads(second), [b"left"]);
+    }
+}
+
 /// A member of a group left while a message of its queue waited for the store, behind one that had to be read
 /// back first. Then the store refused it, and the shard looked for it there: counted as lost, which is an alarm.
 #[test]
