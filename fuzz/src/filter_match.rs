@@ -28,7 +28,7 @@ impl Subscriber for Entry {
     }
 
     fn is_stored(&self) -> bool {
-        self.key % 2 == 0
+        self.key.is_multiple_of(2)
     }
 }
 
