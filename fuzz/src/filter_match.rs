@@ -240,9 +240,7 @@ fn tell_group(cores: &mut [Core], at: usize, text: &str, group: GroupId) {
 
 fn tell_counts(cores: &mut [Core], at: usize, text: &str, group: GroupId, counts: MemberCounts) {
     for_others(cores, at, |other| {
-        other
-            .groups
-            .apply_remote(at as u8, text, group, counts);
+        other.groups.apply_remote(at as u8, text, group, counts);
     });
 }
 
