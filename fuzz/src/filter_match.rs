@@ -28,7 +28,7 @@ impl Subscriber for Entry {
     }
 
     fn is_stored(&self) -> bool {
-        self.key % 2 == 0
+        self.key.is_multiple_of(2)
     }
 }
 
@@ -240,9 +240,7 @@ fn tell_group(cores: &mut [Core], at: usize, text: &str, group: GroupId) {
 
 fn tell_counts(cores: &mut [Core], at: usize, text: &str, group: GroupId, counts: MemberCounts) {
     for_others(cores, at, |other| {
-        other
-            .groups
-            .apply_remote(at as u8, text, group, counts);
+        other.groups.apply_remote(at as u8, text, group, counts);
     });
 }
 
