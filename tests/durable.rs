@@ -5,11 +5,16 @@ mod world;
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{
-    Connack, PacketType, PublishProperties, QoS, ReasonCode, UserProperties, Version,
+    Connack, PacketId, PacketType, PublishProperties, QoS, ReasonCode, UserProperties, Version,
 };
+use ringmq::session::DeliveryOptions;
 use ringmq::shard::counters::DropCause;
 use ringmq::shard::input::Input;
-use ringmq::shard::record::{Durability, OutgoingStep, Part, Record};
+use ringmq::shard::message::{Message, MessageParts};
+use ringmq::shard::record::{
+    Durability, OutgoingStep, Part, ReceiverFlags, Record, RecoveredDelivery, RecoveredSession,
+    SessionRecord, StoredMessage, StoredSession,
+};
 use world::{Packet, World, connect, options, persistent};
 
 fn stored(shard_count: usize) -> World {
@@ -492,6 +497,83 @@ fn what_a_member_left_may_be_refused_too() {
     );
     let dropped = world.shards[0].counters().dropped;
     assert_eq!(dropped[DropCause::Refused as usize], 1);
+}
+
+/// A message of a recovered session's window, which had not been read back, ended with the session and was not counted: a client
+/// that begins anew after a crash, or whose session expires, lost QoS 2 messages that nobody was told of.
+#[test]
+fn what_ends_with_a_recovered_session_is_counted_once() {
+    for expires in [false, true] {
+        let message = |number| {
+            let parts = MessageParts::new("t", QoS::ExactlyOnce, b"lost");
+            Message::new(&MessageParts { number, ..parts })
+        };
+        let group = Part::of_group("$share/g/t");
+        let parts = [
+            (Part::OWN, true),
+            (group, true),
+            (Part::OWN, false),
+            (group, false),
+        ];
+        let deliveries = (1..).zip(parts).map(|(number, (part, is_published))| {
+            let options = DeliveryOptions {
+                qos: QoS::ExactlyOnce,
+                retain: false,
+            };
+            RecoveredDelivery {
+                id: StoredMessage(number),
+                bytes: message(number).bytes() as u32,
+                flags: ReceiverFlags::new(options, part),
+                subscription_ids: None,
+                packet_id: is_published.then(|| PacketId::new(number as u16).unwrap()),
+            }
+        });
+        let options = ringmq::protocol::SubscribeOptions {
+            qos: QoS::ExactlyOnce,
+            ..options()
+        };
+        let subscription = |filter: &str| (filter.into(), options.bits(), None);
+        let session = RecoveredSession {
+            record: SessionRecord {
+                session: StoredSession(1),
+                client_id: "gone".into(),
+                username: None,
+                expiry_s: 3,
+                queue_full: 0,
+                disconnected_at_ms: None,
+                will: None,
+            },
+            subscriptions: vec![subscription("t"), subscription("$share/g/t")],
+            deliveries: deliveries.collect(),
+            released: Vec::new(),
+            received: Vec::new(),
+        };
+        let (limits, durability) = (Limits::default(), Durability::Power);
+        let mut world = World::recovering(1, limits, durability, vec![session]);
+        if expires {
+            world.pass(4_000);
+        } else {
+            let client = world.accept(0, Version::V5);
+            let mut bytes = Vec::new();
+            connect("gone", Version::V5).encode(&mut bytes);
+            world.send(client, &bytes);
+        }
+        // What waited for it through the group would go to another member.
+        let [fetch] = &world.fetches[0][..] else {
+            panic!("{:?}", world.fetches);
+        };
+        assert_eq!(fetch.messages, [StoredMessage(4)]);
+        let answer = Input::Fetched {
+            token: fetch.token,
+            messages: vec![(StoredMessage(4), Some(message(4)))],
+        };
+        world.input(0, answer);
+        world.commit();
+        let counters = world.shards[0].counters();
+        assert_eq!(counters.dropped[DropCause::SessionEnded as usize], 3);
+        assert_eq!(counters.dropped[DropCause::NoMember as usize], 1);
+        assert_eq!(counters.dropped_total, 4);
+    }
 }
 
 /// A queue became empty because the store refused what was in it, and nobody looked after what was held back behind that: the next message

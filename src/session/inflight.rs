@@ -410,17 +410,17 @@ impl Inflight {
         Some(gone)
     }
 
-    /// Takes out all messages whose delivery was not completed, oldest first.
-    pub fn take_unacknowledged(&mut self) -> Vec<Delivery> {
-        let taken = std::mem::take(self);
-        taken
-            .entries
-            .into_iter()
-            .filter_map(|entry| match entry {
-                Entry::Published(delivery) => Some(delivery),
-                Entry::Stored(_) | Entry::Released { .. } | Entry::Done => None,
-            })
-            .collect()
+    /// Takes out all messages whose delivery was not completed, oldest first: those in memory, and those to be read back.
+    pub fn take_unacknowledged(&mut self) -> (Vec<Delivery>, Vec<StoredDelivery>) {
+        let (mut here, mut stored) = (Vec::new(), Vec::new());
+        for entry in std::mem::take(self).entries {
+            match entry {
+                Entry::Published(delivery) => here.push(delivery),
+                Entry::Stored(delivery) => stored.push(*delivery),
+                Entry::Released { .. } | Entry::Done => {}
+            }
+        }
+        (here, stored)
     }
 
     /// Takes out the messages awaiting their first acknowledgement for which `goes` says so, oldest first.

@@ -83,8 +83,10 @@ impl Shard {
         if let Some(mut state) = state {
             self.queued_bytes -= state.queue.bytes() as u64;
             let mut left = Vec::new();
-            for delivery in state.inflight.take_unacknowledged() {
-                // MQTT 5 [MQTT-4.8.2-5]: a QoS 2 message that was under way goes to nobody else.
+            let (under_way, mut ends) = state.inflight.take_unacknowledged();
+            for delivery in under_way {
+                // MQTT 5 [MQTT-4.8.2-5]: a QoS 2 message that was under way goes to nobody else; only such are under way in
+                // the store alone.
                 if delivery.options.qos == QoS::AtLeastOnce {
                     left.push(delivery);
                 } else {
@@ -98,7 +100,8 @@ impl Shard {
             let groups = groups_of(&subscriptions);
             let shared = |delivery: &StoredDelivery| delivery.flags.is_shared();
             let in_store = state.queue.take_stored_if(shared);
-            for delivery in state.queue.take_stored_if(|_| true) {
+            ends.extend(state.queue.take_stored_if(|_| true));
+            for delivery in ends {
                 self.ends_with_session(stored, delivery.place(), outbox);
             }
             self.begin_redispatch(stored, groups, in_store, outbox);

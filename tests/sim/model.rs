@@ -936,11 +936,11 @@ impl Model {
                     missing.shared_qos_2 += 1;
                 } else {
                     missing.shared += 1;
-                    words.insert(
-                        0,
-                        format!("nobody of {text} has got message {id}: {message:?}"),
-                    );
                 }
+                words.insert(
+                    0,
+                    format!("nobody of {text} has got message {id}: {message:?}"),
+                );
             }
         }
     }

@@ -698,8 +698,9 @@ impl Run {
         let counted = counted + self.dropped_in_all(DropCause::SessionEnded);
         assert!(
             missing.shared_qos_2 <= counted,
-            "(8) {} QoS 2 messages to groups are missing and {counted} drops were counted",
-            missing.shared_qos_2
+            "(8) {} QoS 2 messages to groups are missing and {counted} drops were counted:\n  {}",
+            missing.shared_qos_2,
+            words()
         );
         let replays = self.auditor.model.missing_replays();
         assert!(

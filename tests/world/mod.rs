@@ -15,7 +15,7 @@ use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
 use ringmq::shard::outbox::Outbox;
 use ringmq::shard::placement::Placement;
-use ringmq::shard::record::{Durability, Lsn, Record};
+use ringmq::shard::record::{Durability, Fetch, Lsn, Record, RecoveredSession};
 use ringmq::shard::{Shard, ShardSetup};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -80,6 +80,8 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     /// By shard: recorded and not durable.
     pub(crate) records: Vec<Vec<Record>>,
+    /// By shard: asked of the store and not answered.
+    pub(crate) fetches: Vec<Vec<Fetch>>,
     emitted: Vec<u64>,
     next_index: Vec<u32>,
     pub(crate) placement: Placement,
@@ -96,6 +98,16 @@ impl World {
 
     /// A broker whose records are durable when the test says so.
     pub(crate) fn with_store(shard_count: usize, limits: Limits, durability: Durability) -> Self {
+        Self::recovering(shard_count, limits, durability, Vec::new())
+    }
+
+    /// The same after a restart that found these sessions.
+    pub(crate) fn recovering(
+        shard_count: usize,
+        limits: Limits,
+        durability: Durability,
+        sessions: Vec<RecoveredSession>,
+    ) -> Self {
         let placement = Placement::new([3; 16], shard_count);
         let limits = Arc::new(limits);
         let now = Now {
@@ -121,6 +133,7 @@ impl World {
             now,
             shards,
             records: vec![Vec::new(); shard_count],
+            fetches: (0..shard_count).map(|_| Vec::new()).collect(),
             emitted: vec![0; shard_count],
             links: vec![vec![VecDeque::new(); shard_count]; shard_count],
             links_flow: true,
@@ -128,6 +141,12 @@ impl World {
             next_index: vec![0; shard_count],
             placement,
         };
+        for session in sessions {
+            let shard = placement.owner(&session.record.client_id).index();
+            let mut outbox = Outbox::default();
+            world.shards[shard].recover(now, session, &mut outbox);
+            world.drain(shard, outbox);
+        }
         if durability != Durability::None {
             for shard in 0..shard_count {
                 let mut outbox = Outbox::default();
@@ -415,6 +434,7 @@ impl World {
     fn drain(&mut self, shard: usize, mut outbox: Outbox) {
         self.emitted[shard] += outbox.records.len() as u64;
         self.records[shard].append(&mut outbox.records);
+        self.fetches[shard].append(&mut outbox.fetch);
         for (to, message) in outbox.mesh.drain(..) {
             self.links[shard][to.index()].push_back(message);
         }
