@@ -997,7 +997,11 @@ impl Auditor {
         let order = self.model.next_order();
         let it = &mut self.model.sessions[session];
         if let Some(id) = publish.packet_id.filter(|_| it.alive) {
-            it.flights.entry(id.get()).or_insert(Flight {
+            let flight = it.flights.entry(id.get());
+            // One that is there may have been acknowledged, and this is the next under its identifier: if it comes again, its
+            // order is that of either.
+            let flight = flight.and_modify(|older| older.order = 0);
+            flight.or_insert(Flight {
                 message,
                 qos: publish.qos,
                 socket,
