@@ -15,10 +15,21 @@ use ringmq::shard::record::{
     Durability, OutgoingStep, Part, ReceiverFlags, Record, RecoveredDelivery, RecoveredSession,
     SessionRecord, StoredMessage, StoredSession,
 };
-use world::{Packet, World, connect, options, persistent};
+use world::{Packet, World, connect, persistent, with_qos};
 
 fn stored(shard_count: usize) -> World {
     World::with_store(shard_count, Limits::default(), Durability::Power)
+}
+
+/// One in flight for each, so many in the queue, and what comes then is held back.
+fn holding_back(queue_messages_max: u32) -> World {
+    let limits = Limits {
+        queue_messages_max,
+        inflight_messages_max: 1,
+        queue_full: QueueFullPolicy::Hold,
+        ..Limits::default()
+    };
+    World::with_store(1, limits, Durability::Power)
 }
 
 fn ack_of(packet_type: PacketType, id: u16, reason: ReasonCode) -> Option<Packet> {
@@ -35,10 +46,7 @@ fn keeper(world: &mut World, id: &str) -> usize {
 }
 
 fn keeper_of(world: &mut World, id: &str, version: Version) -> usize {
-    let client = world.accept(0, version);
-    let mut bytes = Vec::new();
-    persistent(id, version).encode(&mut bytes);
-    world.send(client, &bytes);
+    let client = world.send_connect(0, persistent(id, version));
     assert_eq!(world.next(client), None, "CONNACK before its record");
     world.commit();
     assert!(matches!(world.next(client), Some(Packet::Connack { .. })));
@@ -47,7 +55,7 @@ fn keeper_of(world: &mut World, id: &str, version: Version) -> usize {
 
 fn subscribed(world: &mut World, id: &str, filter: &str, qos: QoS) -> usize {
     let client = keeper(world, id);
-    let options = ringmq::protocol::SubscribeOptions { qos, ..options() };
+    let options = with_qos(qos);
     world.send_subscribe(client, filter, options, None);
     assert_eq!(world.next(client), None, "SUBACK before its record");
     world.commit();
@@ -133,10 +141,7 @@ fn what_was_not_asked_about_is_numbered_in_its_order() {
     assert_eq!(world.clients[other].shard, 1);
     let publisher = world.connect(0, &here, Version::V5);
     world.links_flow = false;
-    let at_least_once = ringmq::protocol::SubscribeOptions {
-        qos: QoS::AtLeastOnce,
-        ..options()
-    };
+    let at_least_once = with_qos(QoS::AtLeastOnce);
     world.send_subscribe(subscriber, "t", at_least_once, None);
     world.publish(publisher, "t", b"1", QoS::AtLeastOnce, 1);
     while world.deliver_one(1, 0) {}
@@ -169,7 +174,7 @@ fn an_end_says_which_part_of_a_session_it_is() {
     let filters = ["$share/g/t", "$share/h/t"];
     for filter in filters {
         let qos = QoS::AtLeastOnce;
-        let options = ringmq::protocol::SubscribeOptions { qos, ..options() };
+        let options = with_qos(qos);
         world.send_subscribe(subscriber, filter, options, None);
         world.commit();
         assert_eq!(world.next(subscriber), Some(Packet::Suback(vec![1])));
@@ -202,7 +207,7 @@ fn a_packet_identifier_is_recorded_for_its_part_of_a_session() {
     let mut world = stored(1);
     let subscriber = subscribed(&mut world, "subscriber", "t", QoS::AtLeastOnce);
     let qos = QoS::ExactlyOnce;
-    let options = ringmq::protocol::SubscribeOptions { qos, ..options() };
+    let options = with_qos(qos);
     world.send_subscribe(subscriber, "$share/g/t", options, None);
     world.commit();
     assert_eq!(world.next(subscriber), Some(Packet::Suback(vec![2])));
@@ -280,10 +285,7 @@ fn qos_2_takes_each_step_when_the_one_before_is_durable() {
 fn a_clean_start_waits_for_the_end_of_the_session_before() {
     let mut world = stored(1);
     keeper(&mut world, "client");
-    let client = world.accept(0, Version::V5);
-    let mut bytes = Vec::new();
-    connect("client", Version::V5).encode(&mut bytes);
-    world.send(client, &bytes);
+    let client = world.send_connect(0, connect("client", Version::V5));
     assert_eq!(
         world.next(client),
         None,
@@ -528,10 +530,7 @@ fn what_ends_with_a_recovered_session_is_counted_once() {
                 packet_id: is_published.then(|| PacketId::new(number as u16).unwrap()),
             }
         });
-        let options = ringmq::protocol::SubscribeOptions {
-            qos: QoS::ExactlyOnce,
-            ..options()
-        };
+        let options = with_qos(QoS::ExactlyOnce);
         let subscription = |filter: &str| (filter.into(), options.bits(), None);
         let session = RecoveredSession {
             record: SessionRecord {
@@ -553,10 +552,7 @@ fn what_ends_with_a_recovered_session_is_counted_once() {
         if expires {
             world.pass(4_000);
         } else {
-            let client = world.accept(0, Version::V5);
-            let mut bytes = Vec::new();
-            connect("gone", Version::V5).encode(&mut bytes);
-            world.send(client, &bytes);
+            world.send_connect(0, connect("gone", Version::V5));
         }
         // What waited for it through the group would go to another member.
         let [fetch] = &world.fetches[0][..] else {
@@ -616,20 +612,11 @@ fn nothing_passes_what_is_held_back() {
 #[test]
 fn what_is_refused_is_given_no_identifier() {
     for order in [["a", "b"], ["b", "a"]] {
-        let limits = Limits {
-            queue_messages_max: 2,
-            inflight_messages_max: 1,
-            queue_full: QueueFullPolicy::Hold,
-            ..Limits::default()
-        };
-        let mut world = World::with_store(1, limits, Durability::Power);
+        let mut world = holding_back(2);
         for id in order {
             subscribed(&mut world, id, "both", QoS::ExactlyOnce);
         }
-        let of_a = ringmq::protocol::SubscribeOptions {
-            qos: QoS::ExactlyOnce,
-            ..options()
-        };
+        let of_a = with_qos(QoS::ExactlyOnce);
         let a = usize::from(order[1] == "a");
         world.send_subscribe(a, "a", of_a, None);
         world.commit();
@@ -660,17 +647,8 @@ fn what_is_refused_is_given_no_identifier() {
 fn what_is_held_back_behind_what_is_refused_does_not_pile_up() {
     const CLIENTS: u16 = 100;
     const HELD_MAX: u16 = 32;
-    let limits = Limits {
-        queue_messages_max: 1,
-        inflight_messages_max: 1,
-        queue_full: QueueFullPolicy::Hold,
-        ..Limits::default()
-    };
-    let mut world = World::with_store(1, limits, Durability::Power);
-    let exactly_once = ringmq::protocol::SubscribeOptions {
-        qos: QoS::ExactlyOnce,
-        ..options()
-    };
+    let mut world = holding_back(1);
+    let exactly_once = with_qos(QoS::ExactlyOnce);
     for n in 0..CLIENTS {
         let client = subscribed(&mut world, &n.to_string(), &n.to_string(), QoS::ExactlyOnce);
         let shared_with_the_next = format!("{n}/last");
@@ -726,10 +704,7 @@ fn connack_says_what_is_promised_for_the_session_to_who_asks() {
             if asked {
                 packet.properties.user = UserProperties::from_raw(&asks).expect("well-formed");
             }
-            let client = world.accept(0, Version::V5);
-            let mut bytes = Vec::new();
-            packet.encode(&mut bytes);
-            world.send(client, &bytes);
+            let client = world.send_connect(0, packet);
             world.commit();
             let inbox = std::mem::take(&mut world.clients[client].inbox);
             let Ok(Cut::Packet { body, .. }) = cut(&inbox, usize::MAX) else {

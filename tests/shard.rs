@@ -6,7 +6,7 @@ mod world;
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version, Will};
 use ringmq::shard::input::{Input, Pressure, ShardId};
-use world::{Packet, World, connect, nothing, options, persistent};
+use world::{Packet, World, connect, nothing, options, persistent, with_qos};
 
 const SHARD_COUNTS: [usize; 3] = [1, 2, 4];
 const VERSIONS: [Version; 3] = [Version::V31, Version::V311, Version::V5];
@@ -61,11 +61,8 @@ fn suback_waits_until_every_other_shard_knows() {
     }
     assert_eq!(world.next(subscriber), Some(Packet::Suback(vec![0])));
     // A second subscriber of the same filter need not wait any more.
-    let second = world.accept(home, Version::V5);
     let id = world.id_on(home, "second");
-    let mut bytes = Vec::new();
-    connect(&id, Version::V5).encode(&mut bytes);
-    world.send(second, &bytes);
+    let second = world.send_connect(home, connect(&id, Version::V5));
     assert!(matches!(world.next(second), Some(Packet::Connack { .. })));
     world.send_subscribe(second, "a/b", options(), None);
     assert_eq!(world.next(second), Some(Packet::Suback(vec![0])));
@@ -302,8 +299,7 @@ fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
         }
         let subscriber = world.connect(1, "subscriber", Version::V5);
         world.clients[subscriber].reads = false;
-        let with_qos = ringmq::protocol::SubscribeOptions { qos, ..options() };
-        world.send_subscribe(subscriber, "r/#", with_qos, None);
+        world.send_subscribe(subscriber, "r/#", with_qos(qos), None);
         let shard = &world.shards[world.clients[subscriber].shard];
         let waiting: usize = shard
             .outbound(world.clients[subscriber].conn)

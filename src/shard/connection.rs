@@ -536,9 +536,7 @@ impl Shard {
         conn.gate = None;
         if std::mem::take(&mut conn.is_corked) {
             // It was not granted: nothing can be said.
-            if let Some(outbound) = conn.outbound.take() {
-                self.pool.discard(*outbound);
-            }
+            self.pool.discard(conn.outbound.take());
         }
         if let Some(outbound) = &mut conn.outbound {
             outbound.drop_unsent_data(&mut self.pool);
@@ -564,9 +562,7 @@ impl Shard {
         self.usernames.remove(&key.index);
         self.logins.remove(&key.index);
         let conn = &mut self.conns[key.index as usize];
-        if let Some(outbound) = conn.outbound.take() {
-            self.pool.discard(*outbound);
-        }
+        self.pool.discard(conn.outbound.take());
         let generation = conn.generation;
         *conn = Connection {
             generation,

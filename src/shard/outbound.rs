@@ -49,6 +49,11 @@ impl Chunk {
         }
     }
 
+    /// Whether another packet of its connection may be appended.
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Own { bytes, payload: None } if bytes.len() < CHUNK_BYTES)
+    }
+
     /// Its bytes from `sent` on.
     fn slices<'a>(&'a self, sent: usize, pages: &'a Pages) -> [&'a [u8]; 2] {
         match self {
@@ -99,11 +104,7 @@ impl Outbound {
 
     /// Appends one whole PUBLISH packet through `write`, which may only append.
     pub(super) fn data(&mut self, pool: &mut Pool, write: impl FnOnce(&mut Vec<u8>)) {
-        let bytes = self.open_chunk(pool);
-        let before = bytes.len();
-        write(bytes);
-        let added = bytes.len() - before;
-        self.data_bytes += added;
+        self.append(pool, None, write);
     }
 
     /// Appends a PUBLISH packet that others have too, held by the caller. False when what waits here does not end right before
@@ -130,13 +131,7 @@ impl Outbound {
         message: Rc<Message>,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
-        let payload_bytes = message.payload().len();
-        self.data(pool, write);
-        self.data_bytes += payload_bytes;
-        match self.data.back_mut() {
-            Some(Chunk::Own { payload, .. }) => *payload = Some(message),
-            _ => unreachable!("a chunk was written to"),
-        }
+        self.append(pool, Some(message), write);
     }
 
     /// Drops PUBLISH packets of which nothing has left, before the connection is closed.
@@ -213,18 +208,28 @@ impl Outbound {
         count - taken
     }
 
-    /// Where the next packet of this connection alone goes.
-    fn open_chunk(&mut self, pool: &mut Pool) -> &mut Vec<u8> {
-        let is_open = |chunk: &Chunk| matches!(chunk, Chunk::Own { bytes, payload: None } if bytes.len() < CHUNK_BYTES);
-        if !self.data.back().is_some_and(is_open) {
+    /// Appends a packet of this connection alone; `message` has its payload if `write` does not append it.
+    fn append(
+        &mut self,
+        pool: &mut Pool,
+        message: Option<Rc<Message>>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if !self.data.back().is_some_and(Chunk::is_open) {
             self.data.push_back(Chunk::Own {
                 bytes: pool.take_buffer(),
                 payload: None,
             });
         }
-        match self.data.back_mut() {
-            Some(Chunk::Own { bytes, .. }) => bytes,
-            _ => unreachable!("pushed just now"),
+        let Some(Chunk::Own { bytes, payload }) = self.data.back_mut() else {
+            unreachable!("such a one is open, or was pushed");
+        };
+        let before = bytes.len();
+        write(bytes);
+        self.data_bytes += bytes.len() - before;
+        if let Some(message) = message {
+            self.data_bytes += message.payload().len();
+            *payload = Some(message);
         }
     }
 }
@@ -289,8 +294,8 @@ impl Pool {
     }
 
     /// Takes back what is not to be sent any more.
-    pub(super) fn discard(&mut self, mut outbound: Outbound) {
-        for chunk in outbound.data.drain(..) {
+    pub(super) fn discard(&mut self, outbound: Option<Box<Outbound>>) {
+        for chunk in outbound.into_iter().flat_map(|outbound| outbound.data) {
             self.give_chunk(chunk);
         }
     }

@@ -32,8 +32,8 @@ const HASH_BITS: u32 = 34;
 const CLASS_COUNT: usize = 64;
 /// The class of filters without wildcards.
 const CLASS_EXACT: usize = CLASS_COUNT - 1;
-/// The first class of those that begin with so many `+`, and with more behind the last. It is that of the empty run; longer
-/// runs have the next ones, and the longest share the last one before the next number of `+`.
+/// By how many `+` the others begin with, at most three are counted: their first class, that of the empty run. Longer runs have the
+/// next ones, and the longest share the last one before the next number of `+`.
 const CLASS_SKIPPING: [usize; 4] = [0, 38, 50, 58];
 
 /// A bit for each class of filters that begin with `+`.

@@ -38,6 +38,7 @@ const HELP: &str = "\
 --trace               tell every packet at the broker's edge; implies --no-shrink
 --no-shrink           leave a failing run as it is
 --help                print this";
+
 /// Seeds that failed once, each with its options.
 const KEPT: &str = include_str!("seeds.txt");
 /// The seeds by which a change is judged are 1 to this one.
