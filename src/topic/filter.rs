@@ -2,7 +2,7 @@
 //!
 //! Spec: MQTT 5 §4.7 (Topic Names and Topic Filters) and §4.8.2 (Shared Subscriptions).
 
-use super::levels::levels;
+use super::levels::{Levels, levels};
 use std::error::Error;
 use std::fmt;
 
@@ -195,8 +195,12 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
         return false;
     }
-    let mut names = levels(topic);
-    for level in levels(filter) {
+    levels_match(levels(filter), levels(topic))
+}
+
+/// Whether what is left of a filter matches what is left of a topic.
+pub(super) fn levels_match(filter: Levels<'_>, mut names: Levels<'_>) -> bool {
+    for level in filter {
         if level == b"#" {
             return true;
         }

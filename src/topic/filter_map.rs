@@ -2,12 +2,15 @@
 //!
 //! A filter without wildcards is found by one probe with the hash of the whole topic. Filters with
 //! wildcards form a trie of levels: nodes in one vector, an only literal child, the `+` child and the
-//! `#` filter as fields of the node, several literal children in one table keyed by parent and level. A match walks the trie one
-//! level at a time over the list of nodes reached so far, so it costs what the *reached* nodes
+//! `#` filter as fields of the node, several literal children in one table keyed by parent and level. What only one filter has
+//! below a node is no nodes but text, its *tail*: of filters that share their first levels alone, each costs one node. A match
+//! walks the trie one level at a time over the list of nodes reached so far, so it costs what the *reached* nodes
 //! cost, whatever else is stored, and needs neither recursion nor, once its two lists have grown,
 //! an allocation.
 
-use super::levels::{HashedIndex, PathHasher, levels, table_hash};
+use super::filter::levels_match;
+use super::levels::{HashedIndex, Levels, PathHasher, levels, levels_of, table_hash};
+use super::nodes::{Below, Branch, Ends, Literals, NONE, Nodes, ROOT, index_u32};
 use super::text_arena::{TextArena, TextRef};
 use hashbrown::HashTable;
 use slab::Slab;
@@ -19,12 +22,6 @@ use std::cell::Cell;
 /// used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterId(pub u32);
-
-/// No node, or no filter.
-const NONE: u32 = u32::MAX;
-
-/// The node of no levels. It always exists, and it has no parent.
-const ROOT: u32 = 0;
 
 /// A match that needed more room than this gives it back.
 const SCRATCH_NODES_MAX: usize = 4_096;
@@ -53,15 +50,6 @@ enum Place {
 }
 
 const _: () = assert!(size_of::<Place>() == 8);
-
-/// How a filter with wildcards ends, relative to its node.
-#[derive(Clone, Copy)]
-enum Ends {
-    /// At the node.
-    Here,
-    /// With `#` below the node.
-    Below,
-}
 
 /// Nodes reached at one level and at the next; kept from match to match for their capacity.
 #[derive(Default)]
@@ -142,17 +130,20 @@ impl<T> FilterMap<T> {
             return self.find_exact(filter, hash).map(FilterId);
         }
         let mut node = ROOT;
-        let mut ends = Ends::Here;
-        for level in levels(filter) {
-            match level {
-                b"#" => ends = Ends::Below,
-                b"+" => node = self.nodes.at(node).plus,
-                _ => node = self.find_child(node, level, &mut None).unwrap_or(NONE),
+        let mut rest = levels(filter);
+        let ends = loop {
+            if let Some(tail) = self.nodes.tail(node) {
+                if rest.rest() != Some(tail) {
+                    return None;
+                }
+                break Ends::Tail;
             }
-            if node == NONE {
-                return None;
+            match rest.next() {
+                None => break Ends::Here,
+                Some(b"#") => break Ends::Below,
+                Some(level) => node = self.child(node, level)?,
             }
-        }
+        };
         let id = self.nodes.filter(node, ends);
         (id != NONE).then_some(FilterId(id))
     }
@@ -174,7 +165,10 @@ impl<T> FilterMap<T> {
                     .remove();
             }
             Place::Wildcard { node, ends } => {
-                self.nodes.set_filter(node, ends, NONE);
+                match ends {
+                    Ends::Here | Ends::Below => self.nodes.set_filter(node, ends, NONE),
+                    Ends::Tail => drop(self.nodes.take_tail(node)),
+                }
                 self.prune(node);
             }
         }
@@ -236,20 +230,32 @@ impl<T> FilterMap<T> {
         reached.push(ROOT);
         // MQTT 5 §4.7.2: a wildcard as first level does not match a topic that begins with `$`.
         let mut wildcards_match = !topic.starts_with('$');
-        for level in levels(topic) {
+        let mut rest = levels(topic);
+        loop {
+            let from_here = rest.clone();
+            let Some(level) = rest.next() else { break };
             let mut level_hash = None;
             next.clear();
             for &id in reached.iter() {
-                let node = self.nodes.at(id);
-                if wildcards_match {
-                    if node.below != NONE {
-                        found(node.below);
+                let branch = match &self.nodes.at(id).below {
+                    Below::Branch(branch) => branch,
+                    Below::Tail { filter, text } => {
+                        let tail = levels_of(text.get(&self.nodes.texts));
+                        if levels_match(tail, from_here.clone()) {
+                            found(*filter);
+                        }
+                        continue;
                     }
-                    if node.plus != NONE {
-                        next.push(node.plus);
+                };
+                if wildcards_match {
+                    if branch.hash != NONE {
+                        found(branch.hash);
+                    }
+                    if branch.plus != NONE {
+                        next.push(branch.plus);
                     }
                 }
-                if let Some(child) = self.find_child(id, level, &mut level_hash) {
+                if let Some(child) = self.literal_child(id, branch, level, &mut level_hash) {
                     next.push(child);
                 }
             }
@@ -260,13 +266,16 @@ impl<T> FilterMap<T> {
             std::mem::swap(reached, next);
         }
         for &id in reached.iter() {
-            let node = self.nodes.at(id);
-            if node.here != NONE {
-                found(node.here);
+            // A tail wants at least one more level.
+            let Below::Branch(branch) = &self.nodes.at(id).below else {
+                continue;
+            };
+            if branch.here != NONE {
+                found(branch.here);
             }
             // MQTT 5 §4.7.1.2: `a/#` matches `a` too.
-            if node.below != NONE {
-                found(node.below);
+            if branch.hash != NONE {
+                found(branch.hash);
             }
         }
     }
@@ -292,10 +301,25 @@ impl<T> FilterMap<T> {
             .map(|slot| slot.index)
     }
 
+    /// The child of `parent`, which has no tail, for a level of a filter that is not `#`.
+    fn child(&self, parent: u32, level: &[u8]) -> Option<u32> {
+        let branch = self.nodes.branch(parent);
+        if level == b"+" {
+            return (branch.plus != NONE).then_some(branch.plus);
+        }
+        self.literal_child(parent, branch, level, &mut None)
+    }
+
     /// `level_hash` is the hash of the level once somebody has asked for it.
     #[inline]
-    fn find_child(&self, parent: u32, level: &[u8], level_hash: &mut Option<u64>) -> Option<u32> {
-        match self.nodes.at(parent).literals {
+    fn literal_child(
+        &self,
+        parent: u32,
+        branch: &Branch,
+        level: &[u8],
+        level_hash: &mut Option<u64>,
+    ) -> Option<u32> {
+        match branch.literals {
             Literals::None => None,
             Literals::Only(child) => {
                 (self.nodes.level(self.nodes.at(child)) == level).then_some(child)
@@ -316,32 +340,74 @@ impl<T> FilterMap<T> {
         }
     }
 
-    /// The node where `filter` ends, with every node on the way.
+    /// Where `filter` ends, with every node on the way.
     fn make_path(&mut self, filter: &str) -> (u32, Ends) {
         let mut node = ROOT;
-        for level in levels(filter) {
-            node = match level {
-                b"#" => return (node, Ends::Below),
-                b"+" => match self.nodes.at(node).plus {
-                    NONE => {
-                        let child = self.nodes.add(node, level);
-                        self.nodes.at_mut(node).plus = child;
-                        child
-                    }
-                    child => child,
-                },
-                _ => match self.find_child(node, level, &mut None) {
-                    Some(child) => child,
-                    None => self.add_literal(node, level),
-                },
+        let mut rest = levels(filter);
+        loop {
+            if let Some(tail) = self.nodes.tail(node) {
+                if rest.rest() == Some(tail) {
+                    return (node, Ends::Tail);
+                }
+                node = self.unfold(node, &mut rest);
+            }
+            let mut after = rest.clone();
+            let child = match after.next() {
+                None | Some(b"#") => None,
+                Some(level) => self.child(node, level),
             };
+            let Some(child) = child else {
+                return self.hang(node, rest);
+            };
+            node = child;
+            rest = after;
         }
-        (node, Ends::Here)
     }
 
-    fn add_literal(&mut self, parent: u32, level: &[u8]) -> u32 {
+    /// Makes nodes of what the tail of `node` has in common with `rest`, which it is not equal to, and goes along them. Returns
+    /// the node where the two part.
+    fn unfold(&mut self, mut node: u32, rest: &mut Levels<'_>) -> u32 {
+        let (filter, text) = self.nodes.take_tail(node);
+        let mut tail = levels_of(&text);
+        loop {
+            let (mut tail_after, mut rest_after) = (tail.clone(), rest.clone());
+            let level = tail_after.next();
+            if level != rest_after.next() {
+                break;
+            }
+            node = self.add_child(node, level.expect("they differ somewhere"));
+            (tail, *rest) = (tail_after, rest_after);
+        }
+        let (end, ends) = self.hang(node, tail);
+        self.nodes.set_filter(end, ends, filter);
+        self.filters[filter as usize].place = Place::Wildcard { node: end, ends };
+        node
+    }
+
+    /// Gives a filter its end, of which `rest` is left below `node`, where nothing begins with its first level.
+    fn hang(&mut self, node: u32, mut rest: Levels<'_>) -> (u32, Ends) {
+        let end = match rest.rest() {
+            None | Some(b"#") => node,
+            Some(_) => self.add_child(node, rest.next().expect("looked at")),
+        };
+        let ends = match rest.rest() {
+            None => Ends::Here,
+            Some(b"#") => Ends::Below,
+            Some(tail) => {
+                self.nodes.set_tail(end, tail);
+                Ends::Tail
+            }
+        };
+        (end, ends)
+    }
+
+    fn add_child(&mut self, parent: u32, level: &[u8]) -> u32 {
         let child = self.nodes.add(parent, level);
-        let literals = match self.nodes.at(parent).literals {
+        if level == b"+" {
+            self.nodes.branch_mut(parent).plus = child;
+            return child;
+        }
+        let literals = match self.nodes.branch(parent).literals {
             Literals::None => Literals::Only(child),
             Literals::Only(first) => {
                 self.insert_edge(first);
@@ -353,7 +419,7 @@ impl<T> FilterMap<T> {
                 Literals::Several(count + 1)
             }
         };
-        self.nodes.at_mut(parent).literals = literals;
+        self.nodes.branch_mut(parent).literals = literals;
         child
     }
 
@@ -373,10 +439,10 @@ impl<T> FilterMap<T> {
     fn prune(&mut self, mut node: u32) {
         while node != ROOT && self.nodes.is_bare(node) {
             let parent = self.nodes.at(node).parent;
-            if self.nodes.at(parent).plus == node {
-                self.nodes.at_mut(parent).plus = NONE;
+            if self.nodes.branch(parent).plus == node {
+                self.nodes.branch_mut(parent).plus = NONE;
             } else {
-                let literals = match self.nodes.at(parent).literals {
+                let literals = match self.nodes.branch(parent).literals {
                     Literals::None => unreachable!("a node is a child of its parent"),
                     Literals::Only(_) => Literals::None,
                     Literals::Several(count) => {
@@ -392,7 +458,7 @@ impl<T> FilterMap<T> {
                         }
                     }
                 };
-                self.nodes.at_mut(parent).literals = literals;
+                self.nodes.branch_mut(parent).literals = literals;
             }
             self.nodes.remove(node);
             node = parent;
@@ -402,207 +468,6 @@ impl<T> FilterMap<T> {
 
 fn has_wildcard(filter: &str) -> bool {
     memchr::memchr2(b'+', b'#', filter.as_bytes()).is_some()
-}
-
-fn index_u32(index: usize) -> u32 {
-    let index = u32::try_from(index).expect("memory ends before four thousand million entries");
-    assert_ne!(index, NONE);
-    index
-}
-
-/// The nodes of the trie, and a list of the free ones through their parents.
-struct Nodes {
-    nodes: Vec<Node>,
-    free: u32,
-    long_levels: TextArena,
-}
-
-struct Node {
-    level: LevelText,
-    parent: u32,
-    /// The child for the level `+`.
-    plus: u32,
-    /// The filter that ends at this node.
-    here: u32,
-    /// The filter that ends with `#` below this node.
-    below: u32,
-    literals: Literals,
-}
-
-// The level that leads to a node stands in it, so checking an edge reads what the walk reads next.
-const _: () = assert!(size_of::<Node>() == 40);
-
-/// The children of a node for levels that are no wildcards.
-#[derive(Clone, Copy)]
-enum Literals {
-    None,
-    /// Most nodes below the first levels have one, which is found without the table.
-    Only(u32),
-    /// So many, in the table; there were more than one at some time.
-    Several(u32),
-}
-
-/// The text of a level: in place when it is short, else where it stands.
-struct LevelText {
-    /// The length of a level in place, or `LONG_LEVEL`.
-    bytes_or_long: u8,
-    bytes: [u8; LEVEL_IN_PLACE_BYTES_MAX],
-}
-
-const LEVEL_IN_PLACE_BYTES_MAX: usize = 15;
-const LONG_LEVEL: u8 = u8::MAX;
-
-impl Nodes {
-    fn new() -> Self {
-        let mut nodes = Self {
-            nodes: Vec::new(),
-            free: NONE,
-            long_levels: TextArena::new(),
-        };
-        let root = nodes.add(NONE, b"");
-        assert_eq!(root, ROOT);
-        nodes
-    }
-
-    #[inline]
-    fn at(&self, id: u32) -> &Node {
-        &self.nodes[id as usize]
-    }
-
-    fn at_mut(&mut self, id: u32) -> &mut Node {
-        &mut self.nodes[id as usize]
-    }
-
-    #[inline]
-    fn level<'a>(&'a self, node: &'a Node) -> &'a [u8] {
-        let text = &node.level;
-        if text.bytes_or_long == LONG_LEVEL {
-            self.long_levels.get(text.long())
-        } else {
-            &text.bytes[..usize::from(text.bytes_or_long)]
-        }
-    }
-
-    fn filter(&self, id: u32, ends: Ends) -> u32 {
-        match ends {
-            Ends::Here => self.at(id).here,
-            Ends::Below => self.at(id).below,
-        }
-    }
-
-    fn set_filter(&mut self, id: u32, ends: Ends, filter: u32) {
-        match ends {
-            Ends::Here => self.at_mut(id).here = filter,
-            Ends::Below => self.at_mut(id).below = filter,
-        }
-    }
-
-    /// Whether no filter ends at or below the node.
-    fn is_bare(&self, id: u32) -> bool {
-        let node = self.at(id);
-        let has_literals = !matches!(node.literals, Literals::None);
-        node.here == NONE && node.below == NONE && node.plus == NONE && !has_literals
-    }
-
-    fn add(&mut self, parent: u32, level: &[u8]) -> u32 {
-        let level = self.keep_level(level);
-        let node = Node {
-            level,
-            parent,
-            plus: NONE,
-            here: NONE,
-            below: NONE,
-            literals: Literals::None,
-        };
-        if self.free == NONE {
-            let id = index_u32(self.nodes.len());
-            self.nodes.push(node);
-            id
-        } else {
-            let id = self.free;
-            self.free = self.at(id).parent;
-            *self.at_mut(id) = node;
-            id
-        }
-    }
-
-    fn remove(&mut self, id: u32) {
-        assert_ne!(id, ROOT);
-        let text = &self.at(id).level;
-        if text.bytes_or_long == LONG_LEVEL {
-            let long = text.long();
-            self.long_levels.remove(long);
-        }
-        let free = self.free;
-        let node = self.at_mut(id);
-        node.level = LevelText::in_place(b"");
-        node.parent = free;
-        self.free = id;
-    }
-
-    fn keep_level(&mut self, level: &[u8]) -> LevelText {
-        if level.len() <= LEVEL_IN_PLACE_BYTES_MAX {
-            return LevelText::in_place(level);
-        }
-        LevelText::elsewhere(self.long_levels.insert(level))
-    }
-
-    fn path(&self, node: u32, ends: Ends, out: &mut String) {
-        let mut nodes = Vec::new();
-        let mut at = node;
-        while at != ROOT {
-            nodes.push(at);
-            at = self.at(at).parent;
-        }
-        let start = out.len();
-        let mut first = true;
-        for &id in nodes.iter().rev() {
-            if !first {
-                out.push('/');
-            }
-            first = false;
-            let level = std::str::from_utf8(self.level(self.at(id)));
-            out.push_str(level.expect("a level is cut out of a str at separators"));
-        }
-        if let Ends::Below = ends {
-            out.push_str(if first { "#" } else { "/#" });
-        }
-        assert!(out.len() > start);
-    }
-
-    fn heap_bytes(&self) -> usize {
-        self.nodes.capacity() * size_of::<Node>() + self.long_levels.heap_bytes()
-    }
-}
-
-impl LevelText {
-    fn in_place(level: &[u8]) -> Self {
-        let mut bytes = [0; LEVEL_IN_PLACE_BYTES_MAX];
-        bytes[..level.len()].copy_from_slice(level);
-        let bytes_or_long = u8::try_from(level.len()).expect("a short level");
-        Self {
-            bytes_or_long,
-            bytes,
-        }
-    }
-
-    fn elsewhere(text: TextRef) -> Self {
-        let mut bytes = [0; LEVEL_IN_PLACE_BYTES_MAX];
-        bytes[..4].copy_from_slice(&text.index.to_ne_bytes());
-        bytes[4..6].copy_from_slice(&text.bytes.to_ne_bytes());
-        Self {
-            bytes_or_long: LONG_LEVEL,
-            bytes,
-        }
-    }
-
-    fn long(&self) -> TextRef {
-        let [a, b, c, d, e, f, ..] = self.bytes;
-        TextRef {
-            index: u32::from_ne_bytes([a, b, c, d]),
-            bytes: u16::from_ne_bytes([e, f]),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -649,9 +514,9 @@ mod tests {
             assert!(map.nodes.is_bare(ROOT));
             assert!(map.edges.is_empty());
             assert!(map.exact.is_empty());
-            assert_eq!((map.texts.count(), map.nodes.long_levels.count()), (0, 0));
+            assert_eq!((map.texts.count(), map.nodes.texts.count()), (0, 0));
         }
-        let node_count = map.nodes.nodes.len();
+        let node_count = map.nodes.count();
         assert!(
             node_count < 20,
             "free nodes are used again, not added to: {node_count}"
@@ -671,6 +536,53 @@ mod tests {
         assert_eq!(matching(&map, "a//b"), ["#", "+/#", "a/#", "a/+/b", "a//b"]);
         assert_eq!(matching(&map, "$x"), ["$x/#"]);
         assert_eq!(matching(&map, "$y/b"), [""; 0]);
+    }
+
+    #[test]
+    fn what_one_filter_has_alone_is_a_tail_until_another_shares_it() {
+        let mut map = FilterMap::new(0);
+        let add = |map: &mut FilterMap<&'static str>, filter| {
+            let before = map.nodes.count();
+            let id = map.find_or_insert(filter, || filter);
+            (id, map.nodes.count() - before)
+        };
+        // `a`, with the rest as its tail; in place, and elsewhere.
+        let (long, made) = add(&mut map, "a/+/c/and-more-than-fits-in-place/#");
+        assert_eq!(made, 1);
+        assert_eq!(add(&mut map, "b/+/c").1, 1);
+        assert_eq!(map.nodes.texts.count(), 1);
+        // `+`, `c`, and what both have below it: a tail and `#`, which needs no node.
+        assert_eq!(add(&mut map, "a/+/c/#").1, 3);
+        // The same filter again finds the first one in its new place.
+        assert_eq!(
+            add(&mut map, "a/+/c/and-more-than-fits-in-place/#"),
+            (long, 0)
+        );
+        // One is the beginning of the other: the shorter ends at a node, whichever came first.
+        assert_eq!(add(&mut map, "b/+").1, 2);
+        let (deeper, made) = add(&mut map, "b/+/c/d");
+        assert_eq!(made, 1);
+        assert_eq!(matching(&map, "a/x/c"), ["a/+/c/#"]);
+        assert_eq!(
+            matching(&map, "a/x/c/and-more-than-fits-in-place"),
+            ["a/+/c/#", "a/+/c/and-more-than-fits-in-place/#"]
+        );
+        assert_eq!(matching(&map, "b/x/c"), ["b/+/c"]);
+        assert_eq!(matching(&map, "b/x"), ["b/+"]);
+        assert_eq!(matching(&map, "b"), [""; 0]);
+        assert_eq!(map.remove(deeper), Some("b/+/c/d"));
+        assert_eq!(map.find("b/+/c/d"), None);
+        assert_eq!(map.find("b/+/c/d/e"), None);
+        assert!(map.find("b/+/c").is_some());
+        assert_eq!(
+            map.remove(long),
+            Some("a/+/c/and-more-than-fits-in-place/#")
+        );
+        assert_eq!(
+            matching(&map, "a/x/c/and-more-than-fits-in-place"),
+            ["a/+/c/#"]
+        );
+        assert_eq!(map.nodes.texts.count(), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! trie nodes that the topic reaches; neither depends on how many other subscriptions there are.
 //! Subscribing and unsubscribing cost one probe (or one walk of the filter's levels) and O(1) in
 //! the filter's subscribers, so ending 100,000 subscriptions of one filter is linear. The *caller*
-//! bounds `level_count` of wildcard filters: each new level of one is a node of about 60 bytes.
+//! bounds `level_count` of wildcard filters: each new level of one may be a node of about 60 bytes.
 
 pub use super::filter_map::FilterId;
 use super::filter_map::FilterMap;

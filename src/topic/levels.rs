@@ -11,15 +11,26 @@ use std::hash::Hasher;
 ///
 /// Spec: MQTT 5 §4.7.1.1; a text without a separator is one level, also when it is empty.
 pub fn levels(text: &str) -> Levels<'_> {
-    Levels {
-        rest: Some(text.as_bytes()),
-    }
+    levels_of(text.as_bytes())
+}
+
+/// The levels of a text that was cut out of a `str` at separators.
+pub(super) fn levels_of(text: &[u8]) -> Levels<'_> {
+    Levels { rest: Some(text) }
 }
 
 /// The iterator that [`levels`] returns.
 #[derive(Clone)]
 pub struct Levels<'a> {
     rest: Option<&'a [u8]>,
+}
+
+impl<'a> Levels<'a> {
+    /// The text of the levels that are left; `None` when there is none, which differs from an empty one.
+    #[inline]
+    pub(super) fn rest(&self) -> Option<&'a [u8]> {
+        self.rest
+    }
 }
 
 impl<'a> Iterator for Levels<'a> {

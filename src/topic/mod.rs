@@ -19,5 +19,6 @@ pub mod share;
 
 mod filter_map;
 mod keyed_list;
+mod nodes;
 mod ordered;
 mod text_arena;

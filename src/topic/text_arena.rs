@@ -135,6 +135,68 @@ fn index_u32(index: usize) -> u32 {
     u32::try_from(index).expect("memory ends before four thousand million texts")
 }
 
+/// A text: in place when it is short, else where it stands.
+#[derive(Clone, Copy)]
+pub(super) struct ShortText<const IN_PLACE_BYTES_MAX: usize> {
+    /// The length of a text in place, or `ELSEWHERE`.
+    bytes_or_elsewhere: u8,
+    bytes: [u8; IN_PLACE_BYTES_MAX],
+}
+
+const ELSEWHERE: u8 = u8::MAX;
+
+impl<const IN_PLACE_BYTES_MAX: usize> ShortText<IN_PLACE_BYTES_MAX> {
+    pub(super) const EMPTY: Self = Self {
+        bytes_or_elsewhere: 0,
+        bytes: [0; IN_PLACE_BYTES_MAX],
+    };
+
+    pub(super) fn new(text: &[u8], texts: &mut TextArena) -> Self {
+        let mut bytes = [0; IN_PLACE_BYTES_MAX];
+        if text.len() <= IN_PLACE_BYTES_MAX {
+            bytes[..text.len()].copy_from_slice(text);
+            return Self {
+                bytes_or_elsewhere: u8::try_from(text.len()).expect("a short text"),
+                bytes,
+            };
+        }
+        let elsewhere = texts.insert(text);
+        bytes[..4].copy_from_slice(&elsewhere.index.to_ne_bytes());
+        bytes[4..6].copy_from_slice(&elsewhere.bytes.to_ne_bytes());
+        Self {
+            bytes_or_elsewhere: ELSEWHERE,
+            bytes,
+        }
+    }
+
+    #[inline]
+    pub(super) fn get<'a>(&'a self, texts: &'a TextArena) -> &'a [u8] {
+        match self.elsewhere() {
+            Some(text) => texts.get(text),
+            None => &self.bytes[..usize::from(self.bytes_or_elsewhere)],
+        }
+    }
+
+    pub(super) fn remove(self, texts: &mut TextArena) {
+        if let Some(text) = self.elsewhere() {
+            texts.remove(text);
+        }
+    }
+
+    #[inline]
+    fn elsewhere(&self) -> Option<TextRef> {
+        if self.bytes_or_elsewhere != ELSEWHERE {
+            return None;
+        }
+        let (index, rest) = self.bytes.split_first_chunk()?;
+        let (bytes, _) = rest.split_first_chunk()?;
+        Some(TextRef {
+            index: u32::from_ne_bytes(*index),
+            bytes: u16::from_ne_bytes(*bytes),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
