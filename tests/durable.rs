@@ -5,7 +5,8 @@ mod world;
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{
-    Connack, PacketId, PacketType, PublishProperties, QoS, ReasonCode, UserProperties, Version,
+    Connack, Connect, PacketId, PacketType, PublishProperties, QoS, ReasonCode, UserProperties,
+    Version,
 };
 use ringmq::session::DeliveryOptions;
 use ringmq::shard::counters::DropCause;
@@ -299,6 +300,53 @@ fn a_clean_start_waits_for_the_end_of_the_session_before() {
             ..
         })
     ));
+}
+
+#[test]
+fn who_waits_too_long_for_the_store_is_refused() {
+    for (version, is_new) in [(Version::V5, true), (Version::V311, false)] {
+        let mut world = stored(1);
+        if !is_new {
+            let before = keeper_of(&mut world, "client", version);
+            world.cut(before);
+            world.commit();
+        }
+        // With a Keep Alive that ends sooner, and one that ends later.
+        let keep_alive_s = if is_new { 1 } else { 60 };
+        let connect = || Connect {
+            keep_alive_s,
+            ..persistent("client", version)
+        };
+        let client = world.send_connect(0, connect());
+        let timeout_ms = u64::from(Limits::default().connect_timeout_ms);
+        world.pass(timeout_ms - 100);
+        assert_eq!(world.next(client), None);
+        world.pass(200);
+        assert_eq!(
+            world.next(client),
+            Some(Packet::Connack {
+                reason: ReasonCode::ServerUnavailable,
+                session_present: false
+            })
+        );
+        assert_eq!(world.next(client), Some(Packet::Closed));
+        // The disk works again, and the session is there.
+        world.commit();
+        let client = world.send_connect(0, connect());
+        world.commit();
+        assert!(matches!(
+            world.next(client),
+            Some(Packet::Connack {
+                reason: ReasonCode::Success,
+                session_present: true
+            })
+        ));
+        world.pass(timeout_ms);
+        assert_eq!(
+            world.clients[client].closed, is_new,
+            "its Keep Alive counts"
+        );
+    }
 }
 
 #[test]

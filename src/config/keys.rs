@@ -138,7 +138,7 @@ limit_keys! {
     handshake_rate_max: u32, "handshake-rate-max", Live, Count, 1..=U32, ENDLESS,
         "TLS connections accepted per second in all; more wait in the kernel's queue.";
     connect_timeout_ms: u32, "connect-timeout", Live, Milliseconds, 100..=3_600_000, &[],
-        "Time a new connection has for its whole CONNECT, with the handshakes before it.";
+        "Time a new connection has for its whole CONNECT, with the handshakes before it, and then the store for its session.";
     connect_packet_bytes_max: u32, "connect-packet-bytes-max", Live, Bytes, 128..=(16 << 20), &[],
         "Largest CONNECT packet.";
     packet_bytes_max: u32, "packet-bytes-max", Restart, Bytes, 32..=268_435_460, &[],

@@ -340,34 +340,7 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Next {
         if let Some(version) = answer {
-            // A client of a version that does not exist yet may not know what follows the Reason Code.
-            let is_known = end.reason != ReasonCode::UnsupportedProtocolVersion;
-            let explains = version.is_v5() && is_known;
-            let connack = |reason_string| {
-                let properties = ConnackProperties {
-                    reason_string,
-                    ..ConnackProperties::default()
-                };
-                Connack {
-                    session_present: false,
-                    reason: end.reason,
-                    properties,
-                }
-            };
-            let bytes_max = self.conns[key.index as usize].packet_bytes_max as usize;
-            self.control(key, outbox, |out| {
-                let start = out.len();
-                connack(explains.then_some(end.what)).encode(version, out);
-                // MQTT 5 [MQTT-3.2.2-19].
-                if out.len() - start > bytes_max {
-                    out.truncate(start);
-                    connack(None).encode(version, out);
-                }
-                // [MQTT-3.1.2-24]: then nothing can be said.
-                if out.len() - start > bytes_max {
-                    out.truncate(start);
-                }
-            });
+            self.put_refusal(key, version, end, outbox);
         }
         if matches!(
             end.reason,
@@ -388,6 +361,57 @@ impl Shard {
         }
         self.close(key, outbox);
         Next::Stop
+    }
+
+    /// The store has not taken the session in time. The client is told, and may try another broker; the session goes on
+    /// without it.
+    pub(super) fn connack_timed_out(&mut self, key: ConnKey, outbox: &mut Outbox) {
+        let conn = self.open(key);
+        let (version, session) = (conn.version, conn.session);
+        // What was to leave behind CONNACK does not.
+        conn.is_corked = false;
+        conn.dirty = false;
+        let outbound = conn.outbound.take();
+        self.pool.discard(outbound);
+        let end = End::new(
+            ReasonCode::ServerUnavailable,
+            "the store does not take the session",
+        );
+        self.put_refusal(key, version, end, outbox);
+        self.close(key, outbox);
+        self.detach(session, end, outbox);
+    }
+
+    /// Writes a CONNACK that grants nothing.
+    fn put_refusal(&mut self, key: ConnKey, version: Version, end: End, outbox: &mut Outbox) {
+        // A client of a version that does not exist yet may not know what follows the Reason Code.
+        let is_known = end.reason != ReasonCode::UnsupportedProtocolVersion;
+        let explains = version.is_v5() && is_known;
+        let connack = |reason_string| {
+            let properties = ConnackProperties {
+                reason_string,
+                ..ConnackProperties::default()
+            };
+            Connack {
+                session_present: false,
+                reason: end.reason,
+                properties,
+            }
+        };
+        let bytes_max = self.conns[key.index as usize].packet_bytes_max as usize;
+        self.control(key, outbox, |out| {
+            let start = out.len();
+            connack(explains.then_some(end.what)).encode(version, out);
+            // MQTT 5 [MQTT-3.2.2-19].
+            if out.len() - start > bytes_max {
+                out.truncate(start);
+                connack(None).encode(version, out);
+            }
+            // [MQTT-3.1.2-24]: then nothing can be said.
+            if out.len() - start > bytes_max {
+                out.truncate(start);
+            }
+        });
     }
 
     /// A Client Identifier that nobody has and this shard owns, so that the connection need not move.

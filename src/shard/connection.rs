@@ -608,6 +608,7 @@ impl Shard {
         let allowed_ms = match conn.stage {
             Stage::Vacant | Stage::Closing => return,
             Stage::AwaitsConnect | Stage::Authenticating => connect_timeout_ms,
+            Stage::Open if conn.is_corked => connect_timeout_ms,
             Stage::Open => match (conn.keep_alive_s, expires_at_ms) {
                 (0, None) => return,
                 (0, Some(_)) => u64::from(u32::MAX) * 1_000,
@@ -621,7 +622,7 @@ impl Shard {
         conn.last_received_ms = conn.last_received_ms.max(read_nothing_until_ms);
         // Only whole packets count as received, so bytes that drip in do not prolong the time to CONNECT.
         let silent_at_ms = conn.last_received_ms + allowed_ms;
-        let (stage, session) = (conn.stage, conn.session);
+        let (stage, session, is_corked) = (conn.stage, conn.session, conn.is_corked);
         let deadline_ms = expires_at_ms.map_or(silent_at_ms, |at_ms| at_ms.min(silent_at_ms));
         if deadline_ms > now_ms {
             self.set_conn_timer(key, deadline_ms);
@@ -638,6 +639,8 @@ impl Shard {
             )
         } else if stage == Stage::Authenticating {
             return self.login_timed_out(key, outbox);
+        } else if is_corked {
+            return self.connack_timed_out(key, outbox);
         } else if expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             End::new(
                 ReasonCode::MaximumConnectTime,

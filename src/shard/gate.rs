@@ -161,13 +161,16 @@ impl Shard {
         });
     }
 
-    /// Holds back everything that is written to a connection, which has nothing outbound yet.
+    /// Holds back everything that is written to a connection, which has nothing outbound yet: for as long as a client has for
+    /// its CONNECT.
     pub(super) fn cork(&mut self, key: ConnKey) {
         let conn = self.open(key);
         assert!(!conn.dirty);
         conn.is_corked = true;
         // So that nobody tells the shell before `uncork` does.
         conn.dirty = true;
+        let allowed_ms = u64::from(self.limits.connect_timeout_ms);
+        self.set_conn_timer(key, self.now.mono_ms + allowed_ms);
     }
 
     /// Lets what was held back go. Nothing happens when the connection is gone.

@@ -212,12 +212,13 @@ impl Auditor {
             _ => None,
         });
         let (reason, what) = end.expect("an open connection does not end without an event");
-        if reason == ReasonCode::KeepAliveTimeout {
-            let silent_ms = now_ms
-                - conn
-                    .last_packet_ms
-                    .max(world.sockets[socket].kept_unread_ms)
-                    .min(now_ms);
+        let heard_ms = conn.last_packet_ms;
+        let heard_ms = heard_ms.max(world.sockets[socket].kept_unread_ms);
+        let silent_ms = now_ms.saturating_sub(heard_ms);
+        if reason == ReasonCode::ServerUnavailable {
+            let timeout_ms = u64::from(self.limits.connect_timeout_ms);
+            assert!(!conn.connack_seen && silent_ms >= timeout_ms);
+        } else if reason == ReasonCode::KeepAliveTimeout {
             let allowed_ms = u64::from(conn.keep_alive_s) * 1_500;
             assert!(
                 conn.keep_alive_s > 0 && silent_ms >= allowed_ms,
@@ -739,10 +740,14 @@ impl Auditor {
             PacketType::Connack => {
                 let connack = Connack::decode(version, body).expect("a valid CONNACK");
                 let present = conn.connack.take().expect("CONNACK without CONNECT");
-                assert_eq!(connack.reason, ReasonCode::Success);
+                conn.connack_seen = true;
+                if connack.reason != ReasonCode::Success {
+                    assert_eq!(conn.disconnect, Some(connack.reason));
+                    conn.disconnect_seen = true;
+                    return;
+                }
                 let expected = present && version != Version::V31;
                 assert_eq!(connack.session_present, expected, "Session Present");
-                conn.connack_seen = true;
                 let session = conn.session.expect("it was granted");
                 self.model.sessions[session].granted = true;
             }

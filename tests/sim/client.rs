@@ -269,6 +269,9 @@ impl Client {
         match packet_type {
             PacketType::Connack => {
                 let connack = Connack::decode(version, body).expect("audited");
+                if connack.reason != ReasonCode::Success {
+                    return;
+                }
                 connection.connected = true;
                 connection.receive_maximum = connack
                     .properties
