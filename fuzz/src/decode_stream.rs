@@ -10,6 +10,7 @@ use crate::text::VERSIONS;
 use ringmq::config::limits::Limits;
 use ringmq::protocol::frame::{Cut, FixedHeader, cut_version};
 use ringmq::protocol::{Connect, ConnectProperties, DecodeError, Version};
+use ringmq::shard::counters::DropCause;
 use ringmq::shard::input::{ConnKey, Input as ShardInput, Now, ShardId};
 use ringmq::shard::outbox::{Event, Outbox};
 use ringmq::shard::placement::Placement;
@@ -109,8 +110,16 @@ fn pieces<'a>(mut bytes: &'a [u8], sizes: &[usize]) -> impl Iterator<Item = &'a 
     })
 }
 
-/// What a shard did: the bytes it sent, what it told the operator, whether it paused and closed, and what it keeps.
-type Done = (Vec<u8>, Vec<Event>, usize, usize, usize);
+/// What a shard did: the bytes it sent, what it told the operator, whether it paused and closed, what it keeps, and what it
+/// dropped.
+type Done = (
+    Vec<u8>,
+    Vec<Event>,
+    usize,
+    usize,
+    usize,
+    [u64; DropCause::ALL.len()],
+);
 
 fn shard_sees<'a>(
     version: Version,
@@ -171,11 +180,16 @@ fn shard_sees<'a>(
     let sent = shard.outbound(conn).flatten().copied().collect();
     assert!(outbox.dirty.len() <= 1 && outbox.mesh.is_empty() && outbox.handover.is_empty());
     let kept = shard.session_count() + 1_000 * shard.retained_count();
+    // Behind an input, and at most one every ten seconds: when it comes and what it has seen goes by the inputs.
+    outbox
+        .events
+        .retain(|event| !matches!(event, Event::Dropped { .. }));
     (
         sent,
         outbox.events,
         outbox.pause.len(),
         outbox.close.len(),
         kept,
+        shard.counters().dropped,
     )
 }
