@@ -212,9 +212,8 @@ impl Auditor {
             _ => None,
         });
         let (reason, what) = end.expect("an open connection does not end without an event");
-        let heard_ms = conn.last_packet_ms;
-        let heard_ms = heard_ms.max(world.sockets[socket].kept_unread_ms);
-        let silent_ms = now_ms.saturating_sub(heard_ms);
+        let kept_unread_ms = world.sockets[socket].kept_unread_ms;
+        let silent_ms = now_ms.saturating_sub(conn.last_packet_ms.max(kept_unread_ms));
         if reason == ReasonCode::ServerUnavailable {
             let timeout_ms = u64::from(self.limits.connect_timeout_ms);
             assert!(!conn.connack_seen && silent_ms >= timeout_ms);
@@ -741,11 +740,12 @@ impl Auditor {
                 let connack = Connack::decode(version, body).expect("a valid CONNACK");
                 let present = conn.connack.take().expect("CONNACK without CONNECT");
                 conn.connack_seen = true;
-                if connack.reason != ReasonCode::Success {
+                if connack.reason == ReasonCode::ServerUnavailable {
                     assert_eq!(conn.disconnect, Some(connack.reason));
                     conn.disconnect_seen = true;
                     return;
                 }
+                assert_eq!(connack.reason, ReasonCode::Success);
                 let expected = present && version != Version::V31;
                 assert_eq!(connack.session_present, expected, "Session Present");
                 let session = conn.session.expect("it was granted");
