@@ -212,6 +212,35 @@ fn a_message_that_ends_before_it_is_written_costs_nothing() {
     assert_eq!(stats.written_bytes.load(Relaxed), before);
 }
 
+/// A flush of the disk for each message that is stored and fetched, not two.
+#[test]
+fn that_a_client_is_done_is_written_with_what_cannot_wait() {
+    let scratch = Scratch::new("gathered");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    link.submit(vec![session()]);
+    settled(&mut link, 1);
+    let stats = Arc::clone(store.stats());
+    let (mut lsn, mut alone) = (1, 0);
+    const MESSAGES: u64 = 50;
+    for id in 1..=MESSAGES {
+        link.submit(vec![message(id, 100)]);
+        settled(&mut link, lsn + 1);
+        let before = stats.commits.load(Relaxed);
+        link.submit(vec![ended(id)]);
+        thread::sleep(Duration::from_millis(5));
+        // On a machine that is busy the sleep may be longer than it waits.
+        alone += stats.commits.load(Relaxed) - before;
+        lsn += 2;
+    }
+    assert!(alone < MESSAGES / 2, "{alone} of {MESSAGES} by themselves");
+    // Nothing else comes: it is written all the same.
+    settled(&mut link, lsn);
+    store.stop();
+    let (store, recovered, _link) = open(&scratch.db(), Durability::Process);
+    assert_eq!(waiting(&recovered), BTreeSet::new());
+    store.stop();
+}
+
 /// What was written into a file that had been removed was acknowledged, and found by nobody.
 #[test]
 fn a_database_that_is_gone_is_noticed_and_may_come_back() {

@@ -351,14 +351,13 @@ impl Inflight {
 
     /// A message was read back, or cannot be.
     pub fn arrived(&mut self, number: u64, message: Option<&Rc<Message>>) -> Arrived {
-        let found = self
-            .entries
-            .iter()
-            .zip(0..)
-            .find_map(|(entry, at)| match entry {
-                Entry::Stored(stored) if stored.number == number => Some((at, stored.place())),
-                _ => None,
-            });
+        // Not before: what is sent has been read back.
+        let unsent = self.entries.range(self.unsent_from..);
+        let mut unsent = unsent.zip(self.unsent_from..);
+        let found = unsent.find_map(|(entry, at)| match entry {
+            Entry::Stored(stored) if stored.number == number => Some((at, stored.place())),
+            _ => None,
+        });
         let Some((at, place)) = found else {
             return Arrived::Unknown;
         };
@@ -451,6 +450,10 @@ impl Inflight {
         assert_eq!(self.bytes, bytes, "the window's account of bytes");
         assert!(self.unsent_from <= self.entries.len());
         let sent = self.entries.iter().take(self.unsent_from);
+        assert!(
+            sent.clone().all(|entry| !matches!(entry, Entry::Stored(_))),
+            "sent, and yet to be read back"
+        );
         let sent_count = sent.filter(|entry| !matches!(entry, Entry::Done)).count();
         assert_eq!(
             self.sent_count, sent_count,

@@ -46,6 +46,12 @@ pub(super) fn is_refusable(record: &Record) -> bool {
     )
 }
 
+/// Whether nobody waits for the record, and a crash that loses it lets a client have again what it knows to be a repetition:
+/// PUBLISH with DUP, or PUBREL.
+pub(super) fn can_wait(record: &Record) -> bool {
+    matches!(record, Record::Ended { .. } | Record::OutgoingEnded { .. })
+}
+
 /// What a batch gave up.
 #[derive(Debug, Default)]
 pub(super) struct Refused {

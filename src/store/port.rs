@@ -10,6 +10,7 @@
 //!                               replies, then durable, wake     so what was refused is known with it
 //! ```
 
+use super::batch::can_wait;
 use crate::mesh::wake::Wake;
 use crate::shard::message::Message;
 use crate::shard::record::{Fetch, FetchToken, Lsn, Record, StoredMessage};
@@ -21,6 +22,8 @@ use std::thread::Thread;
 
 /// Bytes that may wait to be written for one core; beyond that it reads no sockets until they have become fewer.
 pub const WAITING_BYTES_MAX: usize = 16 << 20;
+/// Bytes up to which what can wait does, for one core.
+const GATHERED_BYTES_MAX: usize = 1 << 20;
 /// What a record is charged beside its message.
 const RECORD_BYTES: usize = 128;
 
@@ -46,10 +49,29 @@ pub(super) enum Reply {
     Available(bool),
 }
 
+/// What a core has left to be written.
+#[derive(Debug, Default)]
+struct Left {
+    groups: Vec<Group>,
+    /// Whether one of them is to be written at once.
+    is_urgent: bool,
+}
+
+/// How soon the store is to write what a core has left. Ascending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Urgency {
+    /// There is nothing.
+    Nothing,
+    /// It can gather for a while.
+    CanWait,
+    /// At once.
+    Now,
+}
+
 /// One core's place in the store.
 #[derive(Debug)]
 pub(super) struct Port {
-    groups: Mutex<Vec<Group>>,
+    left: Mutex<Left>,
     waiting_bytes: AtomicUsize,
     durable: AtomicU64,
     replies: Mutex<Vec<Reply>>,
@@ -99,7 +121,7 @@ pub struct News {
 impl Port {
     pub(super) fn new(wake: Arc<Wake>) -> Self {
         Self {
-            groups: Mutex::default(),
+            left: Mutex::default(),
             waiting_bytes: AtomicUsize::new(0),
             durable: AtomicU64::new(0),
             replies: Mutex::default(),
@@ -111,7 +133,16 @@ impl Port {
 
     /// Takes all groups that wait, in their order.
     pub(super) fn take_groups(&self) -> Vec<Group> {
-        take(&mut *lock(&self.groups))
+        take(&mut *lock(&self.left)).groups
+    }
+
+    pub(super) fn urgency(&self) -> Urgency {
+        let left = lock(&self.left);
+        match (left.is_urgent, left.groups.is_empty()) {
+            (true, _) => Urgency::Now,
+            (false, false) => Urgency::CanWait,
+            (false, true) => Urgency::Nothing,
+        }
     }
 
     /// Says that bytes were written or given up, and makes it known up to which number nothing waits.
@@ -163,14 +194,23 @@ impl StoreLink {
         let bytes = records.iter().map(record_bytes).sum();
         let first = Lsn(self.submitted + 1);
         self.submitted += records.len() as u64;
-        self.port.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        lock(&self.port.groups).push(Group {
-            first,
-            records,
-            bytes,
-            failures,
-        });
-        if let Some(writer) = self.threads.writer.get() {
+        let before = self.port.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let is_urgent = before > GATHERED_BYTES_MAX || !records.iter().all(can_wait);
+        let is_first = {
+            let mut left = lock(&self.port.left);
+            left.is_urgent |= is_urgent;
+            left.groups.push(Group {
+                first,
+                records,
+                bytes,
+                failures,
+            });
+            left.groups.len() == 1
+        };
+        // It knows of the others that can wait, and when their time is.
+        if (is_urgent || is_first)
+            && let Some(writer) = self.threads.writer.get()
+        {
             writer.unpark();
         }
     }
@@ -255,7 +295,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::record::StoredSession;
+    use crate::shard::record::{Part, StoredSession};
 
     fn link() -> (Arc<Port>, StoreLink) {
         let port = Arc::new(Port::new(Arc::new(Wake::new().unwrap())));
@@ -291,5 +331,31 @@ mod tests {
         assert_eq!(news.accepting, Some(false));
         assert_eq!((link.pending(), port.waiting_bytes()), (0, 0));
         assert!(!link.has_news() && link.poll().settled.is_none());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_can_wait_as_long_as_it_is_not_much() {
+        let (port, mut link) = link();
+        let ended = || Record::Ended {
+            id: StoredMessage(1),
+            session: StoredSession(1),
+            part: Part::OWN,
+        };
+        assert_eq!(port.urgency(), Urgency::Nothing);
+        link.submit(vec![ended(), ended()]);
+        assert_eq!(port.urgency(), Urgency::CanWait);
+        link.submit(vec![ended(), Record::SessionEnded(StoredSession(1))]);
+        link.submit(vec![ended()]);
+        assert_eq!(port.urgency(), Urgency::Now);
+        assert_eq!(port.take_groups().len(), 3, "all of it, in its order");
+        assert_eq!(port.urgency(), Urgency::Nothing);
+        port.finish(Lsn(5), 5 * RECORD_BYTES);
+        for _ in 0..=GATHERED_BYTES_MAX / RECORD_BYTES {
+            assert!(port.urgency() < Urgency::Now);
+            link.submit(vec![ended()]);
+        }
+        assert_eq!(port.urgency(), Urgency::CanWait);
+        link.submit(vec![ended()]);
+        assert_eq!(port.urgency(), Urgency::Now);
     }
 }

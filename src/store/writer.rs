@@ -1,7 +1,9 @@
 //! The thread that writes: it takes what waits, commits it, and says so.
 //!
-//! There is no delay to gather more: while one transaction is on its way to the disk the next batch gathers by itself, so
-//! a batch is as large as the disk is slow. A group is never split.
+//! What a peer waits for is not delayed to gather more: while one transaction is on its way to the disk the next batch gathers by
+//! itself, so a batch is as large as the disk is slow. That a client is done with a message is nothing that anybody waits
+//! for: such records are written with the next that cannot wait, or after [`GATHER`], so that a message that is stored and fetched
+//! costs one flush of the disk where others come behind it, not two. A group is never split.
 //!
 //! # When the disk refuses
 //!
@@ -22,7 +24,7 @@ use super::StoreLog;
 use super::batch::{Batch, is_refusable};
 use super::checkpoint::Checkpointer;
 use super::fault::Fault;
-use super::port::{Group, Port, Reply, lock};
+use super::port::{Group, Port, Reply, Urgency, lock};
 use super::stats::{Bytes, HistogramCounts, StoreStats};
 use super::sweep::{self, Sweep};
 use super::tables::{Kept, Tables};
@@ -54,6 +56,8 @@ const WAL_BYTES_LATE: u64 = 256 << 20;
 const WAL_BYTES_MAX: u64 = 4 << 30;
 /// Time without work after which the log is brought into the database, and free pages are given back.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long what can wait gathers.
+const GATHER: Duration = Duration::from_millis(100);
 /// Time between two tries when the disk refuses.
 const RETRY: Duration = Duration::from_millis(250);
 /// Time between two looks whether the file is still at its place.
@@ -103,6 +107,8 @@ struct Writer<'c> {
     page_bytes: u64,
     /// Frames in the write-ahead log, as SQLite's hook says after each commit.
     wal_pages: Arc<AtomicU32>,
+    /// Until when what can wait stays with the ports, if there is such.
+    gather_until: Option<Instant>,
     /// Taken from the ports and not yet in a batch.
     waiting: VecDeque<(usize, Group)>,
     batch: Batch,
@@ -195,6 +201,7 @@ pub(super) fn run(setup: WriterSetup) {
         log,
         page_bytes: u64::from(page_bytes),
         wal_pages,
+        gather_until: None,
         waiting: VecDeque::new(),
         batch: Batch::new(count),
         taken: vec![(Lsn(0), 0); count],
@@ -217,9 +224,13 @@ impl Writer<'_> {
         loop {
             // Before looking: what is left before the request to stop is seen after it.
             let stopping = stop.load(Ordering::Acquire);
-            self.take();
             let now = Instant::now();
             self.report_work(now);
+            if !stopping && let Some(rest) = self.gathers(now) {
+                thread::park_timeout(rest);
+                continue;
+            }
+            self.take();
             if let Some(failing) = &mut self.failing {
                 let retry_at = failing.retry_at;
                 if now >= retry_at || stopping {
@@ -242,6 +253,23 @@ impl Writer<'_> {
                 thread::park_timeout(if has_log { IDLE } else { REPORT });
             }
         }
+    }
+
+    /// For how much longer all that there is to write can wait.
+    fn gathers(&mut self, now: Instant) -> Option<Duration> {
+        let is_idle = self.failing.is_none() && self.waiting.is_empty();
+        let urgency = self.ports.iter().map(|port| port.urgency()).max();
+        if !is_idle || urgency != Some(Urgency::CanWait) {
+            self.gather_until = None;
+            return None;
+        }
+        let until = *self.gather_until.get_or_insert(now + GATHER);
+        let rest = until.saturating_duration_since(now);
+        if rest.is_zero() {
+            self.gather_until = None;
+            return None;
+        }
+        Some(rest)
     }
 
     /// Fills the batch with what waits.
