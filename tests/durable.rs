@@ -129,6 +129,63 @@ fn who_retains_faster_than_the_store_is_not_read_for_a_while() {
     world.commit();
 }
 
+/// The publisher's shard recorded the end of what a queue on another shard had dropped. A crash before that was durable brought the
+/// message back, behind a later one that the queue's shard had recorded as sent.
+#[test]
+fn what_is_dropped_ends_before_what_takes_its_place_is_sent() {
+    let limits = Limits {
+        queue_messages_max: 1,
+        inflight_messages_max: 1,
+        queue_full: QueueFullPolicy::DropOldest,
+        ..Limits::default()
+    };
+    let mut world = World::with_store(2, limits, Durability::Power);
+    let (here, there) = (world.id_on(0, "publisher"), world.id_on(1, "subscriber"));
+    let subscriber = subscribed(&mut world, &there, "t", QoS::ExactlyOnce);
+    let publisher = world.connect(0, &here, Version::V5);
+    world.publish(publisher, "t", b"1", QoS::ExactlyOnce, 1);
+    world.commit();
+    assert_eq!(world.payloads(subscriber), [b"1".to_vec()]);
+    world.publish(publisher, "t", b"2", QoS::ExactlyOnce, 2);
+    world.publish(publisher, "t", b"3", QoS::ExactlyOnce, 3);
+    let number = |world: &World, wanted: &[u8]| {
+        let found = world.records[0].iter().find_map(|record| match record {
+            Record::Message { id, message, .. } if message.payload() == wanted => Some(*id),
+            _ => None,
+        });
+        found.expect("it is recorded")
+    };
+    let (dropped, later) = (number(&world, b"2"), number(&world, b"3"));
+    assert!(world.records[1].is_empty());
+    world.commit_but(0, |_| false);
+    assert!(world.records[0].is_empty(), "{:?}", world.records[0]);
+    let [Record::Ended { id, .. }] = &world.records[1][..] else {
+        panic!("{:?}", world.records[1]);
+    };
+    assert_eq!(*id, dropped);
+    world.ack(subscriber, PacketType::Pubrec, 1);
+    world.commit_but(1, |_| false);
+    world.ack(subscriber, PacketType::Pubcomp, 1);
+    let sent = |record: &Record| match record {
+        Record::Outgoing { step, .. } => *step == OutgoingStep::Published(later, Part::OWN),
+        _ => false,
+    };
+    assert!(world.records[1].iter().any(sent));
+    world.commit();
+    let pubrel = ack_of(PacketType::Pubrel, 1, ReasonCode::Success);
+    assert_eq!(world.next(subscriber), pubrel);
+    assert_eq!(world.payloads(subscriber), [b"3".to_vec()]);
+    // What is refused ends with that.
+    world.publish(publisher, "t", b"4", QoS::ExactlyOnce, 4);
+    world.publish(publisher, "t", b"5", QoS::ExactlyOnce, 5);
+    let refused = number(&world, b"4");
+    world.commit_but(
+        0,
+        |record| matches!(record, Record::Message { id, .. } if *id == refused),
+    );
+    assert!(world.records[1].is_empty(), "{:?}", world.records[1]);
+}
+
 /// A message that reaches a stored session on another shard before its publisher's shard knows to ask got a number
 /// there, when it arrived: greater than those of later messages that were asked about, and a restart put it behind them.
 #[test]

@@ -152,7 +152,7 @@ impl Shard {
     ) {
         let topic = gone.message.as_ref().map_or("", |message| message.topic());
         self.note_drops(Some(key), topic, cause, 1);
-        self.ended(key, gone.place, outbox);
+        self.dropped(key, gone.place, outbox);
     }
 
     /// Drops what has waited too long, from the front.

@@ -134,6 +134,8 @@ pub(super) struct Unstored {
     pub(super) message: Rc<Message>,
     first: SessionKey,
     more: Vec<SessionKey>,
+    /// Places of stored sessions that have dropped it, if it is another shard's.
+    dropped: Vec<(u64, Part)>,
 }
 
 impl Unstored {
@@ -225,6 +227,7 @@ impl Keeper {
                     message,
                     first: session,
                     more: Vec::new(),
+                    dropped: Vec::new(),
                 });
             }
         }
@@ -581,6 +584,10 @@ impl Shard {
     /// A message that sessions of this shard took is durable.
     pub(super) fn stored(&mut self, number: u64, outbox: &mut Outbox) {
         if let Some(unstored) = self.keeper.unstored.remove(&number) {
+            for (session, part) in &unstored.dropped {
+                let session = StoredSession(*session);
+                self.record_end(StoredMessage(number), session, *part, outbox);
+            }
             for session in unstored.sessions() {
                 self.pump(session, outbox);
             }
@@ -637,7 +644,21 @@ impl Shard {
         }
     }
 
-    /// A session is done with a message that has a number: acknowledged, expired or dropped.
+    /// A session drops a message that has a number. Its end stands among the records of this shard, ahead of what is recorded of
+    /// the messages behind it: if the message's shard recorded it, a crash in between would bring it back behind these.
+    pub(super) fn dropped(&mut self, session: SessionKey, place: Place, outbox: &mut Outbox) {
+        if place.number != 0
+            && number_shard(place.number) != self.id
+            && let Some(unstored) = self.keeper.unstored.get_mut(&place.number)
+        {
+            let stored = self.sessions[session.0 as usize].stored;
+            unstored.dropped.push((stored, place.part));
+            return;
+        }
+        self.ended(session, place, outbox);
+    }
+
+    /// A session is done with a message that has a number: acknowledged, or it cannot be sent.
     pub(super) fn ended(&mut self, session: SessionKey, place: Place, outbox: &mut Outbox) {
         if place.number == 0 {
             return;
