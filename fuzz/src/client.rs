@@ -29,6 +29,8 @@ pub(crate) struct Exchanges {
 pub(crate) enum Unacknowledged {
     AtLeastOnce,
     ExactlyOnce,
+    /// PUBREC is sent; PUBREL has not been read.
+    Recorded,
     Released,
 }
 
@@ -117,6 +119,7 @@ impl Peer {
         let packet_type = match state {
             Unacknowledged::AtLeastOnce => PacketType::Puback,
             Unacknowledged::ExactlyOnce => PacketType::Pubrec,
+            Unacknowledged::Recorded => return None,
             Unacknowledged::Released => PacketType::Pubcomp,
         };
         Some((packet_type, *id))
@@ -352,7 +355,7 @@ impl Peer {
 
 impl Exchanges {
     fn client_acknowledges(&mut self, packet_type: PacketType, id: u16, accepted: bool) {
-        use Unacknowledged::{AtLeastOnce, ExactlyOnce, Released};
+        use Unacknowledged::{AtLeastOnce, ExactlyOnce, Recorded, Released};
         if packet_type == PacketType::Pubrel {
             self.pubcomps.push(id);
             return;
@@ -362,7 +365,7 @@ impl Exchanges {
                 self.window.remove(&id);
             }
             (PacketType::Pubrec, Some(ExactlyOnce)) if accepted => {
-                self.window.insert(id, Released);
+                self.window.insert(id, Recorded);
             }
             (PacketType::Pubrec, Some(ExactlyOnce)) => {
                 self.window.remove(&id);
