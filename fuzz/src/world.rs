@@ -10,6 +10,7 @@ use ringmq::protocol::{
     PacketId, PacketType, Publish, PublishProperties, QoS, ReasonCode, Subscribe, SubscribeOptions,
     UserProperties, Version, put_ack,
 };
+use ringmq::shard::budget::MemoryLevel;
 use ringmq::shard::input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
 use ringmq::shard::mesh_message::MeshMessage;
 use ringmq::shard::outbox::{Event, Outbox};
@@ -446,6 +447,13 @@ impl World {
             1,
             "all shards retain the same: {retained:?}"
         );
+        // What they keep only to save time.
+        for level in [MemoryLevel::Tight, MemoryLevel::Ample] {
+            for shard in 0..self.shards.len() {
+                self.handle(shard, Input::Memory(level));
+            }
+        }
+        self.flow_all();
     }
 
     fn new_key(&mut self, shard: usize) -> ConnKey {
