@@ -278,6 +278,46 @@ fn retained_messages_agree_on_all_shards_whatever_the_order_of_arrival() {
     }
 }
 
+/// A process that stands still (SIGSTOP, a virtual machine that is moved) stands still with what is on its way between cores: the shard
+/// that had cleared the topic forgot that it had, before an older message for it arrived.
+#[test]
+fn what_was_cleared_stays_so_when_time_jumps() {
+    let mut world = World::new(2);
+    let publishers = [0, 1].map(|shard| {
+        let id = world.id_on(shard, "publisher");
+        world.connect(shard, &id, Version::V5)
+    });
+    world.links_flow = false;
+    for (shard, payload) in [(1, &b"old"[..]), (0, b"")] {
+        let none = PublishProperties::default();
+        world.publish_with(
+            publishers[shard],
+            "t",
+            payload,
+            QoS::AtMostOnce,
+            0,
+            true,
+            none,
+        );
+        world.now.wall_ms += 10;
+    }
+    world.now.mono_ms += 600_000;
+    world.now.wall_ms += 600_000;
+    for shard in 0..2 {
+        world.input(shard, Input::Tick);
+    }
+    world.flow();
+    world.links_flow = true;
+    for shard in &world.shards {
+        assert_eq!(shard.retained_count(), 0);
+    }
+    // And is forgotten in the end.
+    world.pass(200_000);
+    for shard in &world.shards {
+        assert_eq!(shard.next_deadline(), None);
+    }
+}
+
 #[test]
 fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
     for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {

@@ -17,6 +17,7 @@ use ringmq::shard::outbox::{Event, Outbox};
 use ringmq::shard::placement::Placement;
 use ringmq::shard::record::Durability;
 use ringmq::shard::{Shard, ShardSetup};
+use ringmq::topic::retained::TOMBSTONE_KEPT_MS;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -275,7 +276,8 @@ impl World {
         }
     }
 
-    /// Time passes, and the shards that want to know are told.
+    /// Time passes, and the shards that want to know are told. Over a long time, in which the process stood still, the links flow behind
+    /// that: they hold nothing for as long as a cleared topic is remembered.
     pub fn pass(&mut self, ms: u64) {
         self.now.mono_ms += ms;
         self.now.wall_ms += ms;
@@ -291,6 +293,9 @@ impl World {
                 next.is_none_or(|due| due > self.now.mono_ms),
                 "a Tick settles what is due"
             );
+        }
+        if ms > TOMBSTONE_KEPT_MS / 2 {
+            self.flow_all();
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Upkeep {
     may_expire: bool,
     /// The search under way has found one that expires later.
     found_later: bool,
+    /// When it was done last, while there is something to do.
+    last_ms: u64,
     cursor: Cursor,
 }
 
@@ -83,7 +85,9 @@ impl Shard {
     pub(super) fn retained_timer(&mut self) {
         self.upkeep.timer_is_set = false;
         let now_ms = self.now.mono_ms;
-        self.retained.purge(now_ms);
+        // Not yet what has become too old since: if the process stood still meanwhile, so did what is on its way between cores.
+        let last_ms = std::mem::replace(&mut self.upkeep.last_ms, now_ms);
+        self.retained.purge(last_ms);
         if self.upkeep.may_expire {
             let mut expired = Vec::new();
             let mut found_later = self.upkeep.found_later;
