@@ -30,8 +30,9 @@ const SETTLE_MS: u64 = 1_000 * (SESSION_EXPIRY_S_MAX as u64 + 255 + 45);
 const ON_LINKS_MAX: usize = 500;
 /// What all shards together may hold under the limits below, with five clients.
 const LIVE_BYTES_MAX: usize = 24 << 20;
-/// How often the same is done, to see whether something is left each time: until the last three times have left nothing more, and
-/// at most so often. What is kept for later is bounded, and fills in a few.
+/// How often the same is done, to see whether something is left each time: so often, and on until the last three times have left
+/// nothing more, at most so often. What is kept for later is bounded, and may take more than the first to fill.
+const REPETITIONS_MIN: usize = 8;
 const REPETITIONS_MAX: usize = 64;
 const CALM: usize = 3;
 /// What may be left more after the last of them than before the first: tables that grow in steps.
@@ -57,7 +58,7 @@ pub fn run(data: &[u8]) {
             let last = left.last_chunk::<{ CALM + 1 }>();
             last.is_some_and(|last| last[CALM].saturating_sub(last[0]) <= GROWTH_BYTES_MAX)
         };
-        while !is_calm(&left) {
+        while left.len() < REPETITIONS_MIN || !is_calm(&left) {
             assert!(
                 left.len() < REPETITIONS_MAX,
                 "the same again leaves more each time: {left:?}"

@@ -257,19 +257,14 @@ impl Writer<'_> {
 
     /// For how much longer all that there is to write can wait.
     fn gathers(&mut self, now: Instant) -> Option<Duration> {
-        let is_idle = self.failing.is_none() && self.waiting.is_empty();
+        let until = self.gather_until.take().unwrap_or(now + GATHER);
         let urgency = self.ports.iter().map(|port| port.urgency()).max();
-        if !is_idle || urgency != Some(Urgency::CanWait) {
-            self.gather_until = None;
+        let can_wait = urgency == Some(Urgency::CanWait) && self.waiting.is_empty();
+        if !can_wait || self.failing.is_some() || now >= until {
             return None;
         }
-        let until = *self.gather_until.get_or_insert(now + GATHER);
-        let rest = until.saturating_duration_since(now);
-        if rest.is_zero() {
-            self.gather_until = None;
-            return None;
-        }
-        Some(rest)
+        self.gather_until = Some(until);
+        Some(until - now)
     }
 
     /// Fills the batch with what waits.
