@@ -1,6 +1,6 @@
 //! What leaves: batches to the other cores, and one write per connection that has something.
 
-use super::{Driver, StateMachine, ring_key};
+use super::{Driver, FLUSH_BYTES, FLUSH_BYTES_MAX, StateMachine, WRITE_BYTES, ring_key};
 use crate::mesh::link::LinkMessage;
 use crate::net::sockets::Phase;
 use crate::net::writer;
@@ -17,6 +17,7 @@ impl<S: StateMachine> Driver<S> {
     /// Sends what the outbox and the sockets that have room again call for.
     pub(super) fn flush(&mut self) {
         self.fed_bytes = 0;
+        self.made_bytes = self.shard.made_bytes();
         for _ in 0..ROUNDS {
             self.flush_store();
             self.flush_mesh();
@@ -26,6 +27,26 @@ impl<S: StateMachine> Driver<S> {
                 return;
             }
         }
+    }
+
+    /// Flushes within a turn, when much was fed and the writes are worth it, or more was fed than may wait.
+    ///
+    /// A few publishers' messages for many subscribers are a few for each, and most of what such a message costs is then the
+    /// kernel's, for its write. What the next publishers send makes the writes larger.
+    pub(super) fn flush_if_much_was_fed(&mut self) {
+        if self.fed_bytes < FLUSH_BYTES {
+            return;
+        }
+        self.look_at_memory();
+        if self.fed_bytes >= FLUSH_BYTES_MAX || self.writes_are_large() {
+            self.flush();
+        }
+    }
+
+    /// Whether what was made since the last flush is enough for each connection that is to be written to.
+    fn writes_are_large(&self) -> bool {
+        let made = self.shard.made_bytes() - self.made_bytes;
+        made >= WRITE_BYTES * self.outbox.dirty.len() as u64
     }
 
     pub(super) fn send(&mut self, to: ShardId, message: LinkMessage) {

@@ -12,8 +12,9 @@
 //! 5. flushes: one group of records to the store, one batch per link, one write per connection that has something, closes;
 //! 6. arms the receives that have ended and are still wanted.
 //!
-//! Step 5 also happens in between whenever [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
-//! to many subscribers leaves while it is still in the cache. Who sends much is fed for at most `BULK_TIME` a turn.
+//! Step 5 also happens in between, at the earliest when [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
+//! to many subscribers leaves while it is still in the cache; but not before the writes are worth their system calls, as long
+//! as that does not take four times as much (`Driver::flush_if_much_was_fed`). Who sends much is fed for at most `BULK_TIME` a turn.
 //!
 //! # Receiving
 //!
@@ -99,8 +100,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use waiting::Waiting;
 
-/// Bytes fed to the shard, or sent to it over links, after which output is flushed within a turn.
+/// Bytes fed to the shard, or sent to it over links, after which output may be flushed within a turn.
 pub const FLUSH_BYTES: usize = 64 << 10;
+/// The same, after which it is.
+const FLUSH_BYTES_MAX: usize = 4 * FLUSH_BYTES;
+/// Bytes for one connection that are worth a system call: with fewer, the call costs more than the messages in it.
+const WRITE_BYTES: u64 = 2 << 10;
 /// How long a turn feeds what waits: so long others wait for the next turn.
 const BULK_TIME: Duration = Duration::from_millis(4);
 /// Bytes fed in a turn below which the turn is called light.
@@ -128,6 +133,8 @@ pub trait StateMachine {
     fn is_ready(&self) -> bool;
     /// See `Counters::acked_not_durable`.
     fn acked_not_durable(&self) -> u64;
+    /// About how many bytes of PUBLISH packets were ever made for the connections.
+    fn made_bytes(&self) -> u64;
 }
 
 impl StateMachine for Shard {
@@ -149,6 +156,13 @@ impl StateMachine for Shard {
 
     fn acked_not_durable(&self) -> u64 {
         self.counters().acked_not_durable
+    }
+
+    fn made_bytes(&self) -> u64 {
+        /// A topic, and what stands before it.
+        const HEAD_BYTES: u64 = 32;
+        let counters = self.counters();
+        counters.publish_bytes_sent + HEAD_BYTES * counters.publish_sent
     }
 }
 
@@ -301,6 +315,8 @@ pub struct Driver<S> {
     links_hard: u64,
     /// Bytes fed since the last flush.
     fed_bytes: usize,
+    /// `made_bytes` of the shard at the last flush.
+    made_bytes: u64,
     /// When to accept again, after accepting failed.
     accept_at_ms: Option<u64>,
     /// When to end, finished or not; set once the shutdown has begun.
@@ -391,6 +407,7 @@ impl<S: StateMachine> Driver<S> {
             links_waiting: 0,
             links_hard: 0,
             fed_bytes: 0,
+            made_bytes: 0,
             accept_at_ms: None,
             stop_at_ms: None,
             start: Start::Recovering,

@@ -1,6 +1,6 @@
 //! What arrives: feeding it to the shard, pausing and resuming, taking over and handing over.
 
-use super::{BULK_TIME, Driver, FLUSH_BYTES, StateMachine, ring_key};
+use super::{BULK_TIME, Driver, StateMachine, ring_key};
 use crate::mesh::link::{HandedOverSocket, LinkMessage};
 use crate::net::ring::Received;
 use crate::net::sockets::{Phase, Recv};
@@ -223,13 +223,6 @@ impl<S: StateMachine> Driver<S> {
                 conn,
                 bytes: &unread,
             });
-        }
-    }
-
-    pub(super) fn flush_if_much_was_fed(&mut self) {
-        if self.fed_bytes >= FLUSH_BYTES {
-            self.flush();
-            self.look_at_memory();
         }
     }
 }

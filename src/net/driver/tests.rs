@@ -29,6 +29,7 @@ pub(super) struct Fake {
     conns: HashMap<ConnKey, FakeConn>,
     pub(super) seen: Vec<Seen>,
     waiting: Vec<(u64, ConnKey)>,
+    made_bytes: u64,
 }
 
 #[derive(Default)]
@@ -100,6 +101,7 @@ impl Fake {
             }
             _ => {
                 state.outbound.push_back(bytes.to_vec());
+                self.made_bytes += bytes.len() as u64;
                 outbox.dirty.push(conn);
             }
         }
@@ -205,6 +207,10 @@ impl StateMachine for Fake {
 
     fn acked_not_durable(&self) -> u64 {
         0
+    }
+
+    fn made_bytes(&self) -> u64 {
+        self.made_bytes
     }
 }
 
@@ -410,6 +416,36 @@ fn slots_are_reused_under_other_keys() {
     for (at, key) in keys.iter().enumerate() {
         assert_eq!(key.index, 0);
         assert!(!keys[..at].contains(key));
+    }
+}
+
+#[test]
+fn within_a_turn_a_little_for_each_waits_for_more() {
+    let mut cores = Cores::new(1);
+    let mut client = cores.connect();
+    client.write_all(b"x").unwrap();
+    cores.read(&mut client, 1);
+    let Seen::Accepted(conn) = cores.seen(0)[0] else {
+        panic!("{:?}", cores.seen(0))
+    };
+    let driver = &mut cores.drivers[0];
+    // What is made, what was fed, and whether it leaves.
+    let cases = [
+        (1, FLUSH_BYTES - 1, false),
+        (1, FLUSH_BYTES, false),
+        (1, FLUSH_BYTES_MAX, true),
+        (WRITE_BYTES as usize, FLUSH_BYTES - 1, false),
+        (WRITE_BYTES as usize, FLUSH_BYTES, true),
+    ];
+    for (made, fed, leaves) in cases {
+        let bytes = vec![b'x'; made];
+        driver
+            .shard
+            .received(driver.now, conn, &bytes, &mut driver.outbox);
+        driver.fed_bytes = fed;
+        driver.flush_if_much_was_fed();
+        assert_eq!(driver.outbox.dirty.is_empty(), leaves, "{made} {fed}");
+        driver.flush();
     }
 }
 
