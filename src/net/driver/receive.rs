@@ -31,11 +31,13 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Feeds what waits, as long as there is no hard pressure and the turn has time for it.
+    /// Feeds what waits, as long as there is no hard pressure and the turn has time for it. What the others have sent leaves
+    /// before.
     pub(super) fn feed_waiting(&mut self) {
         if self.waiting.is_empty() {
             return;
         }
+        self.flush();
         let begun = Instant::now();
         while self.can_feed_waiting() {
             let Some((conn, received)) = self.waiting.pop() else {
