@@ -34,7 +34,7 @@ impl<S: StateMachine> Driver<S> {
     /// Feeds what waits, as long as there is no hard pressure and the turn has time for it. What the others have sent leaves
     /// before.
     pub(super) fn feed_waiting(&mut self) {
-        if self.waiting.is_empty() {
+        if !self.can_feed_waiting() {
             return;
         }
         self.flush();
