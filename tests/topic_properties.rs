@@ -135,6 +135,19 @@ proptest! {
                 prop_assert_eq!(found, expected, "{}", topic);
             }
         }
+        // What is read ahead for several topics at a time has everything that one of them matches.
+        for some in topics.chunks(2) {
+            let mut read_ahead = BTreeSet::new();
+            let bytes: Vec<_> = some.iter().map(String::as_bytes).collect();
+            index.read_ahead(&bytes, |entry| {
+                read_ahead.insert(*entry);
+            });
+            for (filter, entries) in &model {
+                if some.iter().any(|topic| matches(filter, topic)) {
+                    prop_assert!(entries.values().any(|entry| read_ahead.contains(entry)), "{}", filter);
+                }
+            }
+        }
         for (filter, id) in &ids {
             let mut text = String::new();
             index.filter_text(*id, &mut text);

@@ -267,6 +267,9 @@ fn look_up(cores: &mut [Core], topic: &str, exclude: usize) {
             .collect();
         expected.sort_unstable();
         assert_eq!(found, expected, "{topic}");
+        // Whatever there is, it changes nothing.
+        core.index.read_ahead(&[topic.as_bytes(), b"a/b"], |_| ());
+        core.interest.read_ahead(&[topic.as_bytes()]);
 
         let mask = core.interest.mask_for(topic);
         assert_eq!(mask & 1 << at, 0, "a core does not announce to itself");

@@ -291,7 +291,13 @@ impl Shard {
             carry.clear();
         }
         self.pool.give_buffer(carry);
+        // Packets that have been read ahead for.
+        let mut ahead = if self.reads_ahead() { 0 } else { usize::MAX };
         while !bytes.is_empty() {
+            if ahead == 0 {
+                ahead = self.read_ahead(bytes);
+            }
+            ahead -= 1;
             match self.cut_next(key, bytes)? {
                 Cut::Incomplete { .. } => {
                     // From the pool, however long it is: it goes back there.

@@ -17,6 +17,7 @@
 
 mod access;
 mod ack;
+mod ahead;
 pub mod ban;
 pub mod budget;
 mod client_ids;
@@ -194,6 +195,8 @@ pub struct Shard {
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
     matched_groups: Vec<GroupId>,
+    /// Scratch of reading ahead.
+    places_ahead: Vec<u32>,
     images: Option<Box<Images>>,
     fired: Vec<Timer>,
 }
@@ -259,6 +262,7 @@ impl Shard {
             drops: Drops::default(),
             matches: Vec::new(),
             matched_groups: Vec::new(),
+            places_ahead: Vec::new(),
             images: None,
             fired: Vec::new(),
         }

@@ -6,6 +6,7 @@
 //! the filter's subscribers, so ending 100,000 subscriptions of one filter is linear. The *caller*
 //! bounds `level_count` of wildcard filters: each new level of one may be a node of about 60 bytes.
 
+use super::LARGE_MIN;
 pub use super::filter_map::FilterId;
 use super::filter_map::FilterMap;
 use super::keyed_list::KeyedList;
@@ -139,6 +140,23 @@ impl<S: Subscriber> Index<S> {
     pub fn for_each_filter(&self, topic: &str, mut f: impl FnMut(FilterId, &[S])) {
         self.filters
             .for_each_match(topic, |id, list| f(id, list.as_slice()));
+    }
+
+    /// Fetches what matches of `topics`, at most [`AHEAD_MAX`](super::AHEAD_MAX), will need into the cache, and calls `look` for the first subscriber of each
+    /// filter that one of them matches, and perhaps for others.
+    ///
+    /// It changes nothing, and pays only where [`Index::is_large`].
+    pub fn read_ahead(&self, topics: &[&[u8]], mut look: impl FnMut(&S)) {
+        self.filters.read_ahead(topics, |list| {
+            if let Some(first) = list.as_slice().first() {
+                look(first);
+            }
+        });
+    }
+
+    /// Whether the index is larger than the cache of a core, so that reading ahead pays.
+    pub fn is_large(&self) -> bool {
+        self.filters.count() >= LARGE_MIN
     }
 
     /// Subscriptions: pairs of a filter and a subscriber.

@@ -8,8 +8,11 @@
 //! message is then wasted), but never the other way round. Keys carry the kind of filter, the levels skipped and the
 //! length of the run, so a topic probes only where somebody announced something.
 
-use super::levels::{Levels, PathHasher, levels};
+use super::LARGE_MIN;
+use super::levels::{Levels, PathHasher, levels, levels_of};
 use hashbrown::HashTable;
+use std::cell::Cell;
+use std::hint::black_box;
 use std::ops::Range;
 
 /// One bit for each core; core 0 is the lowest.
@@ -241,6 +244,8 @@ pub struct InterestTable {
     class_counts: [u32; CLASS_COUNT],
     /// A bit for each class that has any.
     classes: u64,
+    /// Scratch of [`Self::read_ahead`].
+    ahead: Cell<Vec<InterestKey>>,
 }
 
 struct RemoteKey {
@@ -259,6 +264,7 @@ impl InterestTable {
             keys: HashTable::new(),
             class_counts: [0; CLASS_COUNT],
             classes: 0,
+            ahead: Cell::default(),
         }
     }
 
@@ -313,42 +319,79 @@ impl InterestTable {
     /// Cost: one hash per level, and one probe per length of a run that any key has; as much again for each number of `+` at
     /// the beginning that any has.
     pub fn mask_for(&self, topic: &str) -> CoreMask {
+        let mut mask = 0;
+        self.keys_of(topic.as_bytes(), |key| mask |= self.mask_of(key));
+        mask
+    }
+
+    /// Fetches what [`Self::mask_for`] will need for these topics into the cache, for all at a time. It changes nothing, and pays only
+    /// where [`Self::is_large`].
+    pub fn read_ahead(&self, topics: &[&[u8]]) {
+        let mut keys = self.ahead.take();
+        keys.clear();
+        for topic in topics {
+            self.keys_of(topic, |key| keys.push(key));
+        }
+        let read = keys.iter().fold(0, |read, key| read ^ self.mask_of(*key));
+        // The reads are what this is for.
+        black_box(read);
+        self.ahead.set(keys);
+    }
+
+    /// Whether the table is larger than the cache of a core, so that reading ahead pays.
+    pub fn is_large(&self) -> bool {
+        self.keys.len() >= LARGE_MIN
+    }
+
+    /// Calls `f` with each key under which `topic` may be wanted, of the classes that have any.
+    #[inline]
+    fn keys_of(&self, topic: &[u8], mut f: impl FnMut(InterestKey)) {
         if self.keys.is_empty() {
-            return 0;
+            return;
         }
+        let present = self.classes;
+        let mut probe = |hash: u64, class: usize| {
+            if present & 1 << class != 0 {
+                f(InterestKey::new(hash, class));
+            }
+        };
         let start = self.hasher.prefix_start();
-        let mut rest = levels(topic);
-        let (mut mask, whole) = self.mask_of_runs(classes_skipping(0), rest.clone());
-        mask |= self.mask_at(whole, CLASS_EXACT);
+        let mut rest = levels_of(topic);
+        let whole = self.runs_of(classes_skipping(0), rest.clone(), &mut probe);
+        probe(whole, CLASS_EXACT);
         // MQTT 5 §4.7.2: a wildcard as first level does not match a topic that begins with `$`.
-        if topic.starts_with('$') {
-            return mask;
+        if topic.first() == Some(&b'$') {
+            return;
         }
-        mask |= self.mask_at(start, CLASS_SKIPPING[0]);
-        if self.classes & ANY_SKIPPING == 0 {
-            return mask;
+        probe(start, CLASS_SKIPPING[0]);
+        if present & ANY_SKIPPING == 0 {
+            return;
         }
         for classes in (1..CLASS_SKIPPING.len()).map(classes_skipping) {
             if rest.next().is_none() {
                 break;
             }
-            if self.classes & class_bits(&classes) != 0 {
-                mask |= self.mask_at(start, classes.start);
-                mask |= self.mask_of_runs(classes, rest.clone()).0;
+            if present & class_bits(&classes) != 0 {
+                probe(start, classes.start);
+                self.runs_of(classes, rest.clone(), &mut probe);
             }
         }
-        mask
     }
 
-    /// The cores with a key of these classes of a run of these levels' first ones; and the hash of all.
-    fn mask_of_runs(&self, classes: Range<usize>, levels: Levels<'_>) -> (CoreMask, u64) {
+    /// Probes for runs of these levels' first ones, in these classes; returns the hash of all.
+    #[inline]
+    fn runs_of(
+        &self,
+        classes: Range<usize>,
+        levels: Levels<'_>,
+        probe: &mut impl FnMut(u64, usize),
+    ) -> u64 {
         let mut hash = self.hasher.prefix_start();
-        let mut mask = 0;
         for (at, level) in levels.enumerate() {
             hash = self.hasher.prefix_extend(hash, level);
-            mask |= self.mask_at(hash, run_class(&classes, at + 1));
+            probe(hash, run_class(&classes, at + 1));
         }
-        (mask, hash)
+        hash
     }
 
     /// Keys that at least one other core has announced.
@@ -362,11 +405,7 @@ impl InterestTable {
     }
 
     #[inline]
-    fn mask_at(&self, hash: u64, class: usize) -> CoreMask {
-        if self.classes & 1 << class == 0 {
-            return 0;
-        }
-        let key = InterestKey::new(hash, class);
+    fn mask_of(&self, key: InterestKey) -> CoreMask {
         let packed = Packed::new(key.0);
         let remote = self
             .keys

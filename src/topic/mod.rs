@@ -22,3 +22,9 @@ mod keyed_list;
 mod nodes;
 mod ordered;
 mod text_arena;
+
+/// Topics that are read ahead for at a time: with more the first are out of the cache again before they are used.
+pub const AHEAD_MAX: usize = 16;
+
+/// Entries from which an index does not fit the cache of a core (1 MB). Where assertions are checked one is enough, so that tests go that way.
+const LARGE_MIN: usize = if cfg!(debug_assertions) { 1 } else { 16_384 };

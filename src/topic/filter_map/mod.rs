@@ -8,10 +8,13 @@
 //! cost, whatever else is stored, and needs neither recursion nor, once its two lists have grown,
 //! an allocation.
 
+mod ahead;
+
 use super::filter::levels_match;
 use super::levels::{HashedIndex, Levels, PathHasher, levels, levels_of, table_hash};
 use super::nodes::{Below, Branch, Ends, Literals, NONE, Nodes, ROOT, index_u32};
 use super::text_arena::{TextArena, TextRef};
+use ahead::Ahead;
 use hashbrown::HashTable;
 use slab::Slab;
 use std::cell::Cell;
@@ -36,6 +39,7 @@ pub(super) struct FilterMap<T> {
     edges: HashTable<HashedIndex>,
     texts: TextArena,
     scratch: Cell<Scratch>,
+    ahead: Cell<Ahead>,
 }
 
 struct Filter<T> {
@@ -68,6 +72,7 @@ impl<T> FilterMap<T> {
             edges: HashTable::new(),
             texts: TextArena::new(),
             scratch: Cell::default(),
+            ahead: Cell::default(),
         }
     }
 
