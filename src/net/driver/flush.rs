@@ -1,11 +1,15 @@
 //! What leaves: batches to the other cores, and one write per connection that has something.
 
-use super::{Driver, FLUSH_BYTES, FLUSH_BYTES_MAX, StateMachine, WRITE_BYTES, ring_key};
+use super::{Driver, FLUSH_BYTES, StateMachine, ring_key};
 use crate::mesh::link::LinkMessage;
 use crate::net::sockets::Phase;
 use crate::net::writer;
 use crate::shard::input::{CloseCause, ConnKey, Input, ShardId};
 
+/// Bytes fed after which output is flushed within a turn, whatever the writes have.
+pub(super) const FLUSH_BYTES_MAX: usize = 4 * FLUSH_BYTES;
+/// Bytes for one connection that are worth a system call: with fewer, the call costs more than the messages in it.
+pub(super) const WRITE_BYTES: u64 = 2 << 10;
 /// Writes to one connection before the others get their turn.
 pub(super) const WRITES_PER_FLUSH: usize = 4;
 /// Times the outbox is emptied in one flush; what is in it then waits for the next turn.

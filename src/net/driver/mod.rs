@@ -102,10 +102,6 @@ use waiting::Waiting;
 
 /// Bytes fed to the shard, or sent to it over links, after which output may be flushed within a turn.
 pub const FLUSH_BYTES: usize = 64 << 10;
-/// The same, after which it is.
-const FLUSH_BYTES_MAX: usize = 4 * FLUSH_BYTES;
-/// Bytes for one connection that are worth a system call: with fewer, the call costs more than the messages in it.
-const WRITE_BYTES: u64 = 2 << 10;
 /// How long a turn feeds what waits: so long others wait for the next turn.
 const BULK_TIME: Duration = Duration::from_millis(4);
 /// Bytes fed in a turn below which the turn is called light.

@@ -1,5 +1,6 @@
 //! The driver against real sockets on loopback, with a state machine that does what its peers tell it.
 
+use super::flush::{FLUSH_BYTES_MAX, WRITE_BYTES};
 use super::*;
 use crate::access::RulesInForce;
 use crate::config::listener::ListenerSpec;
