@@ -21,6 +21,9 @@ pub type CoreMask = u64;
 /// The most cores a [`CoreMask`] holds.
 pub const CORES_MAX: u8 = 64;
 
+/// Keys that are read ahead at a time: so many have topics of few levels.
+const AHEAD_KEYS_MAX: usize = 256;
+
 /// What a filter is announced under: 34 bits of hash, and above them six bits for the class of the
 /// filter.
 ///
@@ -330,7 +333,11 @@ impl InterestTable {
         let mut keys = self.ahead.take();
         keys.clear();
         for topic in topics {
-            self.keys_of(topic, |key| keys.push(key));
+            self.keys_of(topic, |key| {
+                if keys.len() < AHEAD_KEYS_MAX {
+                    keys.push(key);
+                }
+            });
         }
         let read = keys.iter().fold(0, |read, key| read ^ self.mask_of(*key));
         // The reads are what this is for.
