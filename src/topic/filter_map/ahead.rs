@@ -38,7 +38,7 @@ impl<T> FilterMap<T> {
         let mut ahead = self.ahead.take();
         ahead.found.clear();
         if !self.exact.is_empty() {
-            self.exact_ahead(topics, &mut ahead);
+            self.exact_ahead(topics, &mut ahead.found);
         }
         if !self.nodes.is_bare(ROOT) {
             self.walk_ahead(topics, &mut ahead);
@@ -49,11 +49,12 @@ impl<T> FilterMap<T> {
         self.ahead.set(ahead);
     }
 
-    fn exact_ahead(&self, topics: &[&[u8]], ahead: &mut Ahead) {
-        let Ahead { edges, found, .. } = ahead;
-        edges.clear();
-        edges.extend(topics.iter().map(|topic| (0, self.hasher.text(topic))));
-        for &(_, hash) in edges.iter() {
+    fn exact_ahead(&self, topics: &[&[u8]], found: &mut Vec<u32>) {
+        let mut hashes = [0; AHEAD_MAX];
+        for (hash, topic) in hashes.iter_mut().zip(topics) {
+            *hash = self.hasher.text(topic);
+        }
+        for &hash in &hashes[..topics.len()] {
             let is_it = |slot: &HashedIndex| slot.may_be(hash);
             let slot = self.exact.find(table_hash(hash), is_it);
             found.extend(slot.map(|slot| slot.index));
