@@ -372,6 +372,59 @@ fn ten_thousand_retained_messages_wait_for_a_reader_that_stalls() {
 }
 
 #[test]
+fn what_very_many_get_may_leave_later_unless_there_is_more_for_one_of_them() {
+    let mut world = World::new(1);
+    let subscribers: Vec<_> = (0..300)
+        .map(|n| {
+            let subscriber = world.connect(0, &format!("s{n}"), Version::V5);
+            world.subscribe(subscriber, "all", QoS::AtLeastOnce);
+            subscriber
+        })
+        .collect();
+    let publisher = world.connect(0, "publisher", Version::V5);
+    let first = subscribers[0];
+    let conns: Vec<_> = subscribers
+        .iter()
+        .map(|at| world.clients[*at].conn)
+        .collect();
+    let told = |world: &mut World| {
+        let lists = [&mut world.dirty, &mut world.later];
+        let [dirty, later] = lists.map(std::mem::take).map(|mut conns| {
+            conns.sort_by_key(|conn| conn.index);
+            conns
+        });
+        (dirty, later)
+    };
+    world.clients[first].reads = false;
+    told(&mut world);
+    world.publish(publisher, "all", b"1", QoS::AtMostOnce, 0);
+    assert_eq!(told(&mut world), (vec![], conns.clone()));
+    // The shell knows of the first one already; the others were written to.
+    world.publish(publisher, "all", b"2", QoS::AtMostOnce, 0);
+    assert_eq!(told(&mut world), (vec![], conns[1..].to_vec()));
+    // An answer does not wait for them.
+    world.send(first, &[0xc0, 0]);
+    assert_eq!(told(&mut world), (vec![conns[0]], vec![]));
+    world.publish(publisher, "all", b"3", QoS::AtMostOnce, 0);
+    assert_eq!(told(&mut world), (vec![], conns[1..].to_vec()));
+    world.read_again(first);
+    assert_eq!(world.next(first), Some(Packet::Pingresp));
+    assert_eq!(world.payloads(first), [b"1", b"2", b"3"]);
+    // Nor does much, or it would be dropped as if the client were slow.
+    world.publish(publisher, "all", &[4; 20_000], QoS::AtMostOnce, 0);
+    assert_eq!(told(&mut world), (conns.clone(), vec![]));
+    assert_eq!(world.messages(first).len(), 1);
+    // Few get this.
+    world.subscribe(first, "few", QoS::AtMostOnce);
+    told(&mut world);
+    world.publish(publisher, "few", b"5", QoS::AtMostOnce, 0);
+    assert_eq!(told(&mut world), (vec![conns[0]], vec![]));
+    for at in &subscribers[1..] {
+        assert_eq!(world.messages(*at).len(), 4);
+    }
+}
+
+#[test]
 fn shared_messages_go_to_one_member_and_to_another_when_it_leaves() {
     for count in SHARD_COUNTS {
         let mut world = World::new(count);

@@ -176,7 +176,7 @@ impl Broker {
     }
 
     fn write(&mut self, shard: usize) {
-        while let Some(conn) = self.outbox.dirty.pop() {
+        while let Some(conn) = self.outbox.dirty.pop().or_else(|| self.outbox.later.pop()) {
             let mut bytes = 0;
             for slice in self.shards[shard].outbound(conn) {
                 if bytes == 0

@@ -44,6 +44,8 @@ pub(crate) struct Peer {
     pub(crate) paused: bool,
     /// The shard named it dirty, and has not been drained since.
     pub(crate) owed: bool,
+    /// They may not wait for later turns.
+    pub(crate) owed_now: bool,
     /// The shard wants it closed.
     pub(crate) closing: bool,
     /// Read by the driver and not yet a whole packet.
@@ -76,6 +78,7 @@ impl Peer {
             kernel: Vec::new(),
             paused: false,
             owed: false,
+            owed_now: false,
             closing: false,
             sent: Vec::new(),
             is_broken: false,

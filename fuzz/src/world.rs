@@ -155,7 +155,7 @@ impl World {
         if self.shards[shard].outbound(conn).next().is_none()
             && let Some(open) = &mut self.peers[peer]
         {
-            open.owed = false;
+            (open.owed, open.owed_now) = (false, false);
         }
     }
 
@@ -509,10 +509,16 @@ impl World {
                 assert_eq!(open.spoken, Some(version));
             }
         }
+        for conn in outbox.later.drain(..) {
+            if let Some(open) = self.peer(shard, conn) {
+                assert!(!open.owed, "what may wait is told of first, and once");
+                open.owed = true;
+            }
+        }
         for conn in outbox.dirty.drain(..) {
             if let Some(open) = self.peer(shard, conn) {
-                assert!(!open.owed, "a connection is dirty once");
-                open.owed = true;
+                assert!(!open.owed_now, "a connection is dirty once");
+                (open.owed, open.owed_now) = (true, true);
             }
         }
         for handover in outbox.handover.drain(..) {

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::access::May;
-use super::connection::{End, Next, Stage, Whole, keep_alive_ms};
+use super::connection::{End, Next, Owed, Stage, Whole, keep_alive_ms};
 use super::input::ConnKey;
 use super::login::Admission;
 use super::outbox::{Event, Handover, Outbox};
@@ -370,7 +370,7 @@ impl Shard {
         let (version, session) = (conn.version, conn.session);
         // What was to leave behind CONNACK does not.
         conn.is_corked = false;
-        conn.dirty = false;
+        conn.owed = Owed::Nothing;
         let outbound = conn.outbound.take();
         self.pool.discard(outbound);
         let end = End::new(

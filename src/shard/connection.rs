@@ -55,14 +55,25 @@ pub(super) struct Aliases {
     pub(super) outbound: HashMap<Box<str>, NonZeroU16, foldhash::fast::FixedState>,
 }
 
+/// What the shell knows of a connection's outbound bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Owed {
+    /// There are none.
+    Nothing,
+    /// It writes them when it has time: very many others have the same.
+    Later,
+    /// It writes them in this turn.
+    Now,
+}
+
 /// The hot part of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) generation: u32,
     pub(super) stage: Stage,
     pub(super) version: Version,
-    /// The shell owes writes for it.
-    pub(super) dirty: bool,
+    /// The writes that the shell owes it.
+    pub(super) owed: Owed,
     /// Why it is not read: bits `PAUSED_BY_…`.
     pub(super) paused: u8,
     /// Nothing leaves yet: what CONNACK says is not durable.
@@ -99,7 +110,7 @@ impl Connection {
             generation: 0,
             stage: Stage::Vacant,
             version: Version::V311,
-            dirty: false,
+            owed: Owed::Nothing,
             paused: 0,
             is_corked: false,
             wants_problem_information: true,
@@ -114,6 +125,20 @@ impl Connection {
             outbound: None,
             aliases: None,
             gate: None,
+        }
+    }
+
+    /// Tells the shell of outbound bytes, unless it knows.
+    #[inline]
+    pub(super) fn owe(&mut self, owed: Owed, key: ConnKey, outbox: &mut Outbox) {
+        if self.owed >= owed {
+            return;
+        }
+        self.owed = owed;
+        match owed {
+            Owed::Nothing => {}
+            Owed::Later => outbox.later.push(key),
+            Owed::Now => outbox.dirty.push(key),
         }
     }
 }
@@ -428,10 +453,7 @@ impl Shard {
         let outbound = conn.outbound.get_or_insert_with(|| self.pool.take());
         write(outbound.control());
         let control_bytes = outbound.control_bytes();
-        if !conn.dirty {
-            conn.dirty = true;
-            outbox.dirty.push(key);
-        }
+        conn.owe(Owed::Now, key, outbox);
         if control_bytes > CONTROL_BYTES_MAX {
             self.pause(key, PAUSED_BY_OUTBOUND, outbox);
         }
@@ -464,7 +486,7 @@ impl Shard {
         }
         let conn = &mut self.conns[key.index as usize];
         if let Some(outbound) = conn.outbound.take_if(|outbound| outbound.is_empty()) {
-            conn.dirty = false;
+            conn.owed = Owed::Nothing;
             self.pool.give(outbound);
         }
     }

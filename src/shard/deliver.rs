@@ -5,7 +5,7 @@
 //! nothing of their own; identifiers and flags are patched. No allocation and no atomic operation per subscriber.
 
 use super::Shard;
-use super::connection::{Aliases, Connection};
+use super::connection::{Aliases, Connection, Owed};
 use super::counters::{Counters, DropCause};
 use super::input::ConnKey;
 use super::message::{Message, Spares};
@@ -33,6 +33,12 @@ const REPLAY_SLICE: usize = 16;
 /// Entries of the retained index looked at in one slice, whether they match or not.
 const REPLAY_VISITS: usize = 512;
 
+/// Sessions of this shard from which on a message goes to very many: a write to each takes microseconds, and nobody else is served
+/// until the last is done, unless they are spread over turns. Where assertions are checked a few are enough, so that tests go that way.
+const WIDE_MIN: usize = if cfg!(debug_assertions) { 3 } else { 256 };
+/// Outbound bytes of a connection that do not wait for later turns, so that nothing is dropped because we took our time.
+const LATER_BYTES_MAX: usize = 16 << 10;
+
 /// One session that a publication matches.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Match {
@@ -52,6 +58,8 @@ pub(super) struct Images {
     images: [Image; 6],
     /// Whether one of them is encoded.
     are_used: bool,
+    /// Whether the publication goes to very many.
+    is_wide: bool,
     /// Further identifiers of sessions with overlapping subscriptions: (session, identifier).
     more_ids: Vec<(u32, u32)>,
     ids: Vec<u32>,
@@ -162,6 +170,7 @@ impl Shard {
             self.counters.deliveries_denied += (found - matches.len()) as u64;
         }
         let cache = matches.len() > 1;
+        images.is_wide = matches.len() >= WIDE_MIN;
         for found in &matches {
             let options = DeliveryOptions {
                 qos: found.qos.min(publication.qos),
@@ -673,6 +682,7 @@ impl Writer<'_> {
             Err(_) if outgoing.dup => Some(0),
             Err(_) => return Sent::Expired,
         };
+        let is_wide = images.as_ref().is_some_and(|images| images.is_wide);
         let version = self.conn.version;
         let mut head = PublishHead {
             version,
@@ -779,11 +789,25 @@ impl Writer<'_> {
         }
         self.counters.publish_sent += 1;
         self.counters.publish_bytes_sent += publication.payload.len() as u64;
-        if !self.conn.dirty {
-            self.conn.dirty = true;
-            outbox.dirty.push(self.key);
+        if self.conn.owed != Owed::Now {
+            self.conn.owe(self.owed(is_wide), self.key, outbox);
         }
         Sent::Yes
+    }
+
+    /// When the packet that was appended is to leave.
+    #[inline]
+    fn owed(&self, is_wide: bool) -> Owed {
+        let waits = || {
+            let bytes_max = LATER_BYTES_MAX.min(self.limits.outbound_bytes_max as usize / 2);
+            let outbound = self.conn.outbound.as_ref();
+            outbound.is_some_and(|outbound| outbound.data_bytes() < bytes_max)
+        };
+        if is_wide && waits() {
+            Owed::Later
+        } else {
+            Owed::Now
+        }
     }
 
     /// The alias under which this client gets the topic, and whether it was told before. The first topics up to the client's

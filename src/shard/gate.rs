@@ -2,7 +2,7 @@
 //! holds back everything behind it.
 
 use super::Shard;
-use super::connection::{End, PAUSED_BY_STORE, Stage};
+use super::connection::{End, Owed, PAUSED_BY_STORE, Stage};
 use super::input::ConnKey;
 use super::outbox::Outbox;
 use crate::protocol::{PacketId, PacketType, ReasonCode, ack};
@@ -165,10 +165,10 @@ impl Shard {
     /// its CONNECT.
     pub(super) fn cork(&mut self, key: ConnKey) {
         let conn = self.open(key);
-        assert!(!conn.dirty);
+        assert!(conn.owed == Owed::Nothing);
         conn.is_corked = true;
         // So that nobody tells the shell before `uncork` does.
-        conn.dirty = true;
+        conn.owed = Owed::Now;
         let allowed_ms = u64::from(self.limits.connect_timeout_ms);
         self.set_conn_timer(key, self.now.mono_ms + allowed_ms);
     }

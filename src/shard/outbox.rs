@@ -29,6 +29,9 @@ pub struct Outbox {
     /// Connections that now have outbound bytes. A key is emitted once; from then on the shell owes it
     /// writes until an `Input::Written` leaves its outbound empty.
     pub dirty: Vec<ConnKey>,
+    /// The same for connections that may be written to some turns later, because very many have the same message. A key emitted here may be
+    /// emitted in `dirty` too, once, when something else comes for it or much has.
+    pub later: Vec<ConnKey>,
     /// Messages to other shards. The shell may take them out at any time; only `send` and `send_small` add.
     pub mesh: Vec<(ShardId, MeshMessage)>,
     /// Per shard: where in `mesh` the last message to it stands, if that is a batch.
@@ -57,6 +60,7 @@ impl Default for Outbox {
     fn default() -> Self {
         Self {
             dirty: Vec::new(),
+            later: Vec::new(),
             mesh: Vec::new(),
             open_batch: [None; ShardId::COUNT_MAX],
             handover: Vec::new(),
@@ -104,6 +108,7 @@ impl Outbox {
     /// Whether nothing is left to do.
     pub fn is_empty(&self) -> bool {
         self.dirty.is_empty()
+            && self.later.is_empty()
             && self.mesh.is_empty()
             && self.handover.is_empty()
             && self.close.is_empty()

@@ -548,7 +548,8 @@ impl World {
         let outbox = &mut self.outboxes[shard];
         let records_before = outbox.records.len();
         self.shards[shard].handle(self.now, input, outbox);
-        let dirty = std::mem::take(&mut outbox.dirty);
+        let mut dirty = std::mem::take(&mut outbox.dirty);
+        dirty.append(&mut outbox.later);
         let handover = std::mem::take(&mut outbox.handover);
         let pause = std::mem::take(&mut outbox.pause);
         let resume = std::mem::take(&mut outbox.resume);
@@ -582,8 +583,10 @@ impl World {
             let socket = self
                 .socket_of(shard, key)
                 .expect("only live connections become dirty");
-            let since_ms = self.sockets[socket].granted_ms.take();
-            self.sockets[socket].dirty_since_ms = Some(since_ms.unwrap_or(now_ms));
+            let socket = &mut self.sockets[socket];
+            let since_ms = socket.granted_ms.take().unwrap_or(now_ms);
+            // Whoever may wait is told of again when there is more for it.
+            socket.dirty_since_ms.get_or_insert(since_ms);
         }
         for handover in handover {
             let socket = self

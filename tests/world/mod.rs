@@ -82,6 +82,9 @@ pub(crate) struct World {
     pub(crate) records: Vec<Vec<Record>>,
     /// By shard: asked of the store and not answered.
     pub(crate) fetches: Vec<Vec<Fetch>>,
+    /// Whom the shards told of as such, in order.
+    pub(crate) dirty: Vec<ConnKey>,
+    pub(crate) later: Vec<ConnKey>,
     emitted: Vec<u64>,
     next_index: Vec<u32>,
     pub(crate) placement: Placement,
@@ -134,6 +137,8 @@ impl World {
             shards,
             records: vec![Vec::new(); shard_count],
             fetches: (0..shard_count).map(|_| Vec::new()).collect(),
+            dirty: Vec::new(),
+            later: Vec::new(),
             emitted: vec![0; shard_count],
             links: vec![vec![VecDeque::new(); shard_count]; shard_count],
             links_flow: true,
@@ -433,7 +438,9 @@ impl World {
         for (to, message) in outbox.mesh.drain(..) {
             self.links[shard][to.index()].push_back(message);
         }
-        for conn in outbox.dirty.drain(..) {
+        self.dirty.extend(&outbox.dirty);
+        self.later.extend(&outbox.later);
+        for conn in outbox.dirty.drain(..).chain(outbox.later.drain(..)) {
             self.write(shard, conn);
         }
         for (conns, paused) in [(&outbox.pause, true), (&outbox.resume, false)] {

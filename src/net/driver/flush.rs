@@ -1,10 +1,12 @@
 //! What leaves: batches to the other cores, and one write per connection that has something.
 
-use super::{Driver, FLUSH_BYTES, StateMachine, ring_key};
+use super::{Driver, FLUSH_BYTES, LATER_TIME, StateMachine, ring_key};
 use crate::mesh::link::LinkMessage;
 use crate::net::sockets::Phase;
 use crate::net::writer;
 use crate::shard::input::{CloseCause, ConnKey, Input, ShardId};
+use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Bytes fed after which output is flushed within a turn, whatever the writes have.
 pub(super) const FLUSH_BYTES_MAX: usize = 4 * FLUSH_BYTES;
@@ -14,6 +16,8 @@ pub(super) const WRITE_BYTES: u64 = 2 << 10;
 pub(super) const WRITES_PER_FLUSH: usize = 4;
 /// Times the outbox is emptied in one flush; what is in it then waits for the next turn.
 const ROUNDS: usize = 8;
+/// Capacity of the line of those who may wait that is kept when it is empty, in connections.
+const LATER_CAPACITY_KEPT: usize = 4_096;
 /// Capacity of the outbox for the links that is kept from turn to turn, in messages.
 const MESH_CAPACITY_KEPT: usize = 4_096;
 
@@ -26,6 +30,7 @@ impl<S: StateMachine> Driver<S> {
             self.flush_store();
             self.flush_mesh();
             self.write_dirty();
+            self.later.extend(self.outbox.later.drain(..));
             self.finish_closes();
             if self.outbox.is_empty() && self.writable.is_empty() {
                 return;
@@ -120,6 +125,23 @@ impl<S: StateMachine> Driver<S> {
             self.write(conn);
         }
         self.scratch = conns;
+    }
+
+    /// Writes to those who may wait. What the shard says to that is for the next turn.
+    pub(super) fn write_later(&mut self) {
+        if self.later.is_empty() {
+            return;
+        }
+        let begun = Instant::now();
+        while let Some(conn) = self.later.pop_front() {
+            self.write(conn);
+            if begun.elapsed() >= LATER_TIME {
+                return;
+            }
+        }
+        if self.later.capacity() > LATER_CAPACITY_KEPT {
+            self.later = VecDeque::new();
+        }
     }
 
     /// The full socket has room again.

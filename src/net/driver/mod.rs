@@ -10,7 +10,9 @@
 //!    acknowledgement from another core meets everything that core had sent here before (unless the link was full);
 //! 4. feeds the ring's completions to the shard, those of who sends much last (`waiting`);
 //! 5. flushes: one group of records to the store, one batch per link, one write per connection that has something, closes;
-//! 6. arms the receives that have ended and are still wanted.
+//! 6. writes to those who may wait, for at most [`LATER_TIME`]: a message for very many leaves over several turns, so that others
+//!    are served in between;
+//! 7. arms the receives that have ended and are still wanted.
 //!
 //! Step 5 also happens in between, at the earliest when [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
 //! to many subscribers leaves while it is still in the cache; but not before the writes are worth their system calls, as long
@@ -104,6 +106,11 @@ use waiting::Waiting;
 pub const FLUSH_BYTES: usize = 64 << 10;
 /// How long a turn feeds what waits: so long others wait for the next turn.
 const BULK_TIME: Duration = Duration::from_millis(4);
+/// How long a turn writes to those who may wait. In tests it writes to one of them, so that they go over many turns.
+const LATER_TIME: Duration = match cfg!(any(test, debug_assertions)) {
+    true => Duration::ZERO,
+    false => Duration::from_millis(2),
+};
 /// Bytes fed in a turn below which the turn is called light.
 const LIGHT_BYTES: usize = 16 << 10;
 /// Time a connection has to take its last bytes, and then to shut its side.
@@ -297,6 +304,8 @@ pub struct Driver<S> {
     handshakes: VecDeque<ConnKey>,
     /// Steps of handshakes that this turn may still take.
     handshakes_left: usize,
+    /// Connections that may be written to in a later turn, in order. Those that were written to meanwhile are among them.
+    later: VecDeque<ConnKey>,
     /// Connections that the shard asked to close in this turn.
     closing: Vec<ConnKey>,
     /// Connections with a time limit, by ascending time.
@@ -396,6 +405,7 @@ impl<S: StateMachine> Driver<S> {
             layers: Scratch::default(),
             handshakes: VecDeque::new(),
             handshakes_left: 0,
+            later: VecDeque::new(),
             closing: Vec::new(),
             lingering: VecDeque::new(),
             scratch: Vec::new(),
@@ -438,9 +448,11 @@ impl<S: StateMachine> Driver<S> {
         self.feed_waiting();
         let is_light = self.fed_bytes < LIGHT_BYTES;
         self.flush();
+        self.write_later();
         self.arm_receives();
         self.counters.turns.add(u64::from(busy));
         busy |= !self.outbox.is_empty() || !self.writable.is_empty() || self.can_feed_waiting();
+        busy |= !self.later.is_empty() || !self.closing.is_empty();
         Ok(if self.is_finished() {
             Turn::Finished
         } else if busy && is_light {

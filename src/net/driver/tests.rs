@@ -94,6 +94,12 @@ impl Fake {
                 self.refill(conn);
                 outbox.dirty.push(conn);
             }
+            b"many" => {
+                for (key, state) in &mut self.conns {
+                    state.outbound.push_back(bytes.to_vec());
+                    outbox.later.push(*key);
+                }
+            }
             b"mesh" => {
                 for up_to in 0..30 {
                     outbox
@@ -450,6 +456,39 @@ fn within_a_turn_a_little_for_each_waits_for_more() {
         assert_eq!(driver.outbox.dirty.is_empty(), leaves, "{made} {fed}");
         driver.flush();
     }
+}
+
+#[test]
+fn what_many_get_leaves_over_turns_and_others_are_served_in_between() {
+    let mut cores = Cores::new(1);
+    let mut clients: Vec<_> = (0..10).map(|_| cores.connect()).collect();
+    cores.until(|cores| cores.drivers[0].shard.conns.len() == 10);
+    clients[0].write_all(b"many").unwrap();
+    cores.until(|cores| !cores.drivers[0].later.is_empty());
+    let last = *cores.drivers[0].later.back().unwrap();
+    let mut last = {
+        let socket = cores.drivers[0].sockets.get(last).unwrap();
+        let address = SockRef::from(&*socket).peer_addr().unwrap().as_socket();
+        let is_it = |client: &TcpStream| address == Some(client.local_addr().unwrap());
+        clients.remove(clients.iter().position(is_it).unwrap())
+    };
+    // Something else for one who is to wait takes along what there was.
+    last.write_all(b"x").unwrap();
+    assert_eq!(cores.read(&mut last, 5), b"manyx");
+    assert!(
+        cores.drivers[0].later.len() > 2,
+        "{:?}",
+        cores.drivers[0].later
+    );
+    for client in &mut clients {
+        assert_eq!(cores.read(client, 4), b"many");
+    }
+    cores.settle();
+    assert!(cores.drivers[0].later.is_empty());
+    assert_eq!(
+        last.read(&mut [0]).unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
 }
 
 #[test]
