@@ -137,9 +137,14 @@ pub struct Common {
     /// without it, that ends the run.
     #[arg(long)]
     pub reconnect: bool,
-    /// Threads of the generator, each with its own ring. They are not pinned: use taskset.
+    /// Threads of the generator, each with its own ring. They are not pinned, but for --near: use taskset.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub cores: u16,
+    /// Pin each thread to a CPU, and have both ends of each connection on one: a client whose broker answers from another CPU
+    /// connects again, under another Client Identifier, until it does not. For a broker on this machine that pins its threads and
+    /// has its clients on all of them, by their identifiers or connections.
+    #[arg(long)]
+    pub near: bool,
     /// For commands written for emqtt-bench: memory is always low here.
     #[arg(short = 'l', long, hide = true)]
     pub lowmem: bool,

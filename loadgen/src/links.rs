@@ -176,6 +176,12 @@ impl Links {
                 .map_or(0, |through| through.wire.len())
     }
 
+    /// The CPU on which the last packet for a link was handled: on loopback, that of the thread that sent it.
+    pub fn cpu(&self, link: u32) -> Option<usize> {
+        let socket = self.links[link as usize].socket.as_ref()?;
+        socket.cpu_affinity().ok()
+    }
+
     /// Whether the socket of a link takes no more at present.
     pub fn is_full(&self, link: u32) -> bool {
         self.links[link as usize].full

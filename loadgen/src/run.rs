@@ -342,6 +342,7 @@ impl<'a> Job<'a> {
             publisher_offset: 0,
             connect_rate: common.connect_rate(),
             reconnect: common.reconnect,
+            near: common.near,
             in_flight_max: None,
             limit: None,
             has_latency: true,

@@ -1,4 +1,4 @@
-//! The calls that no library offers: a socket option, and the limits of this process.
+//! The calls that no library offers: a socket option, the limits of this process, the CPU of a thread.
 
 use socket2::Socket;
 use std::io;
@@ -38,6 +38,41 @@ pub fn raise_files_limit() -> u64 {
     if result == 0 { limit.rlim_cur } else { before }
 }
 
+/// The CPUs that the calling thread may use, in order.
+///
+/// Errors: what the kernel says.
+pub fn cpus() -> io::Result<Vec<usize>> {
+    // SAFETY: a `cpu_set_t` is an array of integers, for which zero is a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer and the length are those of `set`, which outlives the call; 0 is the calling thread.
+    let result = unsafe { libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let count = libc::CPU_SETSIZE as usize;
+    // SAFETY: `cpu` is below the number of CPUs that a set has room for.
+    Ok((0..count)
+        .filter(|cpu| unsafe { libc::CPU_ISSET(*cpu, &set) })
+        .collect())
+}
+
+/// Keeps the calling thread on a CPU, one of [`cpus`].
+///
+/// Errors: what the kernel says.
+pub fn stay_on(cpu: usize) -> io::Result<()> {
+    // SAFETY: as in `cpus`.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the caller's number is one that the kernel gave.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the pointer and the length are those of `set`, which outlives the call; 0 is the calling thread.
+    let result = unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The bytes that this process may lock.
 pub fn locked_bytes_limit() -> u64 {
     limit(libc::RLIMIT_MEMLOCK).map_or(0, |limit| limit.rlim_cur)
@@ -65,6 +100,18 @@ mod tests {
         assert!(files > 0);
         assert_eq!(raise_files_limit(), files, "there is nothing left to raise");
         assert!(locked_bytes_limit() > 0);
+    }
+
+    #[test]
+    fn a_thread_stays_on_its_cpu() {
+        for cpu in cpus().unwrap() {
+            std::thread::spawn(move || {
+                stay_on(cpu).unwrap();
+                assert_eq!(cpus().unwrap(), [cpu]);
+            })
+            .join()
+            .unwrap();
+        }
     }
 
     #[test]

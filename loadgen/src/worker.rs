@@ -22,6 +22,7 @@ use crate::payload::Payloads;
 use crate::plan::{ClientPlan, Hears, Names};
 use crate::schedule::{Profile, Schedule};
 use crate::shared::Shared;
+use crate::sys;
 use crate::timeline::Trouble;
 use crate::track::Track;
 use crate::window::Window;
@@ -77,6 +78,8 @@ pub struct Settings {
     pub connect_rate: Option<f64>,
     /// Whether a lost connection is made again instead of ending the run.
     pub reconnect: bool,
+    /// Whether each thread has a CPU, on which both ends of its connections are to be.
+    pub near: bool,
     /// QoS 1 and 2 messages of a publisher whose handshake is not done, at most; `None` leaves it to the load.
     pub in_flight_max: Option<u32>,
     /// Messages of all publishers together, at most.
@@ -148,10 +151,12 @@ pub fn run(
     intervals: Sender<Interval>,
 ) -> Result<Outcome, String> {
     let cores = shared.cores.len();
+    let cpu = settings.near.then(|| pin(core)).transpose()?;
     let offset = core * settings.route.sources.len() / cores;
     let mut reactor = Reactor::new(settings.route.clone(), clock, Some(wake), offset)?;
     let mut links = Links::default();
     let mut state = State::new(core, clients, settings, shared, clock, intervals);
+    state.cpu = cpu;
     for _ in clients {
         links.add();
     }
@@ -163,6 +168,16 @@ pub fn run(
     }
     links.close_all(&disconnect(settings.route.version));
     Ok(state.into_outcome())
+}
+
+/// Gives the calling thread a CPU of those that there are, and returns which.
+///
+/// Errors: in plain words.
+fn pin(core: usize) -> Result<usize, String> {
+    let cpus = sys::cpus().map_err(|error| format!("--near: the CPUs cannot be told: {error}"))?;
+    let cpu = cpus[core % cpus.len()];
+    sys::stay_on(cpu).map_err(|error| format!("--near: cannot stay on CPU {cpu}: {error}"))?;
+    Ok(cpu)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,6 +194,8 @@ struct Client {
     stage: Stage,
     /// The broker has accepted it once.
     was_accepted: bool,
+    /// Client Identifiers that put it on another CPU.
+    far: u8,
     /// Topic Filters that were sent in a SUBSCRIBE.
     subscribed: u32,
     /// From when connecting was due to the established connection, in us.
@@ -192,6 +209,8 @@ struct Client {
 
 struct State<'a> {
     core: usize,
+    /// Where both ends of its connections are to be, if that matters.
+    cpu: Option<usize>,
     plans: &'a [ClientPlan],
     settings: &'a Settings,
     shared: &'a Shared,
@@ -256,6 +275,7 @@ impl<'a> State<'a> {
             clients.push(Client {
                 stage: Stage::Away,
                 was_accepted: false,
+                far: 0,
                 subscribed: 0,
                 tcp_us: 0,
                 since_ns: 0,
@@ -279,6 +299,7 @@ impl<'a> State<'a> {
         };
         Self {
             core,
+            cpu: None,
             plans,
             settings,
             shared,

@@ -17,6 +17,8 @@ const CONNECTING_MAX: usize = 64;
 const CONNECTING_AT_RATE_MAX: usize = 4_096;
 /// Topic Filters in one SUBSCRIBE, at most.
 const FILTERS_IN_PACKET: usize = 100;
+/// Client Identifiers of a client that may put it on another CPU, with `--near`.
+const FAR_MAX: u8 = 100;
 /// How long a client waits before it connects again the first time.
 const BACKOFF_FIRST_NS: u64 = 100_000_000;
 /// The longest it waits.
@@ -104,13 +106,18 @@ impl State<'_> {
         record(&mut self.outcome.counts.tcp_connect, tcp_ns);
         client.tcp_us = u32::try_from(tcp_ns / 1_000).unwrap_or(u32::MAX);
         client.stage = Stage::AwaitsConnack;
+        let far = client.far;
         let (settings, plan) = (self.settings, &self.plans[index as usize]);
+        let mut client_id = settings.names.client_id(plan.role, plan.number);
+        if far > 0 {
+            client_id += &format!(".{far}");
+        }
         let is_kept = !settings.clean_start;
         let connect = Connect {
             version: settings.route.version,
             clean_start: settings.clean_start,
             keep_alive_s: settings.keep_alive_s,
-            client_id: &settings.names.client_id(plan.role, plan.number),
+            client_id: &client_id,
             will: None,
             username: settings.username.as_deref(),
             password: settings.password.as_deref().map(str::as_bytes),
@@ -144,6 +151,9 @@ impl State<'_> {
         if connack.properties.qos_maximum < self.settings.qos {
             return self.give_up("the broker does not support the QoS");
         }
+        if self.cpu.is_some() && links.cpu(index) != self.cpu {
+            return self.come_nearer(links, index);
+        }
         let now_ns = self.clock.now_ns();
         let client = &mut self.clients[index as usize];
         let connect_ns = now_ns.saturating_sub(client.since_ns);
@@ -169,6 +179,24 @@ impl State<'_> {
             return Ok(());
         }
         self.subscribe(links, index);
+        Ok(())
+    }
+
+    /// Connects again under another Client Identifier: the broker's end of the connection is on another CPU.
+    ///
+    /// Errors: none of many brought it here.
+    fn come_nearer(&mut self, links: &mut Links, index: u32) -> Result<(), String> {
+        let client = &mut self.clients[index as usize];
+        if client.far == FAR_MAX {
+            let cpu = self.cpu.unwrap_or_default();
+            return self.give_up(&format!(
+                "--near: {FAR_MAX} Client Identifiers, and the broker never answered from CPU {cpu}; does it pin a thread to it?"
+            ));
+        }
+        client.far += 1;
+        links.close(index);
+        self.connecting -= 1;
+        self.start_connect(links, index, self.clock.now_ns());
         Ok(())
     }
 
