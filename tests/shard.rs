@@ -583,6 +583,29 @@ fn sessions_of_3_x_clients_end_after_their_cap() {
 }
 
 #[test]
+fn sessions_that_expire_together_end_over_several_ticks() {
+    let mut world = World::new(1);
+    for n in 0..1_500 {
+        let client = world.connect_with(0, persistent(&format!("c{n}"), Version::V5));
+        world.cut(client);
+    }
+    let left = |world: &World| world.shards[0].session_count();
+    assert_eq!(left(&world), 1_500);
+    let mut ended = Vec::new();
+    let before = 3_600_000 - 100;
+    world.pass(before);
+    for _ in 0..200 {
+        let before = left(&world);
+        world.pass(1);
+        if left(&world) < before {
+            ended.push(before - left(&world));
+        }
+    }
+    assert_eq!((left(&world), ended), (0, vec![512, 512, 476]));
+    assert_eq!(world.shards[0].next_deadline(), None);
+}
+
+#[test]
 fn messages_expire_while_they_wait_and_keep_their_remaining_lifetime() {
     let mut world = World::new(2);
     let publisher = world.connect(0, "publisher", Version::V5);

@@ -198,7 +198,8 @@ pub struct Shard {
     /// Scratch of reading ahead.
     places_ahead: Vec<u32>,
     images: Option<Box<Images>>,
-    fired: Vec<Timer>,
+    /// Timers that have fired and were not taken yet, in order.
+    due: VecDeque<Timer>,
 }
 
 impl Shard {
@@ -264,7 +265,7 @@ impl Shard {
             matched_groups: Vec::new(),
             places_ahead: Vec::new(),
             images: None,
-            fired: Vec::new(),
+            due: VecDeque::new(),
         }
     }
 
@@ -325,7 +326,11 @@ impl Shard {
 
     /// Monotonic milliseconds at which `Input::Tick` is due, if anything is timed.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.wheel.next_deadline_ms()
+        if self.due.is_empty() {
+            self.wheel.next_deadline_ms()
+        } else {
+            Some(self.now.mono_ms)
+        }
     }
 
     /// The bytes that wait for the connection's socket, in wire order; nothing for a dead key.

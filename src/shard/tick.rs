@@ -1,8 +1,17 @@
 //! Time passed.
+//!
+//! Very much may be due at once: a switch that fails cuts off a hundred thousand clients in the same moment, and their sessions expire in the same moment.
+//! So a tick takes so many timers and the next tick, due at once, takes the rest; others are served in between.
 
 use super::Shard;
 use super::outbox::Outbox;
 use super::timer::TimerKind;
+use std::collections::VecDeque;
+
+/// Timers that one tick takes: the end of a session costs some microseconds.
+const TIMERS_PER_TICK: usize = 512;
+/// Capacity for timers that are due that is kept when there are none.
+const CAPACITY_KEPT: usize = 4_096;
 
 impl Shard {
     pub(super) fn tick(&mut self, outbox: &mut Outbox) {
@@ -10,9 +19,11 @@ impl Shard {
             // Wills and messages would not find those who want them.
             return;
         }
-        let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.advance(self.now.mono_ms, &mut fired);
-        for timer in fired.drain(..) {
+        self.wheel.advance(self.now.mono_ms, &mut self.due);
+        for _ in 0..TIMERS_PER_TICK {
+            let Some(timer) = self.due.pop_front() else {
+                break;
+            };
             match timer.kind {
                 TimerKind::Connection => self.conn_timer(timer, outbox),
                 TimerKind::Session => self.session_timer(timer, outbox),
@@ -23,6 +34,8 @@ impl Shard {
                 TimerKind::Linger => self.linger_timer(outbox),
             }
         }
-        self.fired = fired;
+        if self.due.is_empty() && self.due.capacity() > CAPACITY_KEPT {
+            self.due = VecDeque::new();
+        }
     }
 }

@@ -121,7 +121,7 @@ impl Wheel {
     }
 
     /// Moves everything due at `now_ms` to `fired`, in order of ticks.
-    pub(super) fn advance(&mut self, now_ms: u64, fired: &mut Vec<Timer>) {
+    pub(super) fn advance(&mut self, now_ms: u64, fired: &mut impl Extend<Timer>) {
         let now = now_ms / TICK_MS;
         if self.len == 0 {
             self.current = self.current.max(now + 1);
