@@ -388,8 +388,8 @@ fn what_very_many_get_may_leave_later_unless_there_is_more_for_one_of_them() {
         .map(|at| world.clients[*at].conn)
         .collect();
     let told = |world: &mut World| {
-        let lists = [&mut world.dirty, &mut world.later];
-        let [dirty, later] = lists.map(std::mem::take).map(|mut conns| {
+        let lists = world.told.replace(Default::default());
+        let [dirty, later] = lists.unwrap_or_default().map(|mut conns| {
             conns.sort_by_key(|conn| conn.index);
             conns
         });

@@ -82,9 +82,8 @@ pub(crate) struct World {
     pub(crate) records: Vec<Vec<Record>>,
     /// By shard: asked of the store and not answered.
     pub(crate) fetches: Vec<Vec<Fetch>>,
-    /// Whom the shards told of as such, in order.
-    pub(crate) dirty: Vec<ConnKey>,
-    pub(crate) later: Vec<ConnKey>,
+    /// Whom the shards have told of as `dirty` and as `later`, once a test wants to know.
+    pub(crate) told: Option<[Vec<ConnKey>; 2]>,
     emitted: Vec<u64>,
     next_index: Vec<u32>,
     pub(crate) placement: Placement,
@@ -137,8 +136,7 @@ impl World {
             shards,
             records: vec![Vec::new(); shard_count],
             fetches: (0..shard_count).map(|_| Vec::new()).collect(),
-            dirty: Vec::new(),
-            later: Vec::new(),
+            told: None,
             emitted: vec![0; shard_count],
             links: vec![vec![VecDeque::new(); shard_count]; shard_count],
             links_flow: true,
@@ -438,8 +436,10 @@ impl World {
         for (to, message) in outbox.mesh.drain(..) {
             self.links[shard][to.index()].push_back(message);
         }
-        self.dirty.extend(&outbox.dirty);
-        self.later.extend(&outbox.later);
+        if let Some([dirty, later]) = &mut self.told {
+            dirty.extend(&outbox.dirty);
+            later.extend(&outbox.later);
+        }
         for conn in outbox.dirty.drain(..).chain(outbox.later.drain(..)) {
             self.write(shard, conn);
         }
