@@ -178,7 +178,11 @@ fn shard_sees<'a>(
         shard.handle(now, ShardInput::Received { conn, bytes }, &mut outbox);
     }
     let sent = shard.outbound(conn).flatten().copied().collect();
-    assert!(outbox.dirty.len() + outbox.later.len() <= 1 && outbox.mesh.is_empty() && outbox.handover.is_empty());
+    assert!(
+        outbox.dirty.len() + outbox.later.len() <= 1
+            && outbox.mesh.is_empty()
+            && outbox.handover.is_empty()
+    );
     let kept = shard.session_count() + 1_000 * shard.retained_count();
     // Behind an input, and at most one every ten seconds: when it comes and what it has seen goes by the inputs.
     outbox
