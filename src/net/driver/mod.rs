@@ -10,7 +10,7 @@
 //!    acknowledgement from another core meets everything that core had sent here before (unless the link was full);
 //! 4. feeds the ring's completions to the shard, those of who sends much last (`waiting`);
 //! 5. flushes: one group of records to the store, one batch per link, one write per connection that has something, closes;
-//! 6. writes to those who may wait, for at most [`LATER_TIME`]: a message for very many leaves over several turns, so that others
+//! 6. writes to those who may wait, for at most `LATER_TIME`: a message for very many leaves over several turns, so that others
 //!    are served in between;
 //! 7. arms the receives that have ended and are still wanted.
 //!
