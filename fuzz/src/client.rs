@@ -42,9 +42,9 @@ pub(crate) struct Peer {
     /// Sent by the client and not read by the driver.
     pub(crate) kernel: Vec<u8>,
     pub(crate) paused: bool,
-    /// The shard named it dirty, and has not been drained since.
+    /// The shard named it, as dirty or for later, and has not been drained since.
     pub(crate) owed: bool,
-    /// They may not wait for later turns.
+    /// The shard named it dirty, and has not been drained since.
     pub(crate) owed_now: bool,
     /// The shard wants it closed.
     pub(crate) closing: bool,

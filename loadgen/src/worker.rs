@@ -155,8 +155,7 @@ pub fn run(
     let offset = core * settings.route.sources.len() / cores;
     let mut reactor = Reactor::new(settings.route.clone(), clock, Some(wake), offset)?;
     let mut links = Links::default();
-    let mut state = State::new(core, clients, settings, shared, clock, intervals);
-    state.cpu = cpu;
+    let mut state = State::new(core, cpu, clients, settings, shared, clock, intervals);
     for _ in clients {
         links.add();
     }
@@ -249,6 +248,7 @@ struct State<'a> {
 impl<'a> State<'a> {
     fn new(
         core: usize,
+        cpu: Option<usize>,
         plans: &'a [ClientPlan],
         settings: &'a Settings,
         shared: &'a Shared,
@@ -299,7 +299,7 @@ impl<'a> State<'a> {
         };
         Self {
             core,
-            cpu: None,
+            cpu,
             plans,
             settings,
             shared,

@@ -93,4 +93,6 @@ fn a_client_comes_again_until_both_its_ends_are_on_one_cpu() {
     let (port, _) = broker(elsewhere);
     let error = connect_eight(port).unwrap_err();
     assert!(error.contains("never answered from CPU"), "{error}");
+    // It names the identifier that was refused, not the first one.
+    assert!(error.contains(".100 (before CONNACK)"), "{error}");
 }

@@ -106,18 +106,13 @@ impl State<'_> {
         record(&mut self.outcome.counts.tcp_connect, tcp_ns);
         client.tcp_us = u32::try_from(tcp_ns / 1_000).unwrap_or(u32::MAX);
         client.stage = Stage::AwaitsConnack;
-        let far = client.far;
-        let (settings, plan) = (self.settings, &self.plans[index as usize]);
-        let mut client_id = settings.names.client_id(plan.role, plan.number);
-        if far > 0 {
-            client_id += &format!(".{far}");
-        }
+        let settings = self.settings;
         let is_kept = !settings.clean_start;
         let connect = Connect {
             version: settings.route.version,
             clean_start: settings.clean_start,
             keep_alive_s: settings.keep_alive_s,
-            client_id: &client_id,
+            client_id: &self.client_id(index),
             will: None,
             username: settings.username.as_deref(),
             password: settings.password.as_deref().map(str::as_bytes),
@@ -129,6 +124,16 @@ impl State<'_> {
             },
         };
         connect.encode(links.out(index));
+    }
+
+    /// The Client Identifier under which a client connects now.
+    fn client_id(&self, index: u32) -> String {
+        let plan = &self.plans[index as usize];
+        let id = self.settings.names.client_id(plan.role, plan.number);
+        match self.clients[index as usize].far {
+            0 => id,
+            far => format!("{id}.{far}"),
+        }
     }
 
     pub(super) fn on_connack(
@@ -265,8 +270,7 @@ impl State<'_> {
         let client = &mut self.clients[index as usize];
         let stage = client.stage;
         if !self.settings.reconnect || self.given_up {
-            let plan = &self.plans[index as usize];
-            let id = self.settings.names.client_id(plan.role, plan.number);
+            let id = self.client_id(index);
             return Err(format!("client {id} ({}): {why}", stage.name()));
         }
         if stage == Stage::Away {
