@@ -163,7 +163,7 @@ impl Broker {
         self.shards[shard].handle(self.now, input, &mut self.outbox);
         self.write(shard);
         while !self.outbox.mesh.is_empty() {
-            let mut mesh = std::mem::take(&mut self.outbox.mesh);
+            let mut mesh = self.outbox.take_mesh();
             for (to, message) in mesh.drain(..) {
                 let from = ShardId(shard as u8);
                 let input = Input::Mesh { from, message };

@@ -212,14 +212,14 @@ fn message_batch() -> Box<dyn FnMut()> {
         );
         calls += 1;
         if calls % 100 == 0 {
-            for (_, message) in outbox.mesh.drain(..) {
+            for (_, message) in outbox.take_mesh() {
                 let MeshMessage::Batch(batch) = message else {
                     unreachable!("only batches were sent");
                 };
                 black_box(
                     batch
                         .iter()
-                        .map(|(message, _)| message.topic().len())
+                        .map(|message| message.topic.len())
                         .sum::<usize>(),
                 );
             }

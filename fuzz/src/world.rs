@@ -494,7 +494,7 @@ impl World {
 
     /// What the shard has for the others goes onto the links.
     fn end_turn(&mut self, shard: usize) {
-        for (to, message) in self.outboxes[shard].mesh.drain(..) {
+        for (to, message) in self.outboxes[shard].take_mesh() {
             assert_ne!(to.index(), shard);
             self.links[shard][to.index()].push_back(message);
         }

@@ -1,7 +1,7 @@
 //! Reading ahead for the messages that come next: see `topic::index::Index::read_ahead`.
 
 use super::Shard;
-use super::message::{Envelope, MessageView};
+use super::batch::Batched;
 use crate::protocol::PacketType;
 use crate::protocol::frame::{Cut, cut};
 use crate::topic::AHEAD_MAX;
@@ -62,15 +62,15 @@ impl Shard {
     /// Reads ahead for the messages that `batch` comes to next; returns how many they are.
     pub(super) fn read_ahead_batch<'a>(
         &mut self,
-        batch: &mut impl Iterator<Item = (MessageView<'a>, Envelope)>,
+        batch: &mut impl Iterator<Item = Batched<'a>>,
     ) -> usize {
         let mut topics = Topics::default();
         let mut looked_at = 0;
-        for (message, envelope) in batch.take(AHEAD_MAX) {
+        for message in batch.take(AHEAD_MAX) {
             looked_at += 1;
             // What is for a group is not looked for in the index.
-            if envelope.group.is_none() {
-                topics.push(message.topic_bytes());
+            if message.envelope.group.is_none() {
+                topics.push(message.topic);
             }
         }
         if topics.count > 1 {

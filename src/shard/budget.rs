@@ -92,6 +92,7 @@ impl Shard {
         self.budget.level = level;
         if level > MemoryLevel::Ample {
             self.spares = Spares::default();
+            outbox.forget_spares();
         }
         if level == MemoryLevel::Exhausted {
             self.sacrifice(outbox);

@@ -40,12 +40,13 @@ impl Shard {
                 let mut coming = batch.iter();
                 // Messages that have been read ahead for.
                 let mut ahead = if self.index.is_large() { 0 } else { usize::MAX };
-                for (message, envelope) in batch.iter() {
+                for message in batch.iter() {
                     if ahead == 0 {
                         ahead = self.read_ahead_batch(&mut coming);
                     }
                     ahead -= 1;
-                    self.mesh_publish(&mut Publication::from_view(message), envelope, outbox);
+                    let publication = &mut Publication::from_batched(&message);
+                    self.mesh_publish(publication, message.envelope, outbox);
                 }
             }
             MeshMessage::Interest {

@@ -4,7 +4,8 @@
 //! keeps the order of one publisher's messages (MQTT 5 §4.6), and what makes an acknowledged announcement
 //! mean that every later PUBLISH on the acknowledging shard sees it.
 
-use super::message::{Envelope, Message, MessageBatch};
+use super::batch::MessageBatch;
+use super::message::{Envelope, Message};
 use super::record::{Part, Receiver, StoredMessage, StoredSession};
 use crate::topic::interest::InterestKey;
 use crate::topic::share::{GroupId, MemberCounts};

@@ -41,13 +41,6 @@ pub struct Spares(Vec<Rc<Message>>);
 #[derive(Clone, Copy)]
 pub struct MessageView<'a>(&'a [u8]);
 
-/// Small messages for one shard, copied one behind the other.
-///
-/// Most messages that cross cores are delivered at once and kept by nobody. Copied into a batch they cost no
-/// allocation and no atomic operation each, and one place in the link for all.
-#[derive(Clone)]
-pub struct MessageBatch(Vec<u8>);
-
 /// What a shard says to another beside a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
@@ -99,7 +92,8 @@ impl<'a> MessageParts<'a> {
         HEADER + self.topic.len() + self.properties_len() + self.payload.len()
     }
 
-    fn properties_len(&self) -> usize {
+    /// Bytes of the properties.
+    pub(super) fn properties_len(&self) -> usize {
         self.properties.iter().map(|slice| slice.len()).sum()
     }
 
@@ -297,88 +291,6 @@ impl<'a> MessageView<'a> {
     }
 }
 
-impl MessageBatch {
-    /// A batch is closed when another message would make it larger than this.
-    pub const BYTES_MAX: usize = 16 << 10;
-    /// A message larger than this goes by reference instead.
-    pub const MESSAGE_BYTES_MAX: usize = 1 << 10;
-    // In front of a message stand its length and these, then the group if there is one.
-    const ASKED: u32 = 1 << 31;
-    const GROUP: u32 = 1 << 30;
-    const HOPS_SHIFT: u32 = 22;
-    const LEN: u32 = (1 << Self::HOPS_SHIFT) - 1;
-
-    /// An empty batch: small at first, or, behind one that is full, for as much as it can hold.
-    pub fn new(is_behind_full: bool) -> Self {
-        let capacity = if is_behind_full {
-            Self::BYTES_MAX
-        } else {
-            2 << 10
-        };
-        Self(Vec::with_capacity(capacity))
-    }
-
-    /// Appends a message; false when it does not fit.
-    pub fn push(&mut self, parts: &MessageParts<'_>, envelope: Envelope) -> bool {
-        let len = parts.encoded_len();
-        assert!(len <= Self::MESSAGE_BYTES_MAX);
-        if self.0.len() + 8 + len > Self::BYTES_MAX {
-            return false;
-        }
-        let mut prefix = len as u32;
-        if envelope.asked {
-            prefix |= Self::ASKED;
-        }
-        self.0.reserve(8 + len);
-        match envelope.group {
-            None => self.0.extend_from_slice(&prefix.to_le_bytes()),
-            Some((group, hops)) => {
-                prefix |= Self::GROUP | u32::from(hops) << Self::HOPS_SHIFT;
-                self.0.extend_from_slice(&prefix.to_le_bytes());
-                self.0.extend_from_slice(&group.0.to_le_bytes());
-            }
-        }
-        let at = self.0.len();
-        self.0.resize(at + len, 0);
-        parts.encode(&mut self.0[at..]);
-        true
-    }
-
-    /// The messages in the order in which they were appended.
-    pub fn iter(&self) -> impl Iterator<Item = (MessageView<'_>, Envelope)> {
-        let mut rest = &self.0[..];
-        std::iter::from_fn(move || {
-            let (prefix, behind) = rest.split_first_chunk::<4>()?;
-            let prefix = u32::from_le_bytes(*prefix);
-            rest = behind;
-            let mut group = None;
-            if prefix & Self::GROUP != 0 {
-                let (id, behind) = rest.split_first_chunk::<4>().expect("a group has a number");
-                let hops = (prefix >> Self::HOPS_SHIFT) as u8;
-                group = Some((GroupId(u32::from_le_bytes(*id)), hops));
-                rest = behind;
-            }
-            let (message, behind) = rest.split_at((prefix & Self::LEN) as usize);
-            rest = behind;
-            let asked = prefix & Self::ASKED != 0;
-            Some((MessageView(message), Envelope { group, asked }))
-        })
-    }
-
-    /// Bytes of all messages.
-    pub fn bytes(&self) -> usize {
-        self.0.len()
-    }
-}
-
-impl fmt::Debug for MessageBatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.iter().map(|(message, _)| message.topic()))
-            .finish()
-    }
-}
-
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
@@ -414,46 +326,6 @@ mod tests {
         assert_eq!((message.expires_at_ms(), message.stamp()), (77, 99));
         assert_eq!(message.number(), 1 << 40);
         assert_eq!(message.bytes(), 32 + 3 + 6 + 7);
-    }
-
-    #[test]
-    fn a_batch_gives_back_its_messages_in_order_and_is_bounded() {
-        let mut batch = MessageBatch::new(false);
-        let mut count = 0u32;
-        let payload = |n: u32| vec![n as u8; (n % 700) as usize];
-        let envelope = |n: u32| Envelope {
-            group: n
-                .is_multiple_of(5)
-                .then_some((GroupId(u32::MAX - n), n as u8)),
-            asked: n.is_multiple_of(3),
-        };
-        while batch.push(
-            &MessageParts {
-                topic: "a/b",
-                properties: &[&[1, 1]],
-                payload: &payload(count),
-                qos: QoS::AtLeastOnce,
-                retain: count.is_multiple_of(2),
-                expires_at_ms: u64::from(count),
-                stamp: 0,
-                number: 0,
-            },
-            envelope(count),
-        ) {
-            count += 1;
-        }
-        assert!(batch.bytes() <= MessageBatch::BYTES_MAX);
-        assert!(count > 16);
-        for (n, (message, said)) in (0u32..).zip(batch.iter()) {
-            assert_eq!(said, envelope(n));
-            assert_eq!(message.topic(), "a/b");
-            assert_eq!(message.properties(), [1, 1]);
-            assert_eq!(message.payload(), payload(n));
-            assert_eq!(message.qos(), QoS::AtLeastOnce);
-            assert_eq!(message.retain(), n.is_multiple_of(2));
-            assert_eq!(message.expires_at_ms(), u64::from(n));
-        }
-        assert_eq!(batch.iter().count(), count as usize);
     }
 
     #[test]

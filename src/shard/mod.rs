@@ -19,6 +19,7 @@ mod access;
 mod ack;
 mod ahead;
 pub mod ban;
+pub mod batch;
 pub mod budget;
 mod client_ids;
 mod commit;

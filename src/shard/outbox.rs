@@ -1,11 +1,12 @@
 //! What a core's state machine wants done: filled during a turn, drained by the shell at its end.
 
+use super::batch::SpareBatches;
 use super::counters::DropCause;
 use super::credentials::AuthRequest;
 use super::input::{ConnKey, ShardId};
 use super::limited::Limit;
 use super::mesh_message::MeshMessage;
-use super::message::{Envelope, MessageBatch, MessageParts};
+use super::message::{Envelope, MessageParts};
 use super::record::{Fetch, Record};
 use crate::protocol::{ReasonCode, Version};
 
@@ -32,10 +33,12 @@ pub struct Outbox {
     /// The same for connections that may be written to some turns later, because very many have the same message. A key emitted here may be
     /// emitted in `dirty` too, once, when something else comes for it or much has.
     pub later: Vec<ConnKey>,
-    /// Messages to other shards. The shell may take them out at any time; only `send` and `send_small` add.
+    /// Messages to other shards, for `take_mesh`. The shell may take them out at any time; only `send` and `send_small` add.
     pub mesh: Vec<(ShardId, MeshMessage)>,
     /// Per shard: where in `mesh` the last message to it stands, if that is a batch.
     open_batch: [Option<u32>; ShardId::COUNT_MAX],
+    /// Batches that left with `take_mesh`.
+    spare_batches: SpareBatches,
     /// Connections to pass on, socket and all.
     pub handover: Vec<Handover>,
     /// Connections to close once their outbound bytes are written, or the linger time is over. The shell answers with `Input::Closed`.
@@ -63,6 +66,7 @@ impl Default for Outbox {
             later: Vec::new(),
             mesh: Vec::new(),
             open_batch: [None; ShardId::COUNT_MAX],
+            spare_batches: SpareBatches::default(),
             handover: Vec::new(),
             close: Vec::new(),
             pause: Vec::new(),
@@ -98,11 +102,26 @@ impl Outbox {
             }
             is_behind_full = true;
         }
-        let mut batch = MessageBatch::new(is_behind_full);
+        let mut batch = self.spare_batches.make(is_behind_full);
         let fits = batch.push(parts, envelope);
         assert!(fits, "a small message fits an empty batch");
         self.open_batch[to.index()] = u32::try_from(self.mesh.len()).ok();
         self.mesh.push((to, MeshMessage::Batch(batch)));
+    }
+
+    /// Takes what is in `mesh`; the places of its batches are for later ones, once their receivers have let go of them.
+    pub fn take_mesh(&mut self) -> Vec<(ShardId, MeshMessage)> {
+        for (_, message) in &self.mesh {
+            if let MeshMessage::Batch(batch) = message {
+                self.spare_batches.keep(batch);
+            }
+        }
+        std::mem::take(&mut self.mesh)
+    }
+
+    /// Gives back memory that is kept for later messages.
+    pub(super) fn forget_spares(&mut self) {
+        self.spare_batches = SpareBatches::default();
     }
 
     /// Whether nothing is left to do.

@@ -1,6 +1,7 @@
 //! A message on its way through this shard: parts that are borrowed until somebody has to keep them.
 
-use super::message::{Message, MessageBatch, MessageParts, MessageView, NEVER, Spares};
+use super::batch::{Batched, MessageBatch};
+use super::message::{Message, MessageParts, MessageView, NEVER, Spares};
 use crate::protocol::QoS;
 use std::rc::Rc;
 
@@ -17,6 +18,16 @@ pub(super) enum Numbering {
     Unasked,
     /// Somebody's from another time: it cannot be used.
     Foreign,
+}
+
+impl Numbering {
+    /// Of a message that came with this number.
+    fn of_another(number: u64) -> Self {
+        match number {
+            0 => Self::None,
+            _ => Self::Foreign,
+        }
+    }
 }
 
 /// One PUBLISH being routed.
@@ -60,8 +71,24 @@ impl<'a> Publication<'a> {
         }
     }
 
-    /// From an encoded message that nobody shares.
-    pub(super) fn from_view(message: MessageView<'a>) -> Self {
+    /// From one in a batch.
+    pub(super) fn from_batched(message: &Batched<'a>) -> Self {
+        Self {
+            topic: std::str::from_utf8(message.topic).expect("the topic was copied from a str"),
+            properties: message.properties,
+            payload: message.payload,
+            qos: message.qos,
+            retain: message.retain,
+            expires_at_ms: message.expires_at_ms,
+            stamp: message.stamp,
+            number: message.number,
+            numbering: Numbering::of_another(message.number),
+            shared: None,
+            local: None,
+        }
+    }
+
+    fn from_view(message: MessageView<'a>) -> Self {
         Self {
             topic: message.topic(),
             properties: message.properties(),
@@ -71,11 +98,7 @@ impl<'a> Publication<'a> {
             expires_at_ms: message.expires_at_ms(),
             stamp: message.stamp(),
             number: message.number(),
-            numbering: if message.number() == 0 {
-                Numbering::None
-            } else {
-                Numbering::Foreign
-            },
+            numbering: Numbering::of_another(message.number()),
             shared: None,
             local: None,
         }

@@ -126,11 +126,10 @@ pub fn interest_key(seed: u64, filter: &str) -> InterestKey {
         }
         skipped += 1;
     }
-    let class = match is_exact {
-        true => CLASS_EXACT,
-        false => run_class(&classes_skipping(skipped), len),
-    };
-    InterestKey::new(hash, class)
+    if is_exact {
+        return InterestKey::new(hasher.text(filter.as_bytes()), CLASS_EXACT);
+    }
+    InterestKey::new(hash, run_class(&classes_skipping(skipped), len))
 }
 
 /// This core's own filters per key: what it has announced to the others, and when.
@@ -364,8 +363,10 @@ impl InterestTable {
         };
         let start = self.hasher.prefix_start();
         let mut rest = levels_of(topic);
-        let whole = self.runs_of(classes_skipping(0), rest.clone(), &mut probe);
-        probe(whole, CLASS_EXACT);
+        if present & 1 << CLASS_EXACT != 0 {
+            probe(self.hasher.text(topic), CLASS_EXACT);
+        }
+        self.runs_of(classes_skipping(0), rest.clone(), &mut probe);
         // MQTT 5 §4.7.2: a wildcard as first level does not match a topic that begins with `$`.
         if topic.first() == Some(&b'$') {
             return;
@@ -378,27 +379,31 @@ impl InterestTable {
             if rest.next().is_none() {
                 break;
             }
-            if present & class_bits(&classes) != 0 {
-                probe(start, classes.start);
-                self.runs_of(classes, rest.clone(), &mut probe);
-            }
+            probe(start, classes.start);
+            self.runs_of(classes, rest.clone(), &mut probe);
         }
     }
 
-    /// Probes for runs of these levels' first ones, in these classes; returns the hash of all.
+    /// Probes for runs of these levels' first ones, in these classes, up to the longest run that any key has.
     #[inline]
     fn runs_of(
         &self,
         classes: Range<usize>,
         levels: Levels<'_>,
         probe: &mut impl FnMut(u64, usize),
-    ) -> u64 {
+    ) {
+        let longer_than = |len| {
+            let longer = run_class(&classes, len + 1)..classes.end;
+            self.classes & class_bits(&longer) != 0
+        };
         let mut hash = self.hasher.prefix_start();
-        for (at, level) in levels.enumerate() {
+        for (len, level) in levels.enumerate() {
+            if !longer_than(len) {
+                break;
+            }
             hash = self.hasher.prefix_extend(hash, level);
-            probe(hash, run_class(&classes, at + 1));
+            probe(hash, run_class(&classes, len + 1));
         }
-        hash
     }
 
     /// Keys that at least one other core has announced.

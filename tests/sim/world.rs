@@ -649,7 +649,7 @@ impl World {
             Some(disk) => disk.submit(shard, records, fetches),
             None => assert!(records.is_empty() && fetches.is_empty()),
         }
-        let mesh: Vec<_> = self.outboxes[shard].mesh.drain(..).collect();
+        let mesh = self.outboxes[shard].take_mesh();
         for (to, message) in mesh {
             self.note(format!("{to:?}{message:?}").as_bytes());
             self.push(shard, to.index(), Item::Mesh(message));

@@ -433,7 +433,7 @@ impl World {
         self.emitted[shard] += outbox.records.len() as u64;
         self.records[shard].append(&mut outbox.records);
         self.fetches[shard].append(&mut outbox.fetch);
-        for (to, message) in outbox.mesh.drain(..) {
+        for (to, message) in outbox.take_mesh() {
             self.links[shard][to.index()].push_back(message);
         }
         if let Some([dirty, later]) = &mut self.told {

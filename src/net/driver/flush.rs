@@ -81,7 +81,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     fn flush_mesh(&mut self) {
-        let mut mesh = std::mem::take(&mut self.outbox.mesh);
+        let mut mesh = self.outbox.take_mesh();
         for (to, message) in mesh.drain(..) {
             self.send(to, LinkMessage::Shard(message));
         }
