@@ -5,7 +5,7 @@
 //!
 //! | level | from | what is given up |
 //! |---|---|---|
-//! | tight | 80 % | what only saves time (up to half a megabyte of a core); QoS 0 messages of clients that do not keep up, at an eighth of their outgoing buffer; messages retained on new topics |
+//! | tight | 80 % | what only saves time (up to a megabyte of a core); QoS 0 messages of clients that do not keep up, at an eighth of their outgoing buffer; messages retained on new topics |
 //! | scarce | 90 % | room in queues that are not stored: each new message takes the place of older ones; new sessions and new subscriptions |
 //! | exhausted | 100 % | new connections (by the shell); the queues of sessions that are away, unless they are stored; and publishers are not read until it is over |
 

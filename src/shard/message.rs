@@ -20,7 +20,7 @@ const FLAG_RETAIN: u8 = 0b100;
 /// `expires_at_ms` of a message without a Message Expiry Interval.
 pub const NEVER: u64 = u64::MAX;
 
-/// A message of so many bytes is put together on the stack, and may be spare.
+/// A message of so many bytes may be spare.
 const SMALL_BYTES_MAX: usize = 512;
 
 /// One application message: one allocation, a 16-byte handle, immutable.
@@ -130,15 +130,9 @@ impl<'a> MessageParts<'a> {
 impl Message {
     /// Copies the parts into one allocation.
     pub fn new(parts: &MessageParts<'_>) -> Self {
-        // A shared slice can only be made of one that is there.
-        let mut small = [0; SMALL_BYTES_MAX];
-        if let Some(bytes) = small.get_mut(..parts.encoded_len()) {
-            parts.encode(bytes);
-            return Self((&*bytes).into());
-        }
-        let mut bytes = vec![0; parts.encoded_len()];
-        parts.encode(&mut bytes);
-        Self(bytes.into())
+        let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, parts.encoded_len()).collect();
+        parts.encode(Arc::get_mut(&mut bytes).expect("nobody else has it yet"));
+        Self(bytes)
     }
 
     /// Becomes another message, in its place if that is as long and nobody else has this one.
