@@ -78,22 +78,15 @@ impl MessageBatch {
             return false;
         }
         bytes.reserve(HEAD_MAX + len);
+        let flag = |flag: u8, is_set| if is_set { flag } else { 0 };
         let mut head = [0; HEAD];
         head[0] = parts.qos as u8
-            | if parts.retain { RETAIN } else { 0 }
-            | if envelope.asked { ASKED } else { 0 }
-            | if envelope.group.is_some() {
-                HAS_GROUP
-            } else {
-                0
-            }
-            | if parts.expires_at_ms != NEVER {
-                HAS_EXPIRY
-            } else {
-                0
-            }
-            | if parts.stamp != 0 { HAS_STAMP } else { 0 }
-            | if parts.number != 0 { HAS_NUMBER } else { 0 };
+            | flag(RETAIN, parts.retain)
+            | flag(ASKED, envelope.asked)
+            | flag(HAS_GROUP, envelope.group.is_some())
+            | flag(HAS_EXPIRY, parts.expires_at_ms != NEVER)
+            | flag(HAS_STAMP, parts.stamp != 0)
+            | flag(HAS_NUMBER, parts.number != 0);
         head[1..3].copy_from_slice(&(parts.topic.len() as u16).to_le_bytes());
         head[3..5].copy_from_slice(&(properties_len as u16).to_le_bytes());
         head[5..7].copy_from_slice(&(parts.payload.len() as u16).to_le_bytes());

@@ -37,10 +37,6 @@ pub struct Message(Arc<[u8]>);
 #[derive(Debug, Default)]
 pub struct Spares(Vec<Rc<Message>>);
 
-/// An encoded message that somebody else keeps.
-#[derive(Clone, Copy)]
-pub struct MessageView<'a>(&'a [u8]);
-
 /// What a shard says to another beside a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
@@ -143,59 +139,71 @@ impl Message {
         }
     }
 
-    /// The message without its handle.
-    pub fn view(&self) -> MessageView<'_> {
-        MessageView(&self.0)
-    }
-
     /// Topic Name.
     pub fn topic(&self) -> &str {
-        self.view().topic()
+        std::str::from_utf8(self.topic_bytes()).expect("the topic was copied from a str")
     }
 
     /// The bytes of the Topic Name, without the check that they are UTF-8.
     pub fn topic_bytes(&self) -> &[u8] {
-        self.view().topic_bytes()
+        &self.0[HEADER..HEADER + self.topic_len()]
     }
 
     /// The forwarded properties, encoded.
     pub fn properties(&self) -> &[u8] {
-        self.view().properties()
+        let start = HEADER + self.topic_len();
+        &self.0[start..start + self.properties_len()]
     }
 
     /// Application payload.
     pub fn payload(&self) -> &[u8] {
-        self.view().payload()
+        &self.0[HEADER + self.topic_len() + self.properties_len()..]
     }
 
     /// QoS of the publisher.
     pub fn qos(&self) -> QoS {
-        self.view().qos()
+        QoS::from_bits(self.0[FLAGS] & FLAG_QOS).expect("written from a QoS")
     }
 
     /// RETAIN as the publisher set it.
     pub fn retain(&self) -> bool {
-        self.view().retain()
+        self.0[FLAGS] & FLAG_RETAIN != 0
     }
 
     /// Monotonic milliseconds after which the message has expired, or [`NEVER`].
     pub fn expires_at_ms(&self) -> u64 {
-        self.view().expires_at_ms()
+        self.u64_at(EXPIRES_AT)
     }
 
     /// Order among retained messages of one topic.
     pub fn stamp(&self) -> u64 {
-        self.view().stamp()
+        self.u64_at(STAMP)
     }
 
     /// The number under which it is stored for sessions, or 0.
     pub fn number(&self) -> u64 {
-        self.view().number()
+        self.u64_at(NUMBER)
     }
 
     /// Bytes of the one allocation, which is what a queue is charged for holding the message.
     pub fn bytes(&self) -> usize {
         self.0.len()
+    }
+
+    fn topic_len(&self) -> usize {
+        usize::from(u16::from_le_bytes([
+            self.0[TOPIC_LEN],
+            self.0[TOPIC_LEN + 1],
+        ]))
+    }
+
+    fn properties_len(&self) -> usize {
+        let bytes = &self.0[PROPERTIES_LEN..PROPERTIES_LEN + 4];
+        u32::from_le_bytes(bytes.try_into().expect("four bytes")) as usize
+    }
+
+    fn u64_at(&self, at: usize) -> u64 {
+        u64::from_le_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
     }
 }
 
@@ -218,70 +226,6 @@ impl Spares {
         let message = Rc::get_mut(&mut spare).expect("nobody else has a spare one");
         message.rewrite(parts);
         spare
-    }
-}
-
-impl<'a> MessageView<'a> {
-    /// Topic Name.
-    pub fn topic(self) -> &'a str {
-        std::str::from_utf8(self.topic_bytes()).expect("the topic was copied from a str")
-    }
-
-    /// The bytes of the Topic Name.
-    pub fn topic_bytes(self) -> &'a [u8] {
-        &self.0[HEADER..HEADER + self.topic_len()]
-    }
-
-    /// The forwarded properties, encoded.
-    pub fn properties(self) -> &'a [u8] {
-        let start = HEADER + self.topic_len();
-        &self.0[start..start + self.properties_len()]
-    }
-
-    /// Application payload.
-    pub fn payload(self) -> &'a [u8] {
-        &self.0[HEADER + self.topic_len() + self.properties_len()..]
-    }
-
-    /// QoS of the publisher.
-    pub fn qos(self) -> QoS {
-        QoS::from_bits(self.0[FLAGS] & FLAG_QOS).expect("written from a QoS")
-    }
-
-    /// RETAIN as the publisher set it.
-    pub fn retain(self) -> bool {
-        self.0[FLAGS] & FLAG_RETAIN != 0
-    }
-
-    /// Monotonic milliseconds after which the message has expired, or [`NEVER`].
-    pub fn expires_at_ms(self) -> u64 {
-        self.u64_at(EXPIRES_AT)
-    }
-
-    /// Order among retained messages of one topic.
-    pub fn stamp(self) -> u64 {
-        self.u64_at(STAMP)
-    }
-
-    /// The number under which it is stored for sessions, or 0.
-    pub fn number(self) -> u64 {
-        self.u64_at(NUMBER)
-    }
-
-    fn topic_len(self) -> usize {
-        usize::from(u16::from_le_bytes([
-            self.0[TOPIC_LEN],
-            self.0[TOPIC_LEN + 1],
-        ]))
-    }
-
-    fn properties_len(self) -> usize {
-        let bytes = &self.0[PROPERTIES_LEN..PROPERTIES_LEN + 4];
-        u32::from_le_bytes(bytes.try_into().expect("four bytes")) as usize
-    }
-
-    fn u64_at(self, at: usize) -> u64 {
-        u64::from_le_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
     }
 }
 

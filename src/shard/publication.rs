@@ -1,7 +1,7 @@
 //! A message on its way through this shard: parts that are borrowed until somebody has to keep them.
 
 use super::batch::{Batched, MessageBatch};
-use super::message::{Message, MessageParts, MessageView, NEVER, Spares};
+use super::message::{Message, MessageParts, NEVER, Spares};
 use crate::protocol::QoS;
 use std::rc::Rc;
 
@@ -88,7 +88,7 @@ impl<'a> Publication<'a> {
         }
     }
 
-    fn from_view(message: MessageView<'a>) -> Self {
+    fn from_kept(message: &'a Message) -> Self {
         Self {
             topic: message.topic(),
             properties: message.properties(),
@@ -108,7 +108,7 @@ impl<'a> Publication<'a> {
     pub(super) fn from_message(message: &'a Message) -> Self {
         Self {
             shared: Some(message.clone()),
-            ..Self::from_view(message.view())
+            ..Self::from_kept(message)
         }
     }
 
@@ -116,7 +116,7 @@ impl<'a> Publication<'a> {
     pub(super) fn from_local(message: &'a Rc<Message>) -> Self {
         Self {
             local: Some(Rc::clone(message)),
-            ..Self::from_view(message.view())
+            ..Self::from_kept(message)
         }
     }
 
