@@ -4,6 +4,7 @@
 mod world;
 
 use ringmq::config::limits::{Limits, QueueFullPolicy};
+use ringmq::protocol::varint::put_varint;
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version, Will};
 use ringmq::shard::input::{Input, Pressure, ShardId};
 use world::{Packet, World, connect, nothing, options, persistent, with_qos};
@@ -726,6 +727,42 @@ fn acknowledgements_overtake_data_that_waits() {
         })
     ));
     assert_eq!(world.messages(both).len(), 100);
+}
+
+#[test]
+fn what_a_packet_lacks_and_some_like_it_are_expected() {
+    let mut world = World::new(1);
+    let client = world.connect(0, "client", Version::V311);
+    let conn = world.clients[client].conn;
+    let expected = |world: &World| world.shards[0].expected_bytes(conn);
+    assert_eq!(expected(&world), 0);
+    // PUBLISH packets of so many bytes with their fixed header, of which so many arrive; and what is expected then.
+    let cases: [(usize, usize, usize); 4] = [
+        (100, 40, 60 + 16 * 100),
+        (4_000, 2_000, 2_000 + 16 * 4_000),
+        (5_000, 4_999, 1 + 64 * 1_024),
+        (200_000, 8_192, 191_808 + 64 * 1_024),
+    ];
+    for (len, arrived, due) in cases {
+        let head = match len {
+            0..130 => 2,
+            130..16_387 => 3,
+            _ => 4,
+        };
+        let mut packet = vec![0x30];
+        put_varint(&mut packet, len - head);
+        packet.extend([0, 1, b't']);
+        packet.resize(len, b'x');
+        // Of a length that is not known yet nothing can be expected but the rest of it.
+        world.send(client, &packet[..1]);
+        assert_eq!(expected(&world), 1 + 16 * 2);
+        world.send(client, &packet[1..arrived]);
+        assert_eq!(expected(&world), due, "{len}");
+        world.send(client, &packet[arrived..]);
+        assert_eq!(expected(&world), 0);
+    }
+    world.cut(client);
+    assert_eq!(expected(&world), 0);
 }
 
 #[test]

@@ -528,7 +528,7 @@ impl Reactor {
                 self.ring.recycle(buffer);
                 result.or_else(|what| handler.on_closed(links, key.index, &what))?;
             }
-            Received::NoBuffers | Received::Cancelled => {}
+            Received::NoBuffers | Received::Cancelled | Received::Readable => {}
             Received::Eof if current => {
                 handler.on_closed(links, key.index, "the broker closed the connection")?;
             }

@@ -196,7 +196,7 @@ impl Relay {
                             self.table.kill(key.index);
                         }
                     }
-                    Received::NoBuffers | Received::Cancelled => {}
+                    Received::NoBuffers | Received::Cancelled | Received::Readable => {}
                     Received::Eof | Received::Failed(_) => self.table.kill(key.index),
                 }
                 if !more {

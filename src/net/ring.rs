@@ -22,6 +22,9 @@
 //! * A caller may keep a token over any number of turns. Buffers that are kept are missing for receiving.
 //!   When none is left a receive ends with [`Received::NoBuffers`]: recycle first, then arm it again.
 //! * A token that is dropped loses its buffer until the ring is dropped; `recycle` is the only way back.
+//! * A socket on which much is on its way is better read at once than in many small pieces: it is waited for
+//!   ([`Ring::poll_readable`]), and then read by a call ([`Ring::read`]) into the one large buffer, which stays in the cache. The
+//!   kernel never has that buffer longer than the call lasts.
 //! * The memory is unregistered and freed with the ring, which is after the last token can be used:
 //!   `bytes` needs the ring.
 //!
@@ -54,6 +57,10 @@ use std::time::Duration;
 
 /// The only buffer group of a ring.
 const BUFFER_GROUP: u16 = 0;
+/// The size of the buffer of [`Ring::read`], in bytes.
+pub const READ_BYTES_MAX: usize = 256 << 10;
+/// The id of that buffer, which is no buffer of the group.
+const READ_ID: u16 = u16::MAX;
 /// What the kernel requires of a buffer ring's address.
 const PAGE_BYTES: usize = 4096;
 /// The kernel's limit on the entries of a buffer ring.
@@ -219,6 +226,8 @@ pub enum Completion {
 pub enum Received {
     /// Bytes, to be read with [`Ring::bytes`] and given back with [`Ring::recycle`].
     Bytes(Buffer),
+    /// There is something for [`Ring::read`].
+    Readable,
     /// The peer closed its sending side.
     Eof,
     /// No buffer was free; the data is still in the socket.
@@ -265,6 +274,10 @@ pub fn eventfd() -> io::Result<File> {
 pub struct Ring {
     ring: IoUring,
     buffers: BufferRing,
+    /// What `read` reads into. Zeroed, so that it comes from the system untouched, and costs nothing until it is read into.
+    read_bytes: Vec<u8>,
+    /// There is a token for it.
+    read_is_out: bool,
     /// Operations that did not fit the submission queue, oldest first.
     waiting: VecDeque<squeue::Entry>,
     /// Addresses of connects that the kernel has not read yet.
@@ -319,6 +332,8 @@ impl Ring {
         let mut ring = Self {
             ring,
             buffers,
+            read_bytes: vec![0; READ_BYTES_MAX],
+            read_is_out: false,
             waiting: VecDeque::new(),
             connect_addresses: Vec::new(),
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
@@ -357,6 +372,45 @@ impl Ring {
             Operation::Recv,
             key,
         );
+    }
+
+    /// Completes once with [`Received::Readable`] when there is something to receive, or the socket has ended or failed; it is
+    /// cancelled as a receive is.
+    pub fn poll_readable(&mut self, socket: impl AsFd, key: Key) {
+        let fd = Fd(socket.as_fd().as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
+        self.push(entry, Operation::Recv, key);
+    }
+
+    /// Receives what is there, at most `bytes_max` or [`READ_BYTES_MAX`] bytes, without waiting; [`Received::Cancelled`] when
+    /// nothing is. A system call, for a socket on which no receive is armed: it would take what this one should.
+    ///
+    /// Panics: when the buffer of the last call was not given back.
+    pub fn read(&mut self, socket: impl AsFd, bytes_max: usize) -> Received {
+        assert!(!self.read_is_out, "one buffer, one token");
+        let room = bytes_max.min(READ_BYTES_MAX);
+        let fd = socket.as_fd().as_raw_fd();
+        // SAFETY: `room` bytes from the start of `read_bytes` are inside it, and nobody else has it during the call.
+        let count = unsafe {
+            libc::recv(
+                fd,
+                self.read_bytes.as_mut_ptr().cast(),
+                room,
+                libc::MSG_DONTWAIT,
+            )
+        };
+        match count {
+            1.. => {
+                self.read_is_out = true;
+                Received::Bytes(Buffer {
+                    index: READ_ID,
+                    len: count as u32,
+                    ring: self.number,
+                })
+            }
+            0 => Received::Eof,
+            _ => recv_failed(io::Error::last_os_error().raw_os_error().unwrap_or(0)),
+        }
     }
 
     /// Connects a socket.
@@ -463,7 +517,15 @@ impl Ring {
             buffer.ring == self.number,
             "a buffer belongs to the ring that filled it"
         );
-        self.buffers.bytes(buffer.index, buffer.len)
+        match buffer.index {
+            READ_ID => &self.read_bytes[..buffer.len as usize],
+            index => self.buffers.bytes(index, buffer.len),
+        }
+    }
+
+    /// The size of a receive buffer, in bytes.
+    pub fn buffer_bytes(&self) -> usize {
+        self.buffers.buffer_bytes as usize
     }
 
     /// Whether a receive filled the buffer, so that there may be more.
@@ -471,7 +533,7 @@ impl Ring {
         buffer.len == self.buffers.buffer_bytes
     }
 
-    /// Gives a buffer back to the kernel.
+    /// Gives a buffer back.
     ///
     /// Panics: when the buffer is another ring's.
     pub fn recycle(&mut self, buffer: Buffer) {
@@ -479,7 +541,10 @@ impl Ring {
             buffer.ring == self.number,
             "a buffer belongs to the ring that filled it"
         );
-        self.buffers.offer(buffer.index);
+        match buffer.index {
+            READ_ID => self.read_is_out = false,
+            index => self.buffers.offer(index),
+        }
     }
 
     /// Buffers that the kernel has not filled; those that are neither free nor held as a [`Buffer`] are
@@ -589,11 +654,18 @@ impl Ring {
         }
         match result {
             Ok(0) => Received::Eof,
-            Ok(_) => Received::Failed(io::ErrorKind::InvalidData.into()),
-            Err(libc::ENOBUFS) => Received::NoBuffers,
-            Err(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Received::Cancelled,
-            Err(errno) => Received::Failed(io::Error::from_raw_os_error(errno)),
+            // Only a poll says something without a buffer.
+            Ok(_) => Received::Readable,
+            Err(errno) => recv_failed(errno),
         }
+    }
+}
+
+fn recv_failed(errno: i32) -> Received {
+    match errno {
+        libc::ENOBUFS => Received::NoBuffers,
+        libc::ECANCELED | libc::EINTR | libc::EAGAIN => Received::Cancelled,
+        _ => Received::Failed(io::Error::from_raw_os_error(errno)),
     }
 }
 
@@ -971,6 +1043,70 @@ mod tests {
         }
         assert!(starved > 0);
         assert!(got == sent);
+    }
+
+    #[test]
+    fn a_readable_socket_is_read_by_calls() {
+        let (mut near, far) = pair();
+        let mut ring = Ring::new(SMALL).unwrap();
+        let is_readable = |completion| {
+            matches!(
+                completion,
+                Completion::Received {
+                    key: at,
+                    received: Received::Readable,
+                    more: false,
+                } if at == key(2)
+            )
+        };
+        ring.poll_readable(&far, key(2));
+        assert!(quiet(&mut ring));
+        let sent: Vec<u8> = (0..3_000u32).map(|n| (n % 251) as u8).collect();
+        near.write_all(&sent).unwrap();
+        assert!(is_readable(next(&mut ring)));
+        let mut got = Vec::new();
+        for (room, count) in [(1, 1), (2_000, 2_000), (usize::MAX, 999)] {
+            let Received::Bytes(buffer) = ring.read(&far, room) else {
+                panic!("expected bytes");
+            };
+            assert_eq!(buffer.len(), count);
+            got.extend_from_slice(ring.bytes(&buffer));
+            ring.recycle(buffer);
+        }
+        assert!(got == sent);
+        assert!(matches!(ring.read(&far, 1), Received::Cancelled));
+        assert_eq!(ring.buffers_free(), 4);
+        drop(near);
+        ring.poll_readable(&far, key(2));
+        assert!(is_readable(next(&mut ring)));
+        assert!(matches!(ring.read(&far, 1), Received::Eof));
+    }
+
+    #[test]
+    fn a_wait_for_bytes_is_cancelled_as_a_receive_is() {
+        let (_near, far) = pair();
+        let mut ring = Ring::new(SMALL).unwrap();
+        ring.poll_readable(&far, key(9));
+        assert!(quiet(&mut ring));
+        ring.cancel_recv(key(9));
+        assert!(matches!(
+            next(&mut ring),
+            Completion::Received {
+                received: Received::Cancelled,
+                more: false,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    #[should_panic(expected = "one buffer, one token")]
+    fn what_was_read_is_given_back_before_more_is_read() {
+        let (mut near, far) = pair();
+        let mut ring = Ring::new(SMALL).unwrap();
+        near.write_all(b"ab").unwrap();
+        let _kept = ring.read(&far, 1);
+        let _ = ring.read(&far, 1);
     }
 
     #[test]

@@ -20,6 +20,18 @@ pub enum Recv {
     Cancelling,
 }
 
+/// How a socket is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// With receives that complete once, so that none is in flight when the connection leaves: it may.
+    MayMove,
+    /// With a multishot receive. The connection is settled on this core: bytes were written to it, it was handed over to here,
+    /// or there is no other core.
+    Settled,
+    /// By calls, when it is readable: it is settled, and sends much.
+    Much,
+}
+
 /// How far the life of a connection has come, as the shell sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -46,9 +58,8 @@ pub struct Socket {
     pub phase: Phase,
     /// A wait for writability is in flight: the socket is full.
     pub polled: bool,
-    /// The connection stays on this core: bytes were written to it, it was handed over to here, or there is no other. Until
-    /// then it is read with receives that complete once, so that none is in flight when it leaves.
-    pub settled: bool,
+    /// How it is read.
+    pub reading: Reading,
     /// The shard does not want to read.
     pub paused: bool,
     /// A write failed: the receive will tell why, after what the peer sent before.
@@ -68,6 +79,13 @@ impl Socket {
             Phase::Open => !self.paused,
             Phase::Closing | Phase::Draining => !self.eof,
             Phase::Dead => false,
+        }
+    }
+
+    /// The connection stays on this core.
+    pub fn settle(&mut self) {
+        if self.reading == Reading::MayMove {
+            self.reading = Reading::Settled;
         }
     }
 
@@ -231,7 +249,7 @@ fn vacant(generation: u32) -> Socket {
         recv: Recv::Idle,
         phase: Phase::Open,
         polled: false,
-        settled: false,
+        reading: Reading::MayMove,
         paused: false,
         write_failed: false,
         eof: false,

@@ -6,7 +6,7 @@ use super::input::ConnKey;
 use super::outbound::Outbound;
 use super::outbox::{Event, Outbox};
 use super::timer::{TICK_MS, Timer, TimerKind, Wheel};
-use crate::protocol::frame::{Cut, FixedHeader, cut, cut_version};
+use crate::protocol::frame::{Cut, FixedHeader, PACKET_BYTES_MAX, cut, cut_version};
 use crate::protocol::varint::varint_len;
 use crate::protocol::{DecodeError, PacketType, ReasonCode, Version, disconnect};
 use crate::session::SessionKey;
@@ -42,6 +42,11 @@ pub(super) const PAUSED_BY_STORE: u8 = 16;
 pub(super) const PAUSED_BY_RETAINED: u8 = 64;
 /// Somebody has to say first who it is.
 pub(super) const PAUSED_BY_LOGIN: u8 = 32;
+
+/// Packets that are expected behind one that has begun to arrive, if they are as long.
+const PACKETS_AHEAD: usize = 16;
+/// And at most so many bytes of them.
+const BYTES_AHEAD_MAX: usize = 64 << 10;
 
 /// Control bytes outbound above which the client is not read until it has read some.
 const CONTROL_BYTES_MAX: usize = 64 << 10;
@@ -345,6 +350,20 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// How much is worth reading at once from a connection that sends much, in bytes: what the packet lacks that has begun to arrive,
+    /// and some packets like it. So a large packet is put together in few steps, and no read holds very many small ones.
+    pub fn expected_bytes(&self, key: ConnKey) -> usize {
+        let Some(conn) = self.conn(key).filter(|conn| !conn.carry.is_empty()) else {
+            return 0;
+        };
+        match cut_version(&conn.carry, PACKET_BYTES_MAX, conn.version) {
+            Ok(Cut::Incomplete { need }) => {
+                need - conn.carry.len() + (PACKETS_AHEAD * need).min(BYTES_AHEAD_MAX)
+            }
+            _ => 0,
+        }
     }
 
     fn cut_next<'a>(&self, key: ConnKey, bytes: &'a [u8]) -> Result<Cut<'a>, End> {

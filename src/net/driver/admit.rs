@@ -51,8 +51,8 @@ impl<S: StateMachine> Driver<S> {
         // With nowhere to move to it is settled at once.
         let is_settled = is_plain && self.core_count == 1;
         if let Some(conn) = self.sockets.insert(socket, transport) {
-            if let Some(socket) = self.sockets.get(conn) {
-                socket.settled = is_settled;
+            if let Some(socket) = self.sockets.get(conn).filter(|_| is_settled) {
+                socket.settle();
             }
             self.sockets.set_permit(conn, permit);
             let listener = u16::try_from(index).expect("a process has few listeners");

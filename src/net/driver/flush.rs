@@ -180,7 +180,7 @@ impl<S: StateMachine> Driver<S> {
             if wrote.offered == 0 {
                 return self.all_written(conn);
             }
-            socket.settled = true;
+            socket.settle();
             socket.moved |= wrote.accepted > 0;
             self.counters.sent_bytes.add(wrote.accepted as u64);
             self.tell(Input::Written {

@@ -26,6 +26,12 @@
 //! no operation is in flight on a socket that leaves and nothing has to be cancelled. A connection that was handed
 //! over to this core is settled from the start, as is each on the only core.
 //!
+//! Who fills a receive buffer sends much, and from then on is not received from but read: it is waited for until it is readable, and a
+//! call takes what is there, up to 256 KB, as much as the packet that has begun still lacks and some more
+//! (`Shard::expected_bytes`). A large packet, or some of a few KB, so come in one piece, while they are in the cache, and the
+//! peer is told once that there is room. Those who send much take turns of [`FLUSH_BYTES`]. Who is read and has little is
+//! received from again.
+//!
 //! When a link's pressure is [`Pressure::Hard`] nothing that was received is fed: the completions wait in their order,
 //! with their buffers, until the pressure falls. That is bounded by the number of buffers, because a receive
 //! without a buffer ends.
@@ -136,6 +142,8 @@ pub trait StateMachine {
     fn is_ready(&self) -> bool;
     /// See `Counters::acked_not_durable`.
     fn acked_not_durable(&self) -> u64;
+    /// See `Shard::expected_bytes`.
+    fn expected_bytes(&self, conn: ConnKey) -> usize;
     /// About how many bytes of PUBLISH packets were ever made for the connections.
     fn made_bytes(&self) -> u64;
 }
@@ -159,6 +167,10 @@ impl StateMachine for Shard {
 
     fn acked_not_durable(&self) -> u64 {
         self.counters().acked_not_durable
+    }
+
+    fn expected_bytes(&self, conn: ConnKey) -> usize {
+        Self::expected_bytes(self, conn)
     }
 
     fn made_bytes(&self) -> u64 {

@@ -1,9 +1,9 @@
 //! What arrives: feeding it to the shard, pausing and resuming, taking over and handing over.
 
-use super::{BULK_TIME, Driver, StateMachine, ring_key};
+use super::{BULK_TIME, Driver, FLUSH_BYTES, StateMachine, ring_key};
 use crate::mesh::link::{HandedOverSocket, LinkMessage};
-use crate::net::ring::Received;
-use crate::net::sockets::{Phase, Recv};
+use crate::net::ring::{Buffer, READ_BYTES_MAX, Received};
+use crate::net::sockets::{Phase, Reading, Recv};
 use crate::shard::input::{CloseCause, ConnKey, Input};
 use crate::shard::outbox::Handover;
 use std::time::Instant;
@@ -21,13 +21,32 @@ impl<S: StateMachine> Driver<S> {
             Received::NoBuffers | Received::Cancelled => false,
             // What is discarded anyway need not wait.
             _ if phase != Some(Phase::Open) => false,
-            Received::Bytes(buffer) if self.ring.is_full(buffer) => true,
+            Received::Bytes(buffer) if self.ring.is_full(buffer) => {
+                self.expect_much(conn);
+                true
+            }
+            Received::Readable => true,
             _ => self.waiting.holds(conn) || self.hard_pressure(),
         };
         if waits {
             self.waiting.push(conn, received);
         } else {
             self.feed(conn, received);
+        }
+    }
+
+    /// Has the connection read by calls, which take more at once than a receive.
+    fn expect_much(&mut self, conn: ConnKey) {
+        let Some(socket) = self.sockets.get(conn) else {
+            return;
+        };
+        if socket.reading != Reading::Settled {
+            return;
+        }
+        socket.reading = Reading::Much;
+        if socket.recv == Recv::Armed {
+            socket.recv = Recv::Cancelling;
+            self.ring.cancel_recv(ring_key(conn));
         }
     }
 
@@ -61,27 +80,64 @@ impl<S: StateMachine> Driver<S> {
             return;
         };
         match received {
-            Received::Bytes(buffer) => {
-                if phase == Phase::Open {
-                    self.fed_bytes += buffer.len();
-                    self.counters.received_bytes.add(buffer.len() as u64);
-                    if self.sockets.transport(conn).is_some() {
-                        self.feed_through(conn, &buffer);
-                    } else {
-                        let bytes = self.ring.bytes(&buffer);
-                        let input = Input::Received { conn, bytes };
-                        self.shard.handle(self.now, input, &mut self.outbox);
-                        self.absorb();
-                    }
-                }
-                self.ring.recycle(buffer);
-            }
+            Received::Bytes(buffer) if phase == Phase::Open => self.feed_bytes(conn, buffer),
+            Received::Bytes(buffer) => self.ring.recycle(buffer),
+            Received::Readable => self.read(conn),
             Received::NoBuffers => self.counters.buffers_missing.add(1),
             Received::Cancelled => {}
             Received::Eof => self.peer_gone(conn, phase, CloseCause::PeerClosed),
             Received::Failed(_) => self.peer_gone(conn, phase, CloseCause::Reset),
         }
         self.after_receive(conn);
+    }
+
+    fn feed_bytes(&mut self, conn: ConnKey, buffer: Buffer) {
+        self.fed_bytes += buffer.len();
+        self.counters.received_bytes.add(buffer.len() as u64);
+        if self.sockets.transport(conn).is_some() {
+            self.feed_through(conn, &buffer);
+        } else {
+            let bytes = self.ring.bytes(&buffer);
+            let input = Input::Received { conn, bytes };
+            self.shard.handle(self.now, input, &mut self.outbox);
+            self.absorb();
+        }
+        self.ring.recycle(buffer);
+    }
+
+    /// Reads a connection that sends much, and feeds it, until there is no more or it is another's turn.
+    fn read(&mut self, conn: ConnKey) {
+        let little = self.ring.buffer_bytes();
+        let mut fed = 0;
+        while fed < FLUSH_BYTES && !self.hard_pressure() {
+            let room = self
+                .shard
+                .expected_bytes(conn)
+                .clamp(little, READ_BYTES_MAX);
+            let Some(socket) = self.sockets.get(conn) else {
+                return;
+            };
+            if socket.phase != Phase::Open || socket.paused {
+                return;
+            }
+            match self.ring.read(&*socket, room) {
+                Received::Bytes(buffer) => {
+                    let count = buffer.len();
+                    fed += count;
+                    if count < room && fed <= little {
+                        socket.reading = Reading::Settled;
+                    }
+                    self.feed_bytes(conn, buffer);
+                    if count < room {
+                        return;
+                    }
+                }
+                Received::Eof => return self.peer_gone(conn, Phase::Open, CloseCause::PeerClosed),
+                Received::Failed(_) => return self.peer_gone(conn, Phase::Open, CloseCause::Reset),
+                Received::Cancelled | Received::NoBuffers | Received::Readable => return,
+            }
+        }
+        self.waiting.push(conn, Received::Readable);
     }
 
     fn peer_gone(&mut self, conn: ConnKey, phase: Phase, cause: CloseCause) {
@@ -132,10 +188,15 @@ impl<S: StateMachine> Driver<S> {
                 continue;
             }
             socket.recv = Recv::Armed;
-            if socket.settled || socket.phase != Phase::Open {
-                self.ring.recv_multi(&*socket, ring_key(conn));
-            } else {
-                self.ring.recv_once(&*socket, ring_key(conn));
+            let key = ring_key(conn);
+            match socket.reading {
+                Reading::MayMove if socket.phase == Phase::Open => {
+                    self.ring.recv_once(&*socket, key);
+                }
+                Reading::Much if socket.phase == Phase::Open => {
+                    self.ring.poll_readable(&*socket, key);
+                }
+                _ => self.ring.recv_multi(&*socket, key),
             }
         }
     }
@@ -203,7 +264,7 @@ impl<S: StateMachine> Driver<S> {
         self.sockets.set_permit(conn, permit);
         self.sockets.set_listener(conn, listener);
         if let Some(socket) = self.sockets.get(conn) {
-            socket.settled = true;
+            socket.settle();
         }
         self.to_arm.push(conn);
         self.fed_bytes += unread.len();

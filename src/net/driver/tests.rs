@@ -7,6 +7,7 @@ use crate::config::listener::ListenerSpec;
 use crate::mesh::link::{LinkConfig, Mark, full_mesh};
 use crate::net::live::Parts;
 use crate::net::ring::RingConfig;
+use crate::net::sockets::Reading;
 use crate::net::transport::Door;
 use crate::shard::input::CloseCause;
 use crate::shard::outbox::Handover;
@@ -18,6 +19,8 @@ use std::time::Instant;
 
 /// A chunk of the outbound of [`Fake`].
 const CHUNK: usize = 16 << 10;
+/// How much [`Fake`] wants of each connection at once, in bytes.
+const EXPECTED_BYTES: usize = 12_000;
 
 /// Echoes what it receives, except for these commands:
 /// * `quit`: answers `bye` and closes.
@@ -29,6 +32,8 @@ const CHUNK: usize = 16 << 10;
 pub(super) struct Fake {
     conns: HashMap<ConnKey, FakeConn>,
     pub(super) seen: Vec<Seen>,
+    /// Of whom, and how many, bytes came.
+    fed: Vec<(ConnKey, usize)>,
     waiting: Vec<(u64, ConnKey)>,
     made_bytes: u64,
 }
@@ -66,6 +71,7 @@ pub(super) fn bulk_byte(at: usize) -> u8 {
 impl Fake {
     fn received(&mut self, now: Now, conn: ConnKey, bytes: &[u8], outbox: &mut Outbox) {
         self.seen.push(Seen::Received(bytes.len()));
+        self.fed.push((conn, bytes.len()));
         let state = self.conns.get_mut(&conn).expect("fed before Closed only");
         match bytes {
             b"quit" => {
@@ -216,6 +222,10 @@ impl StateMachine for Fake {
 
     fn acked_not_durable(&self) -> u64 {
         0
+    }
+
+    fn expected_bytes(&self, _: ConnKey) -> usize {
+        EXPECTED_BYTES
     }
 
     fn made_bytes(&self) -> u64 {
@@ -719,6 +729,130 @@ fn who_sends_much_waits_for_who_sends_little() {
         Seen::Received(buffer_bytes),
     ];
     assert_eq!(cores.seen(0)[begun..][..3], expected);
+}
+
+/// A client that has sent so much that it is read by calls, and its key.
+fn client_that_sends_much(cores: &mut Cores) -> (TcpStream, ConnKey) {
+    let mut client = cores.connect();
+    client.write_all(b"1").unwrap();
+    cores.read(&mut client, 1);
+    let accepted = |seen: &Seen| match seen {
+        Seen::Accepted(conn) => Some(*conn),
+        _ => None,
+    };
+    let conn = cores.seen(0).iter().rev().find_map(accepted).unwrap();
+    let text: Vec<u8> = (0..20_000).map(bulk_byte).collect();
+    client.write_all(&text).unwrap();
+    assert!(cores.read(&mut client, text.len()) == text);
+    cores.settle();
+    assert_eq!(reading(cores, conn), Reading::Much);
+    (client, conn)
+}
+
+fn reading(cores: &mut Cores, conn: ConnKey) -> Reading {
+    cores.drivers[0].sockets.get(conn).unwrap().reading
+}
+
+#[test]
+fn who_sends_much_is_read_by_calls_until_it_sends_little() {
+    let mut cores = Cores::new(1);
+    let (mut client, conn) = client_that_sends_much(&mut cores);
+    cores.drivers[0].shard.fed.clear();
+    // What is expected at once, twice, and the rest.
+    let text: Vec<u8> = (0..2 * EXPECTED_BYTES + 5_000).map(bulk_byte).collect();
+    client.write_all(&text).unwrap();
+    assert!(cores.read(&mut client, text.len()) == text);
+    let fed = [EXPECTED_BYTES, EXPECTED_BYTES, 5_000].map(|count| (conn, count));
+    assert_eq!(cores.drivers[0].shard.fed, fed);
+    assert_eq!(reading(&mut cores, conn), Reading::Much);
+    for _ in 0..2 {
+        client.write_all(b"little").unwrap();
+        assert_eq!(cores.read(&mut client, 6), b"little");
+        assert_eq!(reading(&mut cores, conn), Reading::Settled);
+    }
+    assert_eq!(
+        cores.drivers[0].ring.buffers_free(),
+        usize::from(RING.buffer_count)
+    );
+}
+
+#[test]
+fn those_who_send_much_take_turns() {
+    let mut cores = Cores::new(1);
+    let [(mut one, first), (mut two, second)] = [0, 1].map(|_| client_that_sends_much(&mut cores));
+    cores.drivers[0].shard.fed.clear();
+    let text: Vec<u8> = (0..3 * FLUSH_BYTES).map(bulk_byte).collect();
+    for client in [&mut one, &mut two] {
+        client.set_nonblocking(false).unwrap();
+        client.write_all(&text).unwrap();
+        client.set_nonblocking(true).unwrap();
+    }
+    for client in [&mut one, &mut two] {
+        assert!(cores.read(client, text.len()) == text);
+    }
+    let fed = &cores.drivers[0].shard.fed;
+    let turns: Vec<_> = fed.chunk_by(|(a, _), (b, _)| a == b).collect();
+    let reads_per_turn = FLUSH_BYTES.div_ceil(EXPECTED_BYTES);
+    for turn in &turns[..4] {
+        assert_eq!(turn.len(), reads_per_turn, "{turns:?}");
+        assert!([first, second].contains(&turn[0].0));
+    }
+}
+
+#[test]
+fn who_sends_much_is_not_read_while_it_is_paused_or_another_core_is_behind() {
+    let mut cores = Cores::new(1);
+    let (mut client, conn) = client_that_sends_much(&mut cores);
+    let text: Vec<u8> = (0..30_000).map(bulk_byte).collect();
+    cores.drivers[0].pause(conn);
+    cores.settle();
+    let begun = cores.seen(0).len();
+    client.write_all(&text).unwrap();
+    cores.settle();
+    assert_eq!(cores.seen(0).len(), begun);
+    cores.drivers[0].resume(conn);
+    assert!(cores.read(&mut client, text.len()) == text);
+    cores.settle();
+    // It is readable when it is paused: that is as far as it comes.
+    let begun = cores.seen(0).len();
+    cores.drivers[0].links_hard = 2;
+    client.write_all(&text).unwrap();
+    cores.settle();
+    cores.drivers[0].pause(conn);
+    cores.drivers[0].links_hard = 0;
+    cores.settle();
+    assert_eq!(cores.seen(0).len(), begun);
+    cores.drivers[0].resume(conn);
+    assert!(cores.read(&mut client, text.len()) == text);
+}
+
+#[test]
+fn who_sends_much_ends_as_others_do() {
+    let mut cores = Cores::new(1);
+    let (mut client, _) = client_that_sends_much(&mut cores);
+    client.write_all(&vec![b'x'; 20_000]).unwrap();
+    client.shutdown(Side::Write).unwrap();
+    cores.read(&mut client, 20_000);
+    cores.until(|cores| cores.is_empty());
+    assert!(cores.closed(CloseCause::PeerClosed));
+    let (client, _) = client_that_sends_much(&mut cores);
+    SockRef::from(&client)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(client);
+    cores.until(|cores| cores.is_empty());
+    assert!(cores.closed(CloseCause::Reset));
+    let (mut client, conn) = client_that_sends_much(&mut cores);
+    cores.drivers[0].begin_close(conn);
+    cores.drivers[0].finish_closes();
+    cores.read_end(&mut client);
+    client.write_all(&vec![b'x'; 20_000]).unwrap();
+    drop(client);
+    cores.until(|cores| cores.is_empty());
+    assert!(cores.closed(CloseCause::Asked));
+    let (_client, conn) = client_that_sends_much(&mut cores);
+    cores.drivers[0].end(conn, CloseCause::LingerExpired);
+    cores.until(|cores| cores.is_empty());
 }
 
 #[test]

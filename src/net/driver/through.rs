@@ -3,7 +3,7 @@
 use super::flush::WRITES_PER_FLUSH;
 use super::{Driver, HANDSHAKES_PER_TURN, StateMachine};
 use crate::net::ring::Buffer;
-use crate::net::sockets::Phase;
+use crate::net::sockets::{Phase, Reading};
 use crate::net::transport::frame::CloseCode;
 use crate::net::transport::{Fault, Heard};
 use crate::net::writer;
@@ -145,7 +145,7 @@ impl<S: StateMachine> Driver<S> {
         if accepted == wire.len() {
             return Ok(());
         }
-        if !socket.settled {
+        if socket.reading == Reading::MayMove {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         transport.keep_unsent(&wire[accepted..]);
@@ -206,7 +206,7 @@ impl<S: StateMachine> Driver<S> {
             socket.moved |= wrote.accepted > 0;
             self.counters.sent_bytes.add(wrote.accepted as u64);
             if taken > 0 {
-                socket.settled = true;
+                socket.settle();
                 self.tell(Input::Written { conn, bytes: taken });
             }
             if wrote.is_short() {
