@@ -385,20 +385,18 @@ impl Ring {
     /// Receives what is there, at most `bytes_max` or [`READ_BYTES_MAX`] bytes, without waiting; [`Received::Cancelled`] when
     /// nothing is. A system call, for a socket on which no receive is armed: it would take what this one should.
     ///
-    /// Panics: when the buffer of the last call was not given back.
+    /// Panics: when the buffer of the last call was not given back, or `bytes_max` is 0.
     pub fn read(&mut self, socket: impl AsFd, bytes_max: usize) -> Received {
         assert!(!self.read_is_out, "one buffer, one token");
+        assert!(
+            bytes_max > 0,
+            "without room nothing could be told from the end"
+        );
         let room = bytes_max.min(READ_BYTES_MAX);
         let fd = socket.as_fd().as_raw_fd();
-        // SAFETY: `room` bytes from the start of `read_bytes` are inside it, and nobody else has it during the call.
-        let count = unsafe {
-            libc::recv(
-                fd,
-                self.read_bytes.as_mut_ptr().cast(),
-                room,
-                libc::MSG_DONTWAIT,
-            )
-        };
+        let to = &mut self.read_bytes[..room];
+        // SAFETY: the kernel writes into `to`, which is borrowed for the length of the call, and no further.
+        let count = unsafe { libc::recv(fd, to.as_mut_ptr().cast(), to.len(), libc::MSG_DONTWAIT) };
         match count {
             1.. => {
                 self.read_is_out = true;

@@ -69,6 +69,10 @@ pub(super) fn bulk_byte(at: usize) -> u8 {
 }
 
 impl Fake {
+    pub(super) fn conns(&self) -> impl Iterator<Item = &ConnKey> {
+        self.conns.keys()
+    }
+
     fn received(&mut self, now: Now, conn: ConnKey, bytes: &[u8], outbox: &mut Outbox) {
         self.seen.push(Seen::Received(bytes.len()));
         self.fed.push((conn, bytes.len()));

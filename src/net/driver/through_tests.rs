@@ -8,6 +8,7 @@ use crate::config::listener::{
     WebSocketSpec,
 };
 use crate::mesh::link::LinkConfig;
+use crate::net::sockets::Reading;
 use crate::net::transport::client::{ClientRoute, ClientTransport, ClientWebSocket};
 use crate::net::transport::frame::{Opcode, put_frame};
 use crate::net::transport::tls_files::{ClientTlsSpec, client_config};
@@ -198,6 +199,28 @@ fn bytes_go_there_and_back_and_the_end_is_said() {
             Some(&Seen::Closed(CloseCause::Asked)),
             "{kind:?}"
         );
+    }
+}
+
+#[test]
+fn who_sends_much_is_read_by_calls() {
+    for kind in KINDS {
+        let mut cores = cores(kind.spec(), 1);
+        let mut client = Client::open(&mut cores, &kind.route(None));
+        client.send(b"x");
+        client.read(&mut cores, b"x");
+        let conn = *cores.drivers[0].shard.conns().next().unwrap();
+        let text: Vec<u8> = (0..10_000).map(bulk_byte).collect();
+        for _ in 0..3 {
+            (0..4).for_each(|_| client.send(&text));
+            client.read(&mut cores, &text.repeat(4));
+            let socket = cores.drivers[0].sockets.get(conn).unwrap();
+            assert_eq!(socket.reading, Reading::Much, "{kind:?}");
+        }
+        client.send(b"quit");
+        client.read(&mut cores, b"bye");
+        client.read_end(&mut cores);
+        assert_eq!(client.heard, Ok(Heard::Closed), "{kind:?}");
     }
 }
 
