@@ -42,6 +42,7 @@
 //!
 //! Nobody is let in before every core has what the store had, and knows what the others are interested in: a message that a
 //! recovered session of another core wants must not pass it by. So each core listens when all have said that they are ready.
+//!
 //! # Through transports
 //!
 //! A connection with TLS, WebSocket or a PROXY header goes through its [`Transport`](super::transport::Transport)
