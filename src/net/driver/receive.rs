@@ -17,17 +17,17 @@ impl<S: StateMachine> Driver<S> {
             }
             socket.phase
         });
+        let is_full = matches!(&received, Received::Bytes(buffer) if self.ring.is_full(buffer));
         let waits = match &received {
             Received::NoBuffers | Received::Cancelled => false,
             // What is discarded anyway need not wait.
             _ if phase != Some(Phase::Open) => false,
-            Received::Bytes(buffer) if self.ring.is_full(buffer) => {
-                self.expect_much(conn);
-                true
-            }
             Received::Readable => true,
-            _ => self.waiting.holds(conn) || self.hard_pressure(),
+            _ => is_full || self.waiting.holds(conn) || self.hard_pressure(),
         };
+        if waits && is_full {
+            self.expect_much(conn);
+        }
         if waits {
             self.waiting.push(conn, received);
         } else {
