@@ -14,6 +14,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 pub enum Recv {
     /// None is.
     Idle,
+    /// None is: it is readable, and stands in the line of those who are read by calls.
+    InLine,
     /// One is.
     Armed,
     /// One is, and is being cancelled.
@@ -91,7 +93,7 @@ impl Socket {
 
     /// Whether nothing is in flight.
     pub fn is_idle(&self) -> bool {
-        self.recv == Recv::Idle && !self.polled
+        matches!(self.recv, Recv::Idle | Recv::InLine) && !self.polled
     }
 }
 

@@ -32,7 +32,8 @@ impl<S: StateMachine> Driver<S> {
         socket.phase = Phase::Closing;
         self.closing.push(conn);
         // Reading goes on even if it was paused: a peer that cannot send may not read either.
-        if socket.recv == Recv::Idle {
+        if matches!(socket.recv, Recv::Idle | Recv::InLine) {
+            socket.recv = Recv::Idle;
             self.to_arm.push(conn);
         }
     }

@@ -307,6 +307,8 @@ pub struct Driver<S> {
     counters: Arc<NetCounters>,
     outbox: Outbox,
     waiting: Waiting,
+    /// Connections that send much and are readable, in order; those whose receive is not `InLine` any more have left.
+    readable: VecDeque<ConnKey>,
     /// Connections whose receive has ended; armed again at the end of the turn if it is wanted.
     to_arm: Vec<ConnKey>,
     /// Connections whose full socket has room again.
@@ -413,6 +415,7 @@ impl<S: StateMachine> Driver<S> {
             counters,
             outbox,
             waiting: Waiting::default(),
+            readable: VecDeque::new(),
             to_arm: Vec::new(),
             writable: Vec::new(),
             layers: Scratch::default(),

@@ -17,12 +17,14 @@ impl<S: StateMachine> Driver<S> {
             }
             socket.phase
         });
+        if matches!(received, Received::Readable) {
+            return self.line_up(conn);
+        }
         let is_full = matches!(&received, Received::Bytes(buffer) if self.ring.is_full(buffer));
         let waits = match &received {
             Received::NoBuffers | Received::Cancelled => false,
             // What is discarded anyway need not wait.
             _ if phase != Some(Phase::Open) => false,
-            Received::Readable => true,
             _ => is_full || self.waiting.holds(conn) || self.hard_pressure(),
         };
         if waits && is_full {
@@ -50,6 +52,17 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
+    /// Has a connection read when it is its turn.
+    fn line_up(&mut self, conn: ConnKey) {
+        match self.sockets.get(conn) {
+            Some(socket) if socket.phase == Phase::Open => {
+                socket.recv = Recv::InLine;
+                self.readable.push_back(conn);
+            }
+            _ => self.after_receive(conn),
+        }
+    }
+
     /// Feeds what waits, as long as there is no hard pressure and the turn has time for it. What the others have sent leaves
     /// before.
     pub(super) fn feed_waiting(&mut self) {
@@ -59,10 +72,11 @@ impl<S: StateMachine> Driver<S> {
         self.flush();
         let begun = Instant::now();
         while self.can_feed_waiting() {
-            let Some((conn, received)) = self.waiting.pop() else {
-                return;
-            };
-            self.feed(conn, received);
+            if let Some((conn, received)) = self.waiting.pop() {
+                self.feed(conn, received);
+            } else if let Some(conn) = self.readable.pop_front() {
+                self.read_in_turn(conn);
+            }
             self.flush_if_much_was_fed();
             if begun.elapsed() >= BULK_TIME {
                 return;
@@ -71,7 +85,8 @@ impl<S: StateMachine> Driver<S> {
     }
 
     pub(super) fn can_feed_waiting(&self) -> bool {
-        !self.waiting.is_empty() && !self.hard_pressure()
+        let nobody_waits = self.waiting.is_empty() && self.readable.is_empty();
+        !nobody_waits && !self.hard_pressure()
     }
 
     fn feed(&mut self, conn: ConnKey, received: Received) {
@@ -82,9 +97,8 @@ impl<S: StateMachine> Driver<S> {
         match received {
             Received::Bytes(buffer) if phase == Phase::Open => self.feed_bytes(conn, buffer),
             Received::Bytes(buffer) => self.ring.recycle(buffer),
-            Received::Readable => self.read(conn),
             Received::NoBuffers => self.counters.buffers_missing.add(1),
-            Received::Cancelled => {}
+            Received::Cancelled | Received::Readable => {}
             Received::Eof => self.peer_gone(conn, phase, CloseCause::PeerClosed),
             Received::Failed(_) => self.peer_gone(conn, phase, CloseCause::Reset),
         }
@@ -105,8 +119,24 @@ impl<S: StateMachine> Driver<S> {
         self.ring.recycle(buffer);
     }
 
-    /// Reads a connection that sends much, and feeds it, until there is no more or it is another's turn.
-    fn read(&mut self, conn: ConnKey) {
+    /// Reads a connection whose turn it is, and has it wait for its next turn or for more to come.
+    fn read_in_turn(&mut self, conn: ConnKey) {
+        let Some(socket) = self.sockets.get(conn) else {
+            return;
+        };
+        if socket.recv != Recv::InLine {
+            return;
+        }
+        socket.recv = Recv::Idle;
+        if self.read(conn) {
+            self.line_up(conn);
+        } else {
+            self.after_receive(conn);
+        }
+    }
+
+    /// Reads a connection that sends much, and feeds it. Returns whether there may be more, for another turn.
+    fn read(&mut self, conn: ConnKey) -> bool {
         let little = self.ring.buffer_bytes();
         let mut fed = 0;
         while fed < FLUSH_BYTES && !self.hard_pressure() {
@@ -115,10 +145,10 @@ impl<S: StateMachine> Driver<S> {
                 .expected_bytes(conn)
                 .clamp(little, READ_BYTES_MAX);
             let Some(socket) = self.sockets.get(conn) else {
-                return;
+                return false;
             };
             if socket.phase != Phase::Open || socket.paused {
-                return;
+                return false;
             }
             match self.ring.read(&*socket, room) {
                 Received::Bytes(buffer) => {
@@ -129,15 +159,21 @@ impl<S: StateMachine> Driver<S> {
                     }
                     self.feed_bytes(conn, buffer);
                     if count < room {
-                        return;
+                        return false;
                     }
                 }
-                Received::Eof => return self.peer_gone(conn, Phase::Open, CloseCause::PeerClosed),
-                Received::Failed(_) => return self.peer_gone(conn, Phase::Open, CloseCause::Reset),
-                Received::Cancelled | Received::NoBuffers | Received::Readable => return,
+                Received::Eof => {
+                    self.peer_gone(conn, Phase::Open, CloseCause::PeerClosed);
+                    return false;
+                }
+                Received::Failed(_) => {
+                    self.peer_gone(conn, Phase::Open, CloseCause::Reset);
+                    return false;
+                }
+                Received::Cancelled | Received::NoBuffers | Received::Readable => return false,
             }
         }
-        self.waiting.push(conn, Received::Readable);
+        true
     }
 
     fn peer_gone(&mut self, conn: ConnKey, phase: Phase, cause: CloseCause) {

@@ -7,7 +7,7 @@ use crate::config::listener::ListenerSpec;
 use crate::mesh::link::{LinkConfig, Mark, full_mesh};
 use crate::net::live::Parts;
 use crate::net::ring::RingConfig;
-use crate::net::sockets::Reading;
+use crate::net::sockets::{Reading, Recv};
 use crate::net::transport::Door;
 use crate::shard::input::CloseCause;
 use crate::shard::outbox::Handover;
@@ -857,6 +857,37 @@ fn who_sends_much_ends_as_others_do() {
     let (_client, conn) = client_that_sends_much(&mut cores);
     cores.drivers[0].end(conn, CloseCause::LingerExpired);
     cores.until(|cores| cores.is_empty());
+}
+
+#[test]
+fn who_is_in_line_to_be_read_can_be_closed() {
+    let mut cores = Cores::new(1);
+    let in_line = |cores: &mut Cores| {
+        let (mut client, conn) = client_that_sends_much(cores);
+        cores.drivers[0].links_hard = 2;
+        client.write_all(&[b'x'; 20_000]).unwrap();
+        cores.settle();
+        let socket = cores.drivers[0].sockets.get(conn).unwrap();
+        assert_eq!(socket.recv, Recv::InLine);
+        assert_eq!(cores.turn(), [Turn::Idle]);
+        (client, conn)
+    };
+    let (mut client, conn) = in_line(&mut cores);
+    cores.drivers[0].begin_close(conn);
+    cores.drivers[0].finish_closes();
+    cores.read_end(&mut client);
+    drop(client);
+    // What it has sent is discarded at once, though nothing is fed.
+    cores.until(|cores| cores.is_empty());
+    cores.drivers[0].links_hard = 0;
+    let (_client, conn) = in_line(&mut cores);
+    cores.drivers[0].end(conn, CloseCause::LingerExpired);
+    assert!(cores.is_empty());
+    // Another in its place is none of its business.
+    cores.drivers[0].links_hard = 0;
+    let mut other = cores.connect();
+    other.write_all(b"other").unwrap();
+    assert_eq!(cores.read(&mut other, 5), b"other");
 }
 
 #[test]
