@@ -7,6 +7,7 @@ use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::varint::put_varint;
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version, Will};
 use ringmq::shard::input::{Input, Pressure, ShardId};
+use ringmq::shard::outbox::{Event, Outbox};
 use world::{Packet, World, connect, nothing, options, persistent, with_qos};
 
 const SHARD_COUNTS: [usize; 3] = [1, 2, 4];
@@ -210,6 +211,31 @@ fn a_queue_is_bounded_and_every_drop_counted() {
         assert_eq!(world.payloads(again), kept);
         assert_eq!(world.shards[0].counters().dropped.iter().sum::<u64>(), 2);
     }
+}
+
+#[test]
+fn drops_not_told_of_yet_are_told_of_at_the_shutdown() {
+    let limits = Limits {
+        queue_messages_max: 3,
+        ..Limits::default()
+    };
+    let mut world = World::with_limits(1, limits);
+    let publisher = world.connect(0, "publisher", Version::V311);
+    let (subscriber, _) = world.reconnect(0, persistent("subscriber", Version::V311));
+    world.subscribe(subscriber, "t", QoS::AtLeastOnce);
+    world.cut(subscriber);
+    for id in 1..=8 {
+        world.publish(publisher, "t", &[id as u8], QoS::AtLeastOnce, id);
+    }
+    assert_eq!(world.shards[0].counters().dropped_total, 5);
+    let mut outbox = Outbox::default();
+    world.shards[0].handle(world.now, Input::Shutdown, &mut outbox);
+    let told = outbox.events.iter().map(|event| match event {
+        Event::Dropped { counts, .. } => counts.iter().sum::<u64>(),
+        _ => 0,
+    });
+    // The first was told of when it happened.
+    assert_eq!(told.sum::<u64>(), 4);
 }
 
 #[test]

@@ -53,6 +53,11 @@ impl Shard {
         }
     }
 
+    /// Has what was dropped until now told at once: nobody may be there to tell it later.
+    pub(super) fn tell_drops_now(&mut self) {
+        self.drops.tell_at_ms = 0;
+    }
+
     /// Tells of drops, if there were any and it is time.
     pub(super) fn tell_drops(&mut self, outbox: &mut Outbox) {
         let drops = &mut self.drops;
