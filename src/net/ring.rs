@@ -852,6 +852,18 @@ mod tests {
         panic!("no completion within 5 s");
     }
 
+    /// A receive, or what is cancelled like one, ends so.
+    fn expect_cancelled(ring: &mut Ring) {
+        assert!(matches!(
+            next(ring),
+            Completion::Received {
+                received: Received::Cancelled,
+                more: false,
+                ..
+            }
+        ));
+    }
+
     /// Whether nothing completes for a while.
     fn quiet(ring: &mut Ring) -> bool {
         ring.wait(Duration::from_millis(50)).unwrap();
@@ -1087,14 +1099,7 @@ mod tests {
         ring.poll_readable(&far, key(9));
         assert!(quiet(&mut ring));
         ring.cancel_recv(key(9));
-        assert!(matches!(
-            next(&mut ring),
-            Completion::Received {
-                received: Received::Cancelled,
-                more: false,
-                ..
-            }
-        ));
+        expect_cancelled(&mut ring);
     }
 
     #[test]
@@ -1114,14 +1119,7 @@ mod tests {
         ring.recv_multi(&far, key(9));
         assert!(quiet(&mut ring));
         ring.cancel_recv(key(9));
-        assert!(matches!(
-            next(&mut ring),
-            Completion::Received {
-                received: Received::Cancelled,
-                more: false,
-                ..
-            }
-        ));
+        expect_cancelled(&mut ring);
         near.write_all(b"later").unwrap();
         assert!(quiet(&mut ring), "a cancelled receive takes nothing");
         ring.recv_multi(&far, key(9));

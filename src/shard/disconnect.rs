@@ -40,6 +40,7 @@ impl Shard {
     /// (§3.1.2.5 leaves it to the server).
     pub(super) fn shutdown(&mut self, outbox: &mut Outbox) {
         self.stopping = true;
+        self.tell_drops_now();
         for index in 0..self.conns.len() {
             let conn = &self.conns[index];
             let key = ConnKey {

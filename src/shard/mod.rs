@@ -309,10 +309,7 @@ impl Shard {
             Input::Committed { up_to, refused } => self.committed(up_to, refused, outbox),
             Input::Fetched { token, messages } => self.fetched(token, messages, outbox),
             Input::StoreState { accepting } => self.store_state(accepting),
-            Input::Shutdown => {
-                self.tell_drops_now();
-                self.shutdown(outbox);
-            }
+            Input::Shutdown => self.shutdown(outbox),
         }
         while let Some((conn, end)) = self.to_end.pop() {
             self.end_connection(conn, end, outbox);

@@ -94,6 +94,12 @@ impl<S: StateMachine> Driver<S> {
             self.recycle(received);
             return;
         };
+        self.take(conn, phase, received);
+        self.after_receive(conn);
+    }
+
+    /// Does what was received calls for.
+    fn take(&mut self, conn: ConnKey, phase: Phase, received: Received) {
         match received {
             Received::Bytes(buffer) if phase == Phase::Open => self.feed_bytes(conn, buffer),
             Received::Bytes(buffer) => self.ring.recycle(buffer),
@@ -102,7 +108,6 @@ impl<S: StateMachine> Driver<S> {
             Received::Eof => self.peer_gone(conn, phase, CloseCause::PeerClosed),
             Received::Failed(_) => self.peer_gone(conn, phase, CloseCause::Reset),
         }
-        self.after_receive(conn);
     }
 
     fn feed_bytes(&mut self, conn: ConnKey, buffer: Buffer) {
@@ -150,27 +155,18 @@ impl<S: StateMachine> Driver<S> {
             if socket.phase != Phase::Open || socket.paused {
                 return false;
             }
-            match self.ring.read(&*socket, room) {
-                Received::Bytes(buffer) => {
-                    let count = buffer.len();
-                    fed += count;
-                    if count < room && fed <= little {
-                        socket.reading = Reading::Settled;
-                    }
-                    self.feed_bytes(conn, buffer);
-                    if count < room {
-                        return false;
-                    }
-                }
-                Received::Eof => {
-                    self.peer_gone(conn, Phase::Open, CloseCause::PeerClosed);
-                    return false;
-                }
-                Received::Failed(_) => {
-                    self.peer_gone(conn, Phase::Open, CloseCause::Reset);
-                    return false;
-                }
-                Received::Cancelled | Received::NoBuffers | Received::Readable => return false,
+            let received = self.ring.read(&*socket, room);
+            let count = match &received {
+                Received::Bytes(buffer) => buffer.len(),
+                _ => 0,
+            };
+            fed += count;
+            if (1..room).contains(&count) && fed <= little {
+                socket.reading = Reading::Settled;
+            }
+            self.take(conn, Phase::Open, received);
+            if count < room {
+                return false;
             }
         }
         true

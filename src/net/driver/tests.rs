@@ -33,7 +33,7 @@ pub(super) struct Fake {
     conns: HashMap<ConnKey, FakeConn>,
     pub(super) seen: Vec<Seen>,
     /// Of whom, and how many, bytes came.
-    fed: Vec<(ConnKey, usize)>,
+    pub(super) fed: Vec<(ConnKey, usize)>,
     waiting: Vec<(u64, ConnKey)>,
     made_bytes: u64,
 }
@@ -69,10 +69,6 @@ pub(super) fn bulk_byte(at: usize) -> u8 {
 }
 
 impl Fake {
-    pub(super) fn conns(&self) -> impl Iterator<Item = &ConnKey> {
-        self.conns.keys()
-    }
-
     fn received(&mut self, now: Now, conn: ConnKey, bytes: &[u8], outbox: &mut Outbox) {
         self.seen.push(Seen::Received(bytes.len()));
         self.fed.push((conn, bytes.len()));
@@ -740,11 +736,7 @@ fn client_that_sends_much(cores: &mut Cores) -> (TcpStream, ConnKey) {
     let mut client = cores.connect();
     client.write_all(b"1").unwrap();
     cores.read(&mut client, 1);
-    let accepted = |seen: &Seen| match seen {
-        Seen::Accepted(conn) => Some(*conn),
-        _ => None,
-    };
-    let conn = cores.seen(0).iter().rev().find_map(accepted).unwrap();
+    let (conn, _) = *cores.drivers[0].shard.fed.last().unwrap();
     let text: Vec<u8> = (0..20_000).map(bulk_byte).collect();
     client.write_all(&text).unwrap();
     assert!(cores.read(&mut client, text.len()) == text);

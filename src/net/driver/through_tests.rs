@@ -209,7 +209,7 @@ fn who_sends_much_is_read_by_calls() {
         let mut client = Client::open(&mut cores, &kind.route(None));
         client.send(b"x");
         client.read(&mut cores, b"x");
-        let conn = *cores.drivers[0].shard.conns().next().unwrap();
+        let (conn, _) = *cores.drivers[0].shard.fed.last().unwrap();
         let text: Vec<u8> = (0..10_000).map(bulk_byte).collect();
         for _ in 0..3 {
             (0..4).for_each(|_| client.send(&text));
