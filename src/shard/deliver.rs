@@ -7,6 +7,7 @@
 use super::Shard;
 use super::connection::{Aliases, Connection, Owed};
 use super::counters::{Counters, DropCause};
+use super::fan_out::AT_ONCE_MAX;
 use super::input::ConnKey;
 use super::message::{Message, Spares};
 use super::outbound::{PAYLOAD_BY_REFERENCE, Pool};
@@ -42,14 +43,18 @@ const LATER_BYTES_MAX: usize = 16 << 10;
 /// One session that a publication matches.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Match {
-    session: u32,
+    pub(super) session: SessionKey,
     /// Subscription Identifier, or 0.
     id: u32,
-    qos: QoS,
+    /// As granted; the publication's may be lower.
+    pub(super) qos: QoS,
     retain_as_published: bool,
-    /// More identifiers stand in `Images::more_ids`.
+    /// It has more than that one.
     has_more_ids: bool,
 }
+
+/// Further identifiers of sessions with overlapping subscriptions, by session.
+pub(super) type MoreIds = Vec<(SessionKey, u32)>;
 
 /// Encoded packets of the publication at hand, one per layout, and other scratch; reused.
 #[derive(Debug, Default)]
@@ -59,10 +64,9 @@ pub(super) struct Images {
     /// Whether one of them is encoded.
     are_used: bool,
     /// Whether the publication goes to very many.
-    is_wide: bool,
-    /// Further identifiers of sessions with overlapping subscriptions: (session, identifier).
-    more_ids: Vec<(u32, u32)>,
-    ids: Vec<u32>,
+    pub(super) is_wide: bool,
+    /// With which Message Expiry Interval they are encoded, where that may be a while ago.
+    pub(super) message_expiry_s: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +79,13 @@ struct Image {
 }
 
 impl Images {
-    fn clear(&mut self, pages: &mut Pages) {
+    /// How many of them stand in a page.
+    pub(super) fn held(&self) -> usize {
+        let images = self.images.iter();
+        images.filter(|image| image.shared.is_some()).count()
+    }
+
+    pub(super) fn clear(&mut self, pages: &mut Pages) {
         if std::mem::take(&mut self.are_used) {
             for image in &mut self.images {
                 image.bytes.clear();
@@ -84,7 +94,6 @@ impl Images {
                 }
             }
         }
-        self.more_ids.clear();
     }
 }
 
@@ -121,88 +130,113 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> bool {
         let mut matches = std::mem::take(&mut self.matches);
-        let mut images = self.images.take().unwrap_or_default();
-        let mut matched = false;
+        let mut more_ids = std::mem::take(&mut self.more_ids);
         matches.clear();
+        more_ids.clear();
+        let mut filter_count = 0;
         let sessions = &mut self.sessions;
-        self.index
-            .for_each_match(publication.topic, |_, subscription| {
-                matched = true;
+        self.index.for_each_filter(publication.topic, |_, found| {
+            filter_count += 1;
+            if filter_count == 2 {
+                // With one filter nobody is found twice, and no session is looked at here.
+                for (at, earlier) in (0..).zip(&matches) {
+                    sessions[earlier.session.0 as usize].match_at = at;
+                }
+            }
+            for subscription in found {
                 let options = SubscribeOptions::from_bits(subscription.options)
                     .expect("written from SubscribeOptions");
+                let key = SessionKey(subscription.session);
                 // MQTT 5 [MQTT-3.8.3-3]: No Local.
-                if options.no_local && publisher == Some(SessionKey(subscription.session)) {
-                    return;
+                if options.no_local && publisher == Some(key) {
+                    continue;
                 }
-                let session = &mut sessions[subscription.session as usize];
-                let at = session.match_at as usize;
-                match matches.get_mut(at) {
-                    // Overlapping subscriptions: one message, with the highest QoS and all identifiers (§3.3.4).
-                    Some(earlier) if earlier.session == subscription.session => {
-                        earlier.qos = earlier.qos.max(options.qos);
-                        earlier.retain_as_published |= options.retain_as_published;
-                        if subscription.id != 0 {
+                if filter_count > 1 {
+                    let match_at = &mut sessions[subscription.session as usize].match_at;
+                    match matches.get_mut(*match_at as usize) {
+                        // Overlapping subscriptions: one message, with the highest QoS and all identifiers (§3.3.4).
+                        Some(earlier) if earlier.session == key => {
+                            earlier.qos = earlier.qos.max(options.qos);
+                            earlier.retain_as_published |= options.retain_as_published;
                             if earlier.id == 0 {
                                 earlier.id = subscription.id;
-                            } else {
+                            } else if subscription.id != 0 {
                                 earlier.has_more_ids = true;
-                                images
-                                    .more_ids
-                                    .push((subscription.session, subscription.id));
+                                more_ids.push((key, subscription.id));
                             }
+                            continue;
                         }
-                    }
-                    _ => {
-                        session.match_at = matches.len() as u32;
-                        matches.push(Match {
-                            session: subscription.session,
-                            id: subscription.id,
-                            qos: options.qos,
-                            retain_as_published: options.retain_as_published,
-                            has_more_ids: false,
-                        });
+                        _ => *match_at = matches.len() as u32,
                     }
                 }
-            });
+                matches.push(Match {
+                    session: key,
+                    id: subscription.id,
+                    qos: options.qos,
+                    retain_as_published: options.retain_as_published,
+                    has_more_ids: false,
+                });
+            }
+        });
+        if !more_ids.is_empty() {
+            more_ids.sort_by_key(|(session, _)| *session);
+        }
         if self.guard.is_on() {
             let found = matches.len();
-            matches.retain(|found| self.may_have(SessionKey(found.session), publication.topic));
+            matches.retain(|found| self.may_have(found.session, publication.topic));
             self.counters.deliveries_denied += (found - matches.len()) as u64;
         }
+        let mut images = self.images.take().unwrap_or_default();
         let cache = matches.len() > 1;
         images.is_wide = matches.len() >= WIDE_MIN;
+        if matches.len() > AT_ONCE_MAX {
+            self.set_aside(&mut matches, publication, &more_ids, outbox);
+        }
         for found in &matches {
-            let options = DeliveryOptions {
-                qos: found.qos.min(publication.qos),
-                retain: found.retain_as_published && publication.retain,
-            };
-            let mut ids = std::mem::take(&mut images.ids);
-            ids.clear();
-            if found.id != 0 {
-                ids.push(found.id);
-            }
-            if found.has_more_ids {
-                let more = images
-                    .more_ids
-                    .iter()
-                    .filter(|(session, _)| *session == found.session);
-                ids.extend(more.map(|(_, id)| *id));
-            }
-            let to = Recipient {
-                session: SessionKey(found.session),
-                options,
-                ids: &ids,
-                group: None,
-                part: Part::OWN,
-            };
             let images_for_all = cache.then_some(&mut *images);
-            self.deliver(&to, publication, images_for_all, outbox);
-            images.ids = ids;
+            self.deliver_match(found, publication, &more_ids, images_for_all, outbox);
         }
         images.clear(&mut self.pool.pages);
         self.matches = matches;
+        self.more_ids = more_ids;
         self.images = Some(images);
-        matched
+        filter_count > 0
+    }
+
+    /// Delivers to one of those who match.
+    #[inline(always)]
+    pub(super) fn deliver_match(
+        &mut self,
+        found: &Match,
+        publication: &mut Publication<'_>,
+        more_ids: &MoreIds,
+        images: Option<&mut Images>,
+        outbox: &mut Outbox,
+    ) {
+        let mut ids = std::slice::from_ref(&found.id);
+        let all_ids: Vec<u32>;
+        if found.id == 0 {
+            ids = &[];
+        } else if found.has_more_ids {
+            let first = more_ids.partition_point(|(session, _)| *session < found.session);
+            let more = more_ids[first..].iter();
+            let more = more.take_while(|(session, _)| *session == found.session);
+            all_ids = std::iter::once(found.id)
+                .chain(more.map(|(_, id)| *id))
+                .collect();
+            ids = &all_ids;
+        }
+        let to = Recipient {
+            session: found.session,
+            options: DeliveryOptions {
+                qos: found.qos.min(publication.qos),
+                retain: found.retain_as_published && publication.retain,
+            },
+            ids,
+            group: None,
+            part: Part::OWN,
+        };
+        self.deliver(&to, publication, images, outbox);
     }
 
     /// Sends to one session, or queues, or drops and counts.
@@ -213,6 +247,7 @@ impl Shard {
         images: Option<&mut Images>,
         outbox: &mut Outbox,
     ) {
+        self.catch_up(to.session, outbox);
         let outbound_bytes_max = self.outbound_bytes_max();
         let session = &mut self.sessions[to.session.0 as usize];
         let Some(key) = session.conn else {
@@ -331,6 +366,7 @@ impl Shard {
     /// unacknowledged when the connection was lost, then the queue, then retained messages owed. A retained message is
     /// read when it is sent, so an older one of its topic must not wait in the queue then ([MQTT-4.6.0-6]).
     pub(super) fn pump(&mut self, key: SessionKey, outbox: &mut Outbox) {
+        self.catch_up(key, outbox);
         let Some(session) = self.sessions.get_mut(key.0 as usize) else {
             return;
         };

@@ -162,6 +162,8 @@ pub enum Input<'a> {
     Memory(MemoryLevel),
     /// Time passed: at or after `Shard::next_deadline`.
     Tick,
+    /// There is time and room for more of a message that is under way to very many (`Shard::is_fanning_out`).
+    FanOut,
     /// The store has made records durable.
     Committed {
         /// All records up to this one are settled.

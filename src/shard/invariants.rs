@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::connection::Stage;
+use super::fan_out::FanOut;
 use super::input::ConnKey;
 use crate::session::SessionKey;
 
@@ -27,7 +28,9 @@ impl Shard {
         }
         let outbounds = self.conns.iter().filter_map(|conn| conn.outbound.as_ref());
         let runs: usize = outbounds.map(|outbound| outbound.runs()).sum();
-        assert_eq!(self.pool.pages.holders(), runs, "a page has other holders");
+        let under_way: usize = self.fan_outs.iter().map(FanOut::held).sum();
+        let holders = self.pool.pages.holders();
+        assert_eq!(holders, runs + under_way, "a page has other holders");
         assert_eq!(self.client_ids.len(), self.sessions.len());
         let queues = self
             .sessions

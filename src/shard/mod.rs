@@ -30,6 +30,7 @@ pub mod credentials;
 mod deliver;
 mod disconnect;
 mod drops;
+mod fan_out;
 mod fetch;
 mod gate;
 mod hold;
@@ -72,8 +73,9 @@ use client_ids::ClientIds;
 use commit::Keeper;
 use connection::{Connection, End};
 use counters::Counters;
-use deliver::{Images, Match};
+use deliver::{Images, Match, MoreIds};
 use drops::Drops;
+use fan_out::{FanOut, PIECE};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
@@ -193,8 +195,12 @@ pub struct Shard {
     /// Where the search for a session to evict goes on.
     evict_at: usize,
     drops: Drops,
+    /// Messages under way to very many sessions of this shard, oldest first.
+    fan_outs: VecDeque<FanOut>,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
+    more_matches: Vec<Match>,
+    more_ids: MoreIds,
     matched_groups: Vec<GroupId>,
     /// Scratch of reading ahead.
     places_ahead: Vec<u32>,
@@ -263,6 +269,9 @@ impl Shard {
             evict_at: 0,
             drops: Drops::default(),
             matches: Vec::new(),
+            more_matches: Vec::new(),
+            more_ids: Vec::new(),
+            fan_outs: VecDeque::new(),
             matched_groups: Vec::new(),
             places_ahead: Vec::new(),
             images: None,
@@ -281,6 +290,7 @@ impl Shard {
             Input::Written { conn, bytes } => self.written(conn, bytes, outbox),
             Input::Mesh { from, message } => self.mesh(from, message, outbox),
             Input::Tick => self.tick(outbox),
+            Input::FanOut => self.fan_out(PIECE, outbox),
             Input::Accepted { conn } => self.accepted(conn, outbox),
             Input::Identified { conn, username } => self.identified(conn, username),
             Input::Demanded { conn, demand } => self.demanded(conn, demand),

@@ -67,6 +67,7 @@ impl Shard {
     /// Ends a session: its subscriptions go, its Will goes out if it still has one, and what it had from shared groups goes
     /// to other members. In the store it ends when all of that is settled.
     pub(super) fn end_session(&mut self, key: SessionKey, outbox: &mut Outbox) {
+        self.catch_up(key, outbox);
         let session = &mut self.sessions[key.0 as usize];
         assert!(session.conn.is_none());
         let stored = session.stored;

@@ -25,6 +25,7 @@ impl Shard {
             (conn.version, conn.session)
         };
         let unsubscribe = Unsubscribe::decode(version, body)?;
+        self.catch_up(session, outbox);
         self.check_answer_fits(key, unsubscribe.filters().count())?;
         let mut codes = Vec::new();
         for text in unsubscribe.filters() {

@@ -6,7 +6,7 @@ use crate::client::{Client, PUBLISH_BYTES_MAX, Stage as ClientStage, client_id};
 use crate::model::Payload;
 use crate::random::Random;
 use crate::swarm::{Feature, Swarm};
-use crate::world::{Arrived, Effects, GRAIN_MS, Marks, SocketId, Stage, World};
+use crate::world::{Arrived, Effects, GRAIN_MS, LINK_DELAY_MAX_MS, Marks, SocketId, Stage, World};
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{
     PacketType, Publish, QoS, Subscribe, SubscribeOptions, UserProperties, Version,
@@ -137,17 +137,19 @@ impl Run {
             (true, false) => 30,
             (true, true) => 6,
         };
+        let fans_out = self.world.shards.iter().any(Shard::is_fanning_out);
         let weights = [
-            if slow { 6 } else { 30 }, // a link delivers
-            25,                        // a shard reads
-            25,                        // a socket takes
-            20,                        // a client reads
-            35,                        // a client acts
-            4,                         // time passes
-            2,                         // a fault
-            2,                         // an end is noticed
-            disk,                      // the store commits
-            disk,                      // the store answers
+            if slow { 6 } else { 30 },     // a link delivers
+            25,                            // a shard reads
+            25,                            // a socket takes
+            20,                            // a client reads
+            35,                            // a client acts
+            4,                             // time passes
+            2,                             // a fault
+            2,                             // an end is noticed
+            disk,                          // the store commits
+            disk,                          // the store answers
+            if fans_out { 12 } else { 0 }, // a message goes to more of very many
         ];
         let mut drawn = self.schedule.below(weights.iter().sum());
         let mut what = 0;
@@ -218,6 +220,12 @@ impl Run {
                 let shard = *self.schedule.pick(&untold);
                 self.disk_tells(shard);
             }
+            10 => {
+                let mut shards: Vec<usize> = (0..self.swarm.shard_count).collect();
+                shards.retain(|shard| self.world.shards[*shard].is_fanning_out());
+                let shard = *self.schedule.pick(&shards);
+                self.fan_out(shard);
+            }
             _ => {
                 let Some(socket) = self.pick_socket(is_ending) else {
                     return false;
@@ -269,6 +277,24 @@ impl Run {
             self.auditor.arrived(&self.world, socket, &unread);
         }
         self.end_step(to, &effects);
+    }
+
+    fn fan_out(&mut self, shard: usize) {
+        self.auditor.begin_step(&self.world);
+        let effects = self.world.fan_out(shard);
+        self.end_step(shard, &effects);
+    }
+
+    /// What is under way to very many goes to all of them; returns whether something was.
+    fn fan_out_all(&mut self) -> bool {
+        let mut moved = false;
+        for shard in 0..self.swarm.shard_count {
+            while self.world.shards[shard].is_fanning_out() {
+                self.fan_out(shard);
+                moved = true;
+            }
+        }
+        moved
     }
 
     fn shard_reads(&mut self, socket: SocketId, count: usize) {
@@ -552,6 +578,9 @@ impl Run {
             };
             self.deliver(from, to);
         }
+        if ms > LINK_DELAY_MAX_MS {
+            self.fan_out_all();
+        }
         self.world.pass(ms, wall_ms);
         for shard in 0..self.swarm.shard_count {
             self.auditor.begin_step(&self.world);
@@ -595,6 +624,7 @@ impl Run {
     fn heal_round(&mut self) -> bool {
         self.world.end_turns();
         let mut moved = self.disk_flows();
+        moved |= self.fan_out_all();
         for (from, to) in self.world.busy_links() {
             self.deliver(from, to);
             moved = true;

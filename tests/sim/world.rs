@@ -23,7 +23,7 @@ use std::sync::Arc;
 /// Times are multiples of this, the shards' own grain, so that whoever watches knows when a timer is due.
 pub const GRAIN_MS: u64 = 8;
 /// No link holds a message longer than this: the broker counts on it when it forgets tombstones.
-const LINK_DELAY_MAX_MS: u64 = 20_000;
+pub const LINK_DELAY_MAX_MS: u64 = 20_000;
 /// Bytes that the kernel takes for a client that does not read.
 const SOCKET_BYTES: usize = 2_000;
 
@@ -535,6 +535,11 @@ impl World {
 
     pub fn tick(&mut self, shard: usize) -> Effects {
         self.handle(shard, Input::Tick)
+    }
+
+    /// What is under way to very many goes on.
+    pub fn fan_out(&mut self, shard: usize) -> Effects {
+        self.handle(shard, Input::FanOut)
     }
 
     /// The broker is told to stop.

@@ -384,10 +384,15 @@ impl World {
         }
     }
 
-    /// Delivers everything that is on the links.
+    /// Delivers everything that is on the links, and what is under way to very many.
     pub(crate) fn flow(&mut self) {
         loop {
             let mut moved = false;
+            for shard in 0..self.shards.len() {
+                while self.shards[shard].is_fanning_out() {
+                    self.handle(shard, Input::FanOut);
+                }
+            }
             for from in 0..self.shards.len() {
                 for to in 0..self.shards.len() {
                     while self.deliver_one(from, to) {

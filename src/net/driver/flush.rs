@@ -1,6 +1,6 @@
 //! What leaves: batches to the other cores, and one write per connection that has something.
 
-use super::{Driver, FLUSH_BYTES, LATER_TIME, StateMachine, ring_key};
+use super::{Driver, FAN_OUT_TIME, FLUSH_BYTES, LATER_MAX, LATER_TIME, StateMachine, ring_key};
 use crate::mesh::link::LinkMessage;
 use crate::net::sockets::Phase;
 use crate::net::writer;
@@ -125,6 +125,22 @@ impl<S: StateMachine> Driver<S> {
             self.write(conn);
         }
         self.scratch = conns;
+    }
+
+    /// Brings on what is under way to very many, and returns whether there was any.
+    pub(super) fn fan_out(&mut self) -> bool {
+        if !self.shard.is_fanning_out() {
+            return false;
+        }
+        let begun = Instant::now();
+        while self.shard.is_fanning_out() && self.later.len() + self.outbox.later.len() < LATER_MAX
+        {
+            self.tell(Input::FanOut);
+            if begun.elapsed() >= FAN_OUT_TIME {
+                break;
+            }
+        }
+        true
     }
 
     /// Writes to those who may wait. What the shard says to that is for the next turn.

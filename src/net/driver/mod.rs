@@ -118,6 +118,11 @@ const LATER_TIME: Duration = match cfg!(any(test, debug_assertions)) {
     true => Duration::ZERO,
     false => Duration::from_millis(2),
 };
+/// How long a turn brings on what is under way to very many. In tests it does so once.
+const FAN_OUT_TIME: Duration = LATER_TIME;
+/// Connections in the line of those who may wait from which on it gets no longer, so that a message to everybody does not take memory for
+/// everybody at once.
+const LATER_MAX: usize = 4_096;
 /// Bytes fed in a turn below which the turn is called light.
 const LIGHT_BYTES: usize = 16 << 10;
 /// Time a connection has to take its last bytes, and then to shut its side.
@@ -137,6 +142,8 @@ pub trait StateMachine {
     fn handle(&mut self, now: Now, input: Input<'_>, outbox: &mut Outbox);
     /// See `Shard::next_deadline`.
     fn next_deadline(&self) -> Option<u64>;
+    /// See `Shard::is_fanning_out`.
+    fn is_fanning_out(&self) -> bool;
     /// See `Shard::outbound`.
     fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]>;
     /// See `Shard::is_ready`.
@@ -156,6 +163,10 @@ impl StateMachine for Shard {
 
     fn next_deadline(&self) -> Option<u64> {
         Self::next_deadline(self)
+    }
+
+    fn is_fanning_out(&self) -> bool {
+        Self::is_fanning_out(self)
     }
 
     fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {
@@ -463,6 +474,7 @@ impl<S: StateMachine> Driver<S> {
         }
         self.feed_waiting();
         let is_light = self.fed_bytes < LIGHT_BYTES;
+        busy |= self.fan_out();
         self.flush();
         self.write_later();
         self.arm_receives();

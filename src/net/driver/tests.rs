@@ -202,6 +202,7 @@ impl StateMachine for Fake {
                 }
             }
             Input::Committed { .. } | Input::Fetched { .. } | Input::StoreState { .. } => {}
+            Input::FanOut => unreachable!("it fans nothing out"),
             Input::Shutdown => {
                 self.seen.push(Seen::Shutdown);
                 outbox.close.extend(self.conns.keys());
@@ -211,6 +212,10 @@ impl StateMachine for Fake {
 
     fn next_deadline(&self) -> Option<u64> {
         self.waiting.iter().map(|(at_ms, _)| *at_ms).min()
+    }
+
+    fn is_fanning_out(&self) -> bool {
+        false
     }
 
     fn outbound(&self, conn: ConnKey) -> impl Iterator<Item = &[u8]> {

@@ -1,0 +1,184 @@
+//! A message for very many sessions of this shard goes to them in pieces, between which the shard takes other inputs.
+//!
+//! Nobody can tell: whatever else is about to happen to a session that is still to have it (another message, what waits for it, the end of a
+//! subscription or of the session) happens behind it ([`Shard::catch_up`]). So the order of messages is what it would be without, for every
+//! publisher and every subscriber, and a message to somebody else waits for nothing.
+//!
+//! A session gets all that is under way to it at once, so that a stream of such messages leaves in large writes. Sessions for which the
+//! store has to take the message do not wait: its acknowledgement waits for them.
+
+use super::Shard;
+use super::deliver::{Images, Match, MoreIds};
+use super::message::Message;
+use super::outbox::Outbox;
+use super::publication::Publication;
+use crate::protocol::QoS;
+use crate::session::SessionKey;
+use std::rc::Rc;
+
+/// Sessions that have a message at once: less than a millisecond of work. With more, all of them wait for their piece, and for what is behind
+/// the message by then. Where assertions are checked a few are enough, so that tests go that way.
+pub(super) const AT_ONCE_MAX: usize = if cfg!(debug_assertions) { 2 } else { 1_024 };
+/// Sessions in a piece.
+pub(super) const PIECE: usize = if cfg!(debug_assertions) { 1 } else { 128 };
+/// Messages under way at a time. With more, all that are left get the oldest.
+const MESSAGES_MAX: usize = if cfg!(debug_assertions) { 3 } else { 64 };
+/// Memory for who is still to have what; the same holds with more.
+const BYTES_MAX: usize = 64 << 20;
+
+/// A message and those who are still to have it.
+#[derive(Debug)]
+pub(super) struct FanOut {
+    message: Rc<Message>,
+    /// Taken from the end. Who has it out of turn has left a `None`.
+    rest: Vec<Option<Match>>,
+    /// By session: where it stands in `rest`, and one; 0 for those who have it or never get it.
+    places: Vec<u32>,
+    more_ids: MoreIds,
+    images: Box<Images>,
+}
+
+impl FanOut {
+    /// Packets in pages that it holds.
+    pub(super) fn held(&self) -> usize {
+        self.images.held()
+    }
+
+    fn bytes(&self) -> usize {
+        self.rest.capacity() * size_of::<Match>() + self.places.len() * size_of::<u32>()
+    }
+
+    /// Takes a session out.
+    fn take(&mut self, session: SessionKey) -> Option<Match> {
+        let place = std::mem::take(self.places.get_mut(session.0 as usize)?);
+        self.rest[(place as usize).checked_sub(1)?].take()
+    }
+
+    /// Takes out whoever is next.
+    fn next(&mut self) -> Option<Match> {
+        let found = std::iter::from_fn(|| self.rest.pop()).flatten().next()?;
+        self.places[found.session.0 as usize] = 0;
+        Some(found)
+    }
+}
+
+impl Shard {
+    /// Whether a message is under way to sessions of this shard: with [`Input::FanOut`](super::input::Input::FanOut) it goes on.
+    pub fn is_fanning_out(&self) -> bool {
+        !self.fan_outs.is_empty()
+    }
+
+    /// Puts a publication under way to `matches`, but for those who get it at once, which stay there.
+    #[cold]
+    pub(super) fn set_aside(
+        &mut self,
+        matches: &mut Vec<Match>,
+        publication: &mut Publication<'_>,
+        more_ids: &MoreIds,
+        outbox: &mut Outbox,
+    ) {
+        while self.fan_outs.len() >= MESSAGES_MAX
+            || self.fan_outs.iter().map(FanOut::bytes).sum::<usize>() > BYTES_MAX
+        {
+            self.fan_out(usize::MAX, outbox);
+        }
+        // The large allocation goes with the message.
+        let mut rest = std::mem::take(matches);
+        if self.keeper.is_on() && publication.qos != QoS::AtMostOnce {
+            let (sessions, qos) = (&self.sessions, publication.qos);
+            let is_stored = |found: &mut Match| {
+                found.qos.min(qos) != QoS::AtMostOnce
+                    && sessions[found.session.0 as usize].stored != 0
+            };
+            matches.extend(rest.extract_if(.., is_stored));
+        }
+        if rest.is_empty() {
+            return;
+        }
+        let mut places = vec![0; self.sessions.capacity()];
+        for (at, found) in (1..).zip(&rest) {
+            places[found.session.0 as usize] = at;
+        }
+        let mut images = Box::<Images>::default();
+        images.is_wide = true;
+        self.fan_outs.push_back(FanOut {
+            message: publication.local(),
+            rest: rest.into_iter().map(Some).collect(),
+            places,
+            more_ids: more_ids.clone(),
+            images,
+        });
+    }
+
+    /// Gives so many more sessions what is under way to them, first those that the oldest message is under way to.
+    #[cold]
+    pub(super) fn fan_out(&mut self, count: usize, outbox: &mut Outbox) {
+        // Who gets a message has no other under way that is older.
+        let mut fan_outs = std::mem::take(&mut self.fan_outs);
+        let Some(oldest) = fan_outs.front_mut() else {
+            return;
+        };
+        let mut piece = std::mem::take(&mut self.matches);
+        let mut younger = std::mem::take(&mut self.more_matches);
+        piece.clear();
+        piece.extend(std::iter::from_fn(|| oldest.next()).take(count));
+        self.deliver_piece(oldest, &piece, outbox);
+        for fan_out in fan_outs.iter_mut().skip(1) {
+            younger.clear();
+            younger.extend(piece.iter().filter_map(|found| fan_out.take(found.session)));
+            self.deliver_piece(fan_out, &younger, outbox);
+        }
+        self.matches = piece;
+        self.more_matches = younger;
+        while let Some(oldest) = fan_outs.pop_front_if(|fan_out| fan_out.rest.is_empty()) {
+            let mut images = oldest.images;
+            images.clear(&mut self.pool.pages);
+        }
+        self.fan_outs = fan_outs;
+    }
+
+    fn deliver_piece(&mut self, fan_out: &mut FanOut, piece: &[Match], outbox: &mut Outbox) {
+        let FanOut {
+            message,
+            more_ids,
+            images,
+            ..
+        } = fan_out;
+        let mut publication = Publication::from_local(message);
+        // It stands in the packets, and is less than when they were encoded.
+        let message_expiry_s = publication
+            .remaining_s(self.now.mono_ms)
+            .unwrap_or_default();
+        if images.message_expiry_s != message_expiry_s {
+            images.clear(&mut self.pool.pages);
+            images.message_expiry_s = message_expiry_s;
+        }
+        for found in piece {
+            // The rules may have changed since it matched.
+            if self.may_have(found.session, message.topic()) {
+                self.deliver_match(found, &mut publication, more_ids, Some(images), outbox);
+            } else {
+                self.counters.deliveries_denied += 1;
+            }
+        }
+    }
+
+    /// Gives a session what is under way to it. Cost where nothing is: this branch.
+    #[inline]
+    pub(super) fn catch_up(&mut self, session: SessionKey, outbox: &mut Outbox) {
+        if !self.fan_outs.is_empty() {
+            self.catch_up_now(session, outbox);
+        }
+    }
+
+    #[cold]
+    fn catch_up_now(&mut self, session: SessionKey, outbox: &mut Outbox) {
+        let mut fan_outs = std::mem::take(&mut self.fan_outs);
+        for fan_out in &mut fan_outs {
+            if let Some(found) = fan_out.take(session) {
+                self.deliver_piece(fan_out, &[found], outbox);
+            }
+        }
+        self.fan_outs = fan_outs;
+    }
+}
