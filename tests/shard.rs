@@ -6,6 +6,7 @@ mod world;
 use ringmq::config::limits::{Limits, QueueFullPolicy};
 use ringmq::protocol::varint::put_varint;
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version, Will};
+use ringmq::shard::counters::DropCause;
 use ringmq::shard::input::{Input, Pressure, ShardId};
 use ringmq::shard::outbox::{Event, Outbox};
 use world::{Packet, World, connect, nothing, options, persistent, with_qos};
@@ -948,6 +949,34 @@ fn a_client_at_its_limit_of_subscriptions_may_still_change_one() {
             subscribe(&mut world, filter, 1),
             Some(Packet::Suback(vec![1]))
         );
+    }
+}
+
+#[test]
+fn the_identifier_of_what_may_not_be_sent_again_goes_to_no_other_message() {
+    // The client may have it, and would take the next message under the identifier for it.
+    let mut world = World::new(1);
+    let publisher = world.connect(0, "publisher", Version::V5);
+    let mut hello = persistent("subscriber", Version::V5);
+    let (subscriber, _) = world.reconnect(0, hello.clone());
+    world.subscribe(subscriber, "t", QoS::ExactlyOnce);
+    world.publish(publisher, "t", &[1; 200], QoS::ExactlyOnce, 1);
+    let id = world.messages(subscriber)[0].id;
+    world.cut(subscriber);
+    hello.properties.packet_bytes_max = std::num::NonZeroU32::new(100);
+    for n in 0..3 {
+        let (subscriber, session_present) = world.reconnect(0, hello.clone());
+        assert!(session_present);
+        let dropped = world.shards[0].counters().dropped[DropCause::TooLarge as usize];
+        assert_eq!(dropped, 1);
+        world.publish(publisher, "t", b"2", QoS::ExactlyOnce, 2 + n);
+        let next = world.messages(subscriber)[0].id;
+        assert_ne!(next, id);
+        let next = next.expect("of QoS 2");
+        world.ack(subscriber, PacketType::Pubrec, next);
+        world.next(subscriber);
+        world.ack(subscriber, PacketType::Pubcomp, next);
+        world.cut(subscriber);
     }
 }
 

@@ -109,6 +109,8 @@ pub struct Inflight {
     open_count: usize,
     /// Bytes of the messages held.
     bytes: usize,
+    /// See `keep_count`.
+    keeps_count: bool,
 }
 
 impl Default for Inflight {
@@ -120,6 +122,7 @@ impl Default for Inflight {
             sent_count: 0,
             open_count: 0,
             bytes: 0,
+            keeps_count: false,
         }
     }
 }
@@ -143,6 +146,16 @@ impl Inflight {
     /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// Whether dropping this value would lose nothing.
+    pub fn is_unused(&self) -> bool {
+        self.entries.is_empty() && !self.keeps_count
+    }
+
+    /// The client may still have an identifier that was given up: what comes has others, until all 65,535 were used.
+    pub fn keep_count(&mut self) {
+        self.keeps_count = true;
     }
 
     /// Whether something waits to be sent again.

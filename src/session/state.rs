@@ -137,7 +137,7 @@ impl SessionState {
 
     /// Whether dropping this value would lose nothing.
     pub fn is_empty(&self) -> bool {
-        self.inflight.is_empty()
+        self.inflight.is_unused()
             && self.queue.is_empty()
             && self.received.is_empty()
             && self.replays.is_empty()

@@ -450,6 +450,10 @@ impl Shard {
         };
         let sent = self.write_waiting(key, conn_key, &mut publication, &outgoing, outbox);
         self.not_sent(key, Some(packet_id), message.topic(), &sent, outbox);
+        if dup && sent != Sent::Yes && options.qos == QoS::ExactlyOnce {
+            // It may have reached the client, which would then take another message under its identifier for it.
+            self.sessions[key.0 as usize].state().inflight.keep_count();
+        }
         true
     }
 
