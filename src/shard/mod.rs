@@ -11,7 +11,7 @@
 //! 2. A connection in stage `Open` has a session whose `conn` is its key; a session's `conn` is a connection in stage `Open`.
 //! 3. All messages from one shard to another take one FIFO path, so the messages of one publisher keep their order.
 //! 4. No shard waits for another: what must wait (a SUBACK) is kept, and the turn goes on.
-//! 5. A message is either sent, queued within the limits, or counted as dropped under a cause.
+//! 5. A message is either sent, queued within the limits, under way to very many (`fan_out`), or counted as dropped under a cause.
 //! 6. What a peer is told of a stored session, or of a message for one, it is told after the record of it is durable (ADR 7).
 //! 7. No output depends on the iteration order of a hash map.
 

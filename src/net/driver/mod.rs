@@ -9,12 +9,13 @@
 //!    the feeding, and links are flushed before sockets are written: so what a client sends after it has seen an
 //!    acknowledgement from another core meets everything that core had sent here before (unless the link was full);
 //! 4. feeds the ring's completions to the shard, those of who sends much last (`waiting`);
-//! 5. flushes: one group of records to the store, one batch per link, one write per connection that has something, closes;
-//! 6. writes to those who may wait, for at most `LATER_TIME`: a message for very many leaves over several turns, so that others
+//! 5. brings on what is under way to very many, for at most `FAN_OUT_TIME`, unless the line of step 7 is long;
+//! 6. flushes: one group of records to the store, one batch per link, one write per connection that has something, closes;
+//! 7. writes to those who may wait, for at most `LATER_TIME`: a message for very many leaves over several turns, so that others
 //!    are served in between;
-//! 7. arms the receives that have ended and are still wanted.
+//! 8. arms the receives that have ended and are still wanted.
 //!
-//! Step 5 also happens in between, at the earliest when [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
+//! Step 6 also happens in between, at the earliest when [`FLUSH_BYTES`] of input were fed, so that what one publisher sends
 //! to many subscribers leaves while it is still in the cache; but not before the writes are worth their system calls, as long
 //! as that does not take four times as much (`Driver::flush_if_much_was_fed`). Who sends much is fed for at most `BULK_TIME` a turn.
 //!
