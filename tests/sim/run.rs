@@ -137,19 +137,19 @@ impl Run {
             (true, false) => 30,
             (true, true) => 6,
         };
-        let fans_out = self.world.shards.iter().any(Shard::is_fanning_out);
+        let wide = self.world.fanning_out();
         let weights = [
-            if slow { 6 } else { 30 },     // a link delivers
-            25,                            // a shard reads
-            25,                            // a socket takes
-            20,                            // a client reads
-            35,                            // a client acts
-            4,                             // time passes
-            2,                             // a fault
-            2,                             // an end is noticed
-            disk,                          // the store commits
-            disk,                          // the store answers
-            if fans_out { 12 } else { 0 }, // a message goes to more of very many
+            if slow { 6 } else { 30 }, // a link delivers
+            25,                        // a shard reads
+            25,                        // a socket takes
+            20,                        // a client reads
+            35,                        // a client acts
+            4,                         // time passes
+            2,                         // a fault
+            2,                         // an end is noticed
+            disk,                      // the store commits
+            disk,                      // the store answers
+            12 * wide.len().min(1),    // a message goes to more of very many
         ];
         let mut drawn = self.schedule.below(weights.iter().sum());
         let mut what = 0;
@@ -221,9 +221,7 @@ impl Run {
                 self.disk_tells(shard);
             }
             10 => {
-                let mut shards: Vec<usize> = (0..self.swarm.shard_count).collect();
-                shards.retain(|shard| self.world.shards[*shard].is_fanning_out());
-                let shard = *self.schedule.pick(&shards);
+                let shard = *self.schedule.pick(&wide);
                 self.fan_out(shard);
             }
             _ => {
@@ -287,14 +285,11 @@ impl Run {
 
     /// What is under way to very many goes to all of them; returns whether something was.
     fn fan_out_all(&mut self) -> bool {
-        let mut moved = false;
-        for shard in 0..self.swarm.shard_count {
-            while self.world.shards[shard].is_fanning_out() {
-                self.fan_out(shard);
-                moved = true;
-            }
+        let before = self.world.steps;
+        while let Some(shard) = self.world.fanning_out().first() {
+            self.fan_out(*shard);
         }
-        moved
+        self.world.steps > before
     }
 
     fn shard_reads(&mut self, socket: SocketId, count: usize) {

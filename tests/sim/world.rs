@@ -537,7 +537,14 @@ impl World {
         self.handle(shard, Input::Tick)
     }
 
-    /// What is under way to very many goes on.
+    /// The shards from which a message is under way to very many.
+    pub fn fanning_out(&self) -> Vec<usize> {
+        let mut shards: Vec<_> = (0..self.shards.len()).collect();
+        shards.retain(|shard| self.shards[*shard].is_fanning_out());
+        shards
+    }
+
+    /// It goes on.
     pub fn fan_out(&mut self, shard: usize) -> Effects {
         self.handle(shard, Input::FanOut)
     }
