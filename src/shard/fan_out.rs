@@ -13,7 +13,8 @@ use super::message::Message;
 use super::outbox::Outbox;
 use super::publication::Publication;
 use crate::protocol::QoS;
-use crate::session::SessionKey;
+use crate::session::{Session, SessionKey};
+use slab::Slab;
 use std::rc::Rc;
 
 /// Sessions that have a message at once: less than a millisecond of work. With more, all of them wait for their piece, and for what is behind
@@ -44,14 +45,29 @@ impl FanOut {
         self.images.held()
     }
 
+    /// Asserts that everybody who is still to have it is there, and can be found. Cost: linear in the sessions.
+    pub(super) fn check_invariants(&self, sessions: &Slab<Session>) {
+        for (at, found) in (1..).zip(&self.rest) {
+            if let Some(found) = found {
+                assert!(sessions.contains(found.session.0 as usize));
+                assert_eq!(self.places[found.session.0 as usize], at);
+            }
+        }
+        let waiting = self.rest.iter().flatten().count();
+        let places = self.places.iter().filter(|place| **place != 0);
+        assert_eq!(places.count(), waiting);
+    }
+
     fn bytes(&self) -> usize {
         self.rest.capacity() * size_of::<Match>() + self.places.len() * size_of::<u32>()
     }
 
     /// Takes a session out.
     fn take(&mut self, session: SessionKey) -> Option<Match> {
-        let place = std::mem::take(self.places.get_mut(session.0 as usize)?);
-        self.rest[(place as usize).checked_sub(1)?].take()
+        let place = self.places.get_mut(session.0 as usize)?;
+        let at = (*place as usize).checked_sub(1)?;
+        *place = 0;
+        self.rest[at].take()
     }
 
     /// Takes out whoever is next.

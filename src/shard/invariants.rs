@@ -31,6 +31,9 @@ impl Shard {
         let under_way: usize = self.fan_outs.iter().map(FanOut::held).sum();
         let holders = self.pool.pages.holders();
         assert_eq!(holders, runs + under_way, "a page has other holders");
+        for fan_out in &self.fan_outs {
+            fan_out.check_invariants(&self.sessions);
+        }
         assert_eq!(self.client_ids.len(), self.sessions.len());
         let queues = self
             .sessions
