@@ -124,7 +124,9 @@ proptest! {
             prop_assert_eq!(index.find(filter), ids.get(filter).copied());
             for topic in &topics {
                 let mut found = Vec::new();
-                index.for_each_match(topic, |id, entry| found.push((id, *entry)));
+                index.for_each_filter(topic, |id, entries| {
+                    found.extend(entries.iter().map(|entry| (id, *entry)));
+                });
                 found.sort_unstable();
                 let mut expected: Vec<_> = model
                     .iter()

@@ -6,17 +6,29 @@ use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version};
 use ringmq::shard::input::Input;
 use world::{Packet, World};
 
+/// One shard with so many subscribers of `all`, and a publisher.
+fn crowd(count: usize, qos: QoS) -> (World, usize, Vec<usize>) {
+    let mut world = World::new(1);
+    let subscribe = |n| {
+        let subscriber = world.connect(0, &format!("s{n}"), Version::V5);
+        world.subscribe(subscriber, "all", qos);
+        subscriber
+    };
+    let subscribers = (0..count).map(subscribe).collect();
+    let publisher = world.connect(0, "publisher", Version::V5);
+    (world, publisher, subscribers)
+}
+
+/// The same with so many that a message for them goes on by `Input::FanOut` alone.
+fn large_crowd(qos: QoS) -> (World, usize, Vec<usize>) {
+    let (mut world, publisher, subscribers) = crowd(1_100, qos);
+    world.links_flow = false;
+    (world, publisher, subscribers)
+}
+
 #[test]
 fn what_very_many_get_may_leave_later_unless_there_is_more_for_one_of_them() {
-    let mut world = World::new(1);
-    let subscribers: Vec<_> = (0..300)
-        .map(|n| {
-            let subscriber = world.connect(0, &format!("s{n}"), Version::V5);
-            world.subscribe(subscriber, "all", QoS::AtLeastOnce);
-            subscriber
-        })
-        .collect();
-    let publisher = world.connect(0, "publisher", Version::V5);
+    let (mut world, publisher, subscribers) = crowd(300, QoS::AtLeastOnce);
     let first = subscribers[0];
     let conns: Vec<_> = subscribers
         .iter()
@@ -59,23 +71,9 @@ fn what_very_many_get_may_leave_later_unless_there_is_more_for_one_of_them() {
     }
 }
 
-/// One shard with so many subscribers of `all` that a message for them goes on by `Input::FanOut` alone, and a publisher.
-fn crowd(qos: QoS) -> (World, usize, Vec<usize>) {
-    let mut world = World::new(1);
-    let subscribe = |n| {
-        let subscriber = world.connect(0, &format!("s{n}"), Version::V5);
-        world.subscribe(subscriber, "all", qos);
-        subscriber
-    };
-    let subscribers = (0..1_100).map(subscribe).collect();
-    let publisher = world.connect(0, "publisher", Version::V5);
-    world.links_flow = false;
-    (world, publisher, subscribers)
-}
-
 #[test]
 fn a_message_for_very_many_lets_everything_else_pass() {
-    let (mut world, publisher, subscribers) = crowd(QoS::AtLeastOnce);
+    let (mut world, publisher, subscribers) = large_crowd(QoS::AtLeastOnce);
     let other = world.connect(0, "other", Version::V311);
     world.subscribe(other, "few", QoS::AtMostOnce);
     world.publish(publisher, "all", b"1", QoS::AtLeastOnce, 1);
@@ -102,7 +100,7 @@ fn a_message_for_very_many_lets_everything_else_pass() {
 
 #[test]
 fn what_is_under_way_to_a_session_comes_before_all_else_that_happens_to_it() {
-    let (mut world, publisher, subscribers) = crowd(QoS::AtMostOnce);
+    let (mut world, publisher, subscribers) = large_crowd(QoS::AtMostOnce);
     let [few, leaves, again, ends, waits] = subscribers[..5] else {
         unreachable!("there are more")
     };
@@ -144,7 +142,7 @@ fn what_is_under_way_to_a_session_comes_before_all_else_that_happens_to_it() {
 
 #[test]
 fn what_is_under_way_to_very_many_is_bounded_and_all_of_it_arrives() {
-    let (mut world, publisher, subscribers) = crowd(QoS::AtMostOnce);
+    let (mut world, publisher, subscribers) = large_crowd(QoS::AtMostOnce);
     for n in 0..100 {
         world.publish(publisher, "all", &[n], QoS::AtMostOnce, 0);
     }

@@ -256,8 +256,9 @@ fn look_up(cores: &mut [Core], topic: &str, exclude: usize) {
     for at in 0..CORES {
         let core = &cores[at];
         let mut found = Vec::new();
-        core.index
-            .for_each_match(topic, |id, entry| found.push((id, *entry)));
+        core.index.for_each_filter(topic, |id, entries| {
+            found.extend(entries.iter().map(|entry| (id, *entry)));
+        });
         found.sort_unstable();
         let mut expected: Vec<_> = core
             .subscriptions

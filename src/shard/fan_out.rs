@@ -37,6 +37,8 @@ pub(super) struct FanOut {
     places: Vec<u32>,
     more_ids: MoreIds,
     images: Box<Images>,
+    /// The Message Expiry Interval in `images`.
+    message_expiry_s: Option<u32>,
 }
 
 impl FanOut {
@@ -123,6 +125,7 @@ impl Shard {
             places,
             more_ids: more_ids.clone(),
             images,
+            message_expiry_s: None,
         });
     }
 
@@ -158,16 +161,15 @@ impl Shard {
             message,
             more_ids,
             images,
+            message_expiry_s,
             ..
         } = fan_out;
         let mut publication = Publication::from_local(message);
-        // It stands in the packets, and is less than when they were encoded.
-        let message_expiry_s = publication
-            .remaining_s(self.now.mono_ms)
-            .unwrap_or_default();
-        if images.message_expiry_s != message_expiry_s {
+        let remaining_s = publication.remaining_s(self.now.mono_ms);
+        let remaining_s = remaining_s.unwrap_or_default();
+        if *message_expiry_s != remaining_s {
             images.clear(&mut self.pool.pages);
-            images.message_expiry_s = message_expiry_s;
+            *message_expiry_s = remaining_s;
         }
         for found in piece {
             // The rules may have changed since it matched.

@@ -125,18 +125,10 @@ impl<S: Subscriber> Index<S> {
         self.filters.text(filter_id, out);
     }
 
-    /// Calls `f` for every subscription that matches `topic`: each pair of filter and subscriber
-    /// exactly once.
+    /// Calls `f` for every filter that matches `topic`, once, with all its subscribers.
     ///
-    /// A subscriber with several matching filters is seen several times (MQTT 5 §3.3.4).
+    /// A subscriber with several matching filters is among those of each (MQTT 5 §3.3.4).
     /// Order: the same after the same operations, whatever the seed.
-    pub fn for_each_match(&self, topic: &str, mut f: impl FnMut(FilterId, &S)) {
-        self.for_each_filter(topic, |id, entries| {
-            entries.iter().for_each(|entry| f(id, entry))
-        });
-    }
-
-    /// Calls `f` for every filter that matches `topic`, with all its subscribers.
     pub fn for_each_filter(&self, topic: &str, mut f: impl FnMut(FilterId, &[S])) {
         self.filters
             .for_each_match(topic, |id, list| f(id, list.as_slice()));
@@ -198,10 +190,10 @@ mod tests {
 
     fn matching(index: &Index<Entry>, topic: &str) -> Vec<(String, u32)> {
         let mut found = Vec::new();
-        index.for_each_match(topic, |id, entry| {
+        index.for_each_filter(topic, |id, entries| {
             let mut text = String::new();
             index.filter_text(id, &mut text);
-            found.push((text, entry.key));
+            found.extend(entries.iter().map(|entry| (text.clone(), entry.key)));
         });
         found
     }
