@@ -377,6 +377,7 @@ impl Inflight {
         let Some(message) = message else {
             let id = self.id_at(at);
             self.finish(at);
+            self.keep_count();
             return Arrived::GivenUp(id, place);
         };
         if let Entry::Stored(stored) = std::mem::replace(&mut self.entries[at], Entry::Done) {
@@ -729,6 +730,8 @@ mod tests {
             )
         );
         assert_eq!(inflight.arrived(7, None), Arrived::Unknown);
+        // The client had it before the restart, maybe.
+        assert!(inflight.keeps_count);
         assert!(matches!(
             inflight.resend_next(),
             Some(Resend::Publish { id: i, dup: true, .. }) if i == id(65_534)
