@@ -257,7 +257,7 @@ pub struct Inbox {
     /// Let sessions outlive their connections (for an hour).
     #[arg(long)]
     pub keep_sessions: bool,
-    /// Messages a second, while they connect, to somebody who is there already; 0 is none.
+    /// Messages a second, while they connect or get broadcasts, to somebody who is there already; 0 is none.
     #[arg(long, default_value = "100", value_parser = rate_or_zero)]
     pub probe_rate: f64,
     /// When all are there: how many of them, chosen at random, get a message first.
@@ -269,6 +269,10 @@ pub struct Inbox {
     /// Open loop: messages a second when everybody gets one.
     #[arg(long, default_value = "10k", value_parser = rate)]
     pub all_rate: f64,
+    /// Then everybody subscribes to one topic more, and gets so many messages of it, each when all have had the one before
+    /// it. Probes go on meanwhile.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub broadcasts: u32,
     /// QoS of publications and subscriptions.
     #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub qos: u8,

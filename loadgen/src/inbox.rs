@@ -3,6 +3,9 @@
 //! While the crowd grows, a probe goes to a client that is there already, many times a second: what the broker does
 //! for the others' sake, such as making a table larger, is in its latency. When all are there, a random sample of
 //! them gets a message each, then everybody does. All messages are due on a schedule (open loop).
+//!
+//! At the end there may be broadcasts: a message that everybody has subscribed to, again when all have had it. What they do to
+//! others is in the latency of the probes that go on meanwhile.
 
 use crate::cli::Inbox as Args;
 use crate::clock::Clock;
@@ -26,6 +29,7 @@ use ringmq::protocol::{
     Ack, Connack, PacketId, PacketType, Publish, PublishProperties, QoS, ReasonCode, Suback,
     put_ack,
 };
+use std::fmt;
 
 /// Bytes the publisher has ready to be written before it waits.
 const OUT_BYTES_MAX: usize = 64 << 10;
@@ -98,6 +102,9 @@ pub fn run(args: &Args) -> Result<Summary, String> {
             ..step(name, &first, &after, last.received, target).until(&first, last.at_ns)
         });
     }
+    if args.broadcasts > 0 {
+        crowd.broadcasts(args, &mut steps)?;
+    }
     let end = Sample::take(target, clock)?;
     let (clients, links) = (&mut crowd.clients, &mut crowd.links);
     clients.growth.write(&mut clients.row, end.at_ns);
@@ -113,9 +120,9 @@ pub fn run(args: &Args) -> Result<Summary, String> {
         measured_s: seconds,
         published: clients.published,
         published_per_s: clients.published as f64 / seconds,
-        expected: clients.published,
-        delivered: clients.published - lost,
-        delivered_per_s: steps.last().map_or(0.0, |all| all.per_s),
+        expected: clients.expected,
+        delivered: clients.expected - lost,
+        delivered_per_s: steps.last().map_or(0.0, |last| last.per_s),
         lost,
         duplicates: clients.trouble.duplicates,
         reordered: clients.trouble.reordered,
@@ -167,6 +174,12 @@ struct Crowd {
     clock: Clock,
 }
 
+/// Messages that have arrived.
+struct Heard {
+    count: u64,
+    latency: Histogram<u64>,
+}
+
 /// What came of the messages of a step.
 struct Ended {
     received: u64,
@@ -193,8 +206,7 @@ struct Campaign {
     published: u64,
     /// Messages before this one were late because the broker took no more.
     held_back: u64,
-    received: u64,
-    latency: Histogram<u64>,
+    heard: Heard,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +216,15 @@ enum Stage {
     AwaitsConnack,
     AwaitsSuback,
     Ready,
+    /// Ready, and about to have the subscription for broadcasts, too.
+    SubscribesToAll,
+}
+
+/// What the clients do one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Connect,
+    SubscribeToAll,
 }
 
 /// A client: what it has heard, and what was sent to it.
@@ -226,14 +247,22 @@ struct Clients {
     at_once: usize,
     payloads: Payloads,
     members: Vec<Member>,
-    /// The next one to connect.
+    turn: Turn,
+    /// Whose turn is next.
     next: u32,
-    connecting: usize,
+    /// How many have begun theirs and are not done.
+    under_way: usize,
     ready: Vec<u32>,
     campaign: Campaign,
+    /// Who has subscribed to broadcasts, in the order of the clients; nobody before all are asked to.
+    to_all: Vec<Track>,
+    broadcasts: u64,
+    broadcast: Heard,
     /// The state of the generator of random numbers.
     random: u64,
     published: u64,
+    /// Deliveries that are to come of what was published.
+    expected: u64,
     received: u64,
     acknowledged: u64,
     trouble: Trouble,
@@ -265,7 +294,7 @@ impl Crowd {
             self.clients.campaign.schedule = None;
         }
         let last_ns = self.clients.last_event_ns;
-        self.until(|clients| clients.received >= clients.published && clients.in_flight() == 0)?;
+        self.until(|clients| clients.received >= clients.expected && clients.in_flight() == 0)?;
         let clients = &self.clients;
         // What a step of messages takes ends with the last of them, but connecting ended before its last probe.
         let at_ns = if matches!(clients.campaign.aim, Aim::Random) {
@@ -274,10 +303,61 @@ impl Crowd {
             clients.last_event_ns
         };
         Ok(Ended {
-            received: clients.campaign.received,
-            latency_us: Percentiles::of(&clients.campaign.latency),
+            received: clients.campaign.heard.count,
+            latency_us: Percentiles::of(&clients.campaign.heard.latency),
             at_ns,
         })
+    }
+
+    /// Everybody subscribes to one topic more, and gets messages of it, each when all have had the one before it.
+    fn broadcasts(&mut self, args: &Args, steps: &mut Vec<Step>) -> Result<(), String> {
+        let target = &args.target;
+        let count = u64::from(args.count);
+        let before = Sample::take(target, self.clock)?;
+        self.clients.begin("subscribe", Aim::Random, 0.0);
+        self.clients.all_subscribe();
+        if !self.until(|clients| clients.next == clients.publisher() && clients.under_way == 0)? {
+            return Err("not all clients could subscribe to broadcasts".into());
+        }
+        let last_ns = self.clients.last_event_ns;
+        let subscribed = Sample::take(target, self.clock)?;
+        steps.push(step("subscribe", &before, &subscribed, count, target).until(&before, last_ns));
+
+        self.clients
+            .begin("broadcast", Aim::Random, args.probe_rate);
+        for _ in 0..args.broadcasts {
+            self.clients.broadcast(&mut self.links);
+            let heard = self.clients.broadcasts * count;
+            if !self.until(|clients| clients.broadcast.count >= heard)? {
+                // What is missing is lost, and told of at the end.
+                break;
+            }
+        }
+        let beside = self.end()?;
+        let after = Sample::take(target, self.clock)?;
+        let broadcast = &self.clients.broadcast;
+        for (name, count, latency_us) in [
+            ("beside", beside.received, beside.latency_us),
+            (
+                "broadcast",
+                broadcast.count,
+                Percentiles::of(&broadcast.latency),
+            ),
+        ] {
+            if count == 0 {
+                continue;
+            }
+            let cpu_is_its_own = name == "broadcast";
+            let step =
+                step(name, &subscribed, &after, count, target).until(&subscribed, beside.at_ns);
+            steps.push(Step {
+                cpu_ns_each: step.cpu_ns_each.filter(|_| cpu_is_its_own),
+                rss_bytes_each: None,
+                latency_us,
+                ..step
+            });
+        }
+        Ok(())
     }
 
     fn until(&mut self, done: impl Fn(&Clients) -> bool) -> Result<bool, String> {
@@ -336,13 +416,18 @@ impl Clients {
             at_once: args.at_once as usize,
             payloads: Payloads::new(args.size as usize),
             members: (0..=args.count).map(|_| member()).collect(),
+            turn: Turn::Connect,
             // Nobody's turn yet.
             next: args.count,
-            connecting: 0,
+            under_way: 0,
             ready: Vec::with_capacity(args.count as usize),
             campaign: Campaign::new(Aim::All, 0.0, 0),
+            to_all: Vec::new(),
+            broadcasts: 0,
+            broadcast: Heard::nothing(),
             random: u64::from(args.count),
             published: 0,
+            expected: 0,
             received: 0,
             acknowledged: 0,
             trouble: Trouble::default(),
@@ -380,7 +465,8 @@ impl Clients {
 
     fn lost(&self) -> u64 {
         let lost = |member: &Member| member.track.lost(member.sent.into());
-        self.members.iter().map(lost).sum()
+        let of_broadcasts = self.to_all.iter().map(|track| track.lost(self.broadcasts));
+        self.members.iter().map(lost).chain(of_broadcasts).sum()
     }
 
     /// A number below `below`, which is above 0 (splitmix64; the same ones in each run).
@@ -403,14 +489,31 @@ impl Clients {
         all
     }
 
-    /// Lets those connect whose turn it is.
+    /// From now on they subscribe to broadcasts, one after the other.
+    fn all_subscribe(&mut self) {
+        self.to_all = vec![Track::default(); self.publisher() as usize];
+        self.turn = Turn::SubscribeToAll;
+        self.next = 0;
+    }
+
+    /// Lets those connect, or subscribe to broadcasts, whose turn it is.
     fn start(&mut self, links: &mut Links, now_ns: u64) {
-        while self.next < self.publisher() && self.connecting < self.at_once {
+        while self.next < self.publisher() && self.under_way < self.at_once {
             let member = &mut self.members[self.next as usize];
-            member.stage = Stage::Connecting;
-            member.began_ns = now_ns;
-            links.connect(self.next);
-            self.connecting += 1;
+            match self.turn {
+                Turn::Connect => {
+                    member.stage = Stage::Connecting;
+                    member.began_ns = now_ns;
+                    links.connect(self.next);
+                }
+                Turn::SubscribeToAll => {
+                    member.stage = Stage::SubscribesToAll;
+                    let (out, version) = (links.out(self.next), self.credentials.version);
+                    let filter = format!("{}/all", self.prefix);
+                    put_subscribe(out, version, PacketId::MIN, &filter, self.qos);
+                }
+            }
+            self.under_way += 1;
             self.next += 1;
         }
     }
@@ -452,7 +555,6 @@ impl Clients {
     }
 
     fn put(&mut self, links: &mut Links, client: u32, intended_ns: u64) {
-        use std::fmt::Write;
         let member = &mut self.members[client as usize];
         let header = Header {
             publisher: client,
@@ -460,11 +562,30 @@ impl Clients {
             intended_ns,
         };
         member.sent += 1;
+        self.expected += 1;
+        self.campaign.published += 1;
+        self.encode(links, format_args!("{client}"), &header);
+    }
+
+    /// Publishes a message that everybody has subscribed to.
+    fn broadcast(&mut self, links: &mut Links) {
+        let header = Header {
+            publisher: self.publisher(),
+            sequence: self.broadcasts,
+            intended_ns: self.clock.now_ns(),
+        };
+        self.broadcasts += 1;
+        self.expected += self.to_all.len() as u64;
+        self.encode(links, format_args!("all"), &header);
+    }
+
+    fn encode(&mut self, links: &mut Links, last_level: fmt::Arguments<'_>, header: &Header) {
+        use fmt::Write;
         self.topic.clear();
         // Writing to a string cannot fail.
-        let _ = write!(self.topic, "{}/{client}", self.prefix);
+        let _ = write!(self.topic, "{}/{last_level}", self.prefix);
         self.payload.clear();
-        self.payloads.put(&header, &mut self.payload);
+        self.payloads.put(header, &mut self.payload);
         Publish {
             dup: false,
             qos: self.qos,
@@ -479,7 +600,6 @@ impl Clients {
         }
         .encode(self.credentials.version, links.out(self.publisher()));
         self.published += 1;
-        self.campaign.published += 1;
         self.row.interval.published += 1;
     }
 
@@ -498,18 +618,25 @@ impl Clients {
             let out = links.out(link);
             put_ack(out, version, PacketType::Puback, id, ReasonCode::Success);
         }
+        let publisher = self.publisher();
         let trouble = &mut self.trouble;
         let in_second = &mut self.row.interval.trouble;
-        let Some(header) = self
-            .payloads
-            .check(publish.payload)
-            .filter(|header| header.publisher == link)
-        else {
-            trouble.corrupt += 1;
-            in_second.corrupt += 1;
-            return Ok(());
+        let header = self.payloads.check(publish.payload);
+        let (header, track, heard) = match header {
+            Some(header) if header.publisher == link => {
+                let track = &mut self.members[link as usize].track;
+                (header, track, &mut self.campaign.heard)
+            }
+            Some(header) if header.publisher == publisher && !self.to_all.is_empty() => {
+                (header, &mut self.to_all[link as usize], &mut self.broadcast)
+            }
+            _ => {
+                trouble.corrupt += 1;
+                in_second.corrupt += 1;
+                return Ok(());
+            }
         };
-        match self.members[link as usize].track.see(header.sequence) {
+        match track.see(header.sequence) {
             Arrival::Fresh => {}
             Arrival::Late => {
                 trouble.reordered += 1;
@@ -522,11 +649,15 @@ impl Clients {
             }
         }
         self.received += 1;
-        self.campaign.received += 1;
         let latency_ns = now_ns.saturating_sub(header.intended_ns);
-        self.campaign.latency.saturating_record(latency_ns);
-        self.row.interval.delivered += 1;
-        self.row.interval.latency.saturating_record(latency_ns);
+        heard.count += 1;
+        heard.latency.saturating_record(latency_ns);
+        let interval = &mut self.row.interval;
+        interval.delivered += 1;
+        if header.publisher == link {
+            // How long everybody takes to have a broadcast is nothing that a second could tell.
+            interval.latency.saturating_record(latency_ns);
+        }
         Ok(())
     }
 
@@ -547,8 +678,7 @@ impl Campaign {
             schedule: (rate > 0.0).then(|| Profile::constant(rate).schedule(start_ns, 1.0, 0.0)),
             published: 0,
             held_back: 0,
-            received: 0,
-            latency: histogram(),
+            heard: Heard::nothing(),
         }
     }
 
@@ -557,6 +687,15 @@ impl Campaign {
             Aim::Random => u64::MAX,
             Aim::These(clients) => clients.len() as u64,
             Aim::All => everybody.into(),
+        }
+    }
+}
+
+impl Heard {
+    fn nothing() -> Self {
+        Self {
+            count: 0,
+            latency: histogram(),
         }
     }
 }
@@ -607,15 +746,17 @@ impl Handler for Clients {
                 put_subscribe(links.out(link), version, PacketId::MIN, &filter, self.qos);
                 Ok(())
             }
-            (PacketType::Suback, Stage::AwaitsSuback) => {
+            (PacketType::Suback, stage @ (Stage::AwaitsSuback | Stage::SubscribesToAll)) => {
                 let suback = Suback::decode(version, body).map_err(|error| error.to_string())?;
                 if suback.codes != [self.qos as u8] {
                     return Err(format!("SUBACK with {:?}", suback.codes));
                 }
                 self.members[link as usize].stage = Stage::Ready;
-                self.connecting -= 1;
-                self.ready.push(link);
-                self.row.connected = self.ready.len() as u64;
+                self.under_way -= 1;
+                if stage == Stage::AwaitsSuback {
+                    self.ready.push(link);
+                    self.row.connected = self.ready.len() as u64;
+                }
                 Ok(())
             }
             (PacketType::Publish, Stage::Ready) if link != self.publisher() => {
@@ -643,7 +784,7 @@ impl Handler for Clients {
         let stage = match self.members[link as usize].stage {
             Stage::Away | Stage::Connecting => "connecting",
             Stage::AwaitsConnack => "waiting for CONNACK",
-            Stage::AwaitsSuback => "waiting for SUBACK",
+            Stage::AwaitsSuback | Stage::SubscribesToAll => "waiting for SUBACK",
             Stage::Ready => "in use",
         };
         Err(format!("client {} ({stage}): {why}", self.name(link)))
@@ -720,5 +861,36 @@ mod tests {
             (clients.trouble.corrupt, clients.trouble.duplicates),
             (1, 1)
         );
+    }
+
+    #[test]
+    fn a_broadcast_is_expected_of_everybody_once_they_have_subscribed() {
+        let mut clients = clients("loadgen inbox -c 2 -s 20 --probe-rate 0");
+        let mut links = Links::default();
+        (0..=2).for_each(|_| {
+            links.add();
+        });
+        let header = Header {
+            publisher: clients.publisher(),
+            sequence: 0,
+            intended_ns: 5,
+        };
+        let mut packet = vec![0, 1, b't'];
+        clients.payloads.put(&header, &mut packet);
+        clients.on_publish(&mut links, 0, 0, &packet, 9).unwrap();
+        assert_eq!(clients.trouble.corrupt, 1, "nobody has subscribed to it");
+        clients.all_subscribe();
+        clients.start(&mut links, 6);
+        assert_eq!((clients.next, clients.under_way), (2, 2));
+        clients.broadcast(&mut links);
+        assert_eq!((clients.published, clients.expected), (1, 2));
+        for link in [0, 0, 1] {
+            clients.on_publish(&mut links, link, 0, &packet, 9).unwrap();
+        }
+        assert_eq!((clients.broadcast.count, clients.received), (2, 2));
+        assert_eq!((clients.trouble.duplicates, clients.lost()), (1, 0));
+        clients.broadcast(&mut links);
+        assert_eq!(clients.lost(), 2, "the second has not arrived");
+        assert_eq!(clients.campaign.heard.count, 0, "it is no message to one");
     }
 }

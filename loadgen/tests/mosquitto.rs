@@ -241,6 +241,35 @@ fn storms_and_the_suite_come_to_their_end() {
         assert!(summary.delivered >= summary.connections + sample, "{words}");
         assert_eq!(summary.delivered, summary.published, "{words}");
     }
+    let words =
+        "inbox --prefix heard -c 200 --sample 10 -q 1 --probe-rate 1k --broadcasts 3 --verify";
+    let summary = broker.run(words);
+    assert_eq!(summary.violations, [""; 0]);
+    let steps: Vec<_> = summary.steps.iter().map(|step| &step.name[..]).collect();
+    assert_eq!(
+        steps,
+        [
+            "connect",
+            "probe",
+            "sample",
+            "all",
+            "subscribe",
+            "beside",
+            "broadcast"
+        ]
+    );
+    let broadcast = summary.steps.last().expect("the steps");
+    assert_eq!(broadcast.count, 600);
+    let latency = broadcast.latency_us.as_ref().expect("there were some");
+    assert_eq!(latency.count, 600);
+    let own: u64 = summary
+        .steps
+        .iter()
+        .filter(|step| ["probe", "sample", "all", "beside"].contains(&&step.name[..]))
+        .map(|step| step.count)
+        .sum();
+    assert_eq!(summary.delivered, own + 600);
+    assert_eq!(summary.published, own + 3);
     for (name, messages) in [
         ("gateway --scale 0.1 -d 500ms", true),
         ("sharedsub-1K-5-1K-1K --scale 0.02 -d 500ms", true),
