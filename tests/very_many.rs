@@ -2,9 +2,11 @@
 
 mod world;
 
+use ringmq::config::limits::Limits;
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version};
 use ringmq::shard::input::Input;
-use world::{Packet, World};
+use ringmq::shard::record::{Durability, Record};
+use world::{Packet, World, persistent, with_qos};
 
 /// One shard with so many subscribers of `all`, and a publisher.
 fn crowd(count: usize, qos: QoS) -> (World, usize, Vec<usize>) {
@@ -155,5 +157,67 @@ fn what_is_under_way_to_very_many_is_bounded_and_all_of_it_arrives() {
     assert_eq!([first, rest].concat(), expected);
     for at in &subscribers[1..] {
         assert_eq!(world.payloads(*at), expected);
+    }
+}
+
+/// So many clients that keep their sessions and subscribe to `all`, and a publisher.
+fn stored_crowd(count: usize, shard_count: usize, qos: QoS) -> (World, usize, Vec<usize>) {
+    let mut world = World::with_store(shard_count, Limits::default(), Durability::Power);
+    let subscribe = |n| {
+        let id = format!("s{n}");
+        let subscriber = world.send_connect(n % shard_count, persistent(&id, Version::V5));
+        world.commit();
+        assert!(matches!(
+            world.next(subscriber),
+            Some(Packet::Connack { .. })
+        ));
+        world.send_subscribe(subscriber, "all", with_qos(qos), None);
+        world.commit();
+        assert_eq!(
+            world.next(subscriber),
+            Some(Packet::Suback(vec![qos as u8]))
+        );
+        subscriber
+    };
+    let subscribers = (0..count).map(subscribe).collect();
+    let publisher = world.connect(0, "publisher", Version::V5);
+    world.links_flow = false;
+    (world, publisher, subscribers)
+}
+
+#[test]
+fn a_message_for_very_many_is_acknowledged_when_all_who_are_stored_have_it() {
+    for shard_count in [1, 2] {
+        let (mut world, publisher, subscribers) =
+            stored_crowd(1_200 * shard_count, shard_count, QoS::AtLeastOnce);
+        world.publish(publisher, "all", b"1", QoS::AtLeastOnce, 1);
+        let (mut have, mut pieces) = (0, 0);
+        let shard = world.clients[publisher].shard;
+        while world.shards[shard].is_fanning_out() {
+            assert!(world.records.iter().all(Vec::is_empty), "who has it?");
+            world.input(shard, Input::FanOut);
+            let got = subscribers.iter().map(|at| world.messages(*at).len());
+            let got: usize = got.sum();
+            assert!(got < 500, "{got} in one piece");
+            (have, pieces) = (have + got, pieces + 1);
+        }
+        assert!(pieces > 2, "{pieces}");
+        let here = |at: &&usize| world.clients[**at].shard == shard;
+        assert_eq!(have, subscribers.iter().filter(here).count());
+        // The other shard has it in pieces, too, and answers behind the last.
+        world.flow();
+        assert_eq!(world.next(publisher), None, "PUBACK before its record");
+        let records: Vec<_> = world.records.iter().flatten().collect();
+        let [Record::Message { receivers, .. }] = &records[..] else {
+            panic!("{} records", records.len());
+        };
+        assert_eq!(receivers.len(), subscribers.len());
+        world.commit();
+        let acked = Some(Packet::Ack {
+            packet_type: PacketType::Puback,
+            id: 1,
+            reason: ReasonCode::Success,
+        });
+        assert_eq!(world.next(publisher), acked);
     }
 }

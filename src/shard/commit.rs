@@ -2,6 +2,7 @@
 
 use super::Shard;
 use super::connection::PAUSED_BY_RETAINED;
+use super::ending::{Ended, Ending, Leaving};
 use super::fetch::{FetchFor, Redispatch};
 use super::gate::Ticket;
 use super::hold::{Hold, Withheld};
@@ -10,8 +11,8 @@ use super::linger::Lingering;
 use super::mesh::PendingSuback;
 use super::mesh_message::{MeshMessage, Taken, TakenEnd};
 use super::outbox::Outbox;
-use super::record::{Durability, Lsn, Receiver, Record, StoredMessage};
-use super::storing::{Ended, Ending, Leaving, Storing, Unstored};
+use super::record::{Durability, Lsn, Record, StoredMessage};
+use super::storing::{AtHand, Storing, Unstored};
 use crate::protocol::{PacketId, ReasonCode};
 use crate::session::SessionKey;
 use crate::session::inflight::Settled;
@@ -81,17 +82,11 @@ pub(super) struct Keeper {
     pub(super) leaving: Numbered<Leaving>,
     /// By hash of the Client Identifier.
     pub(super) ended: Numbered<Ended>,
-    /// Scratch of the publication at hand: who took it here, how many other shards were asked, how many queues hold it back, and whether
-    /// one refuses it.
-    pub(super) taking: Vec<Receiver>,
-    pub(super) asked: u32,
-    pub(super) holding: Vec<u64>,
-    pub(super) refusing: bool,
-    /// One of those who took it is not about to acknowledge it.
-    pub(super) taken_slowly: bool,
+    /// What the publication at hand has come to so far.
+    pub(super) at_hand: AtHand,
     /// Answers to other shards, sent at the end of the input.
     pub(super) answers: Vec<(ShardId, Taken)>,
-    /// Answers that wait for room in a queue.
+    /// Answers that wait for room in a queue, or for those whom the message is under way to.
     pub(super) withheld: Vec<Withheld>,
     /// Messages whose records linger, by deadline; some are settled.
     pub(super) lingering: VecDeque<Lingering>,
@@ -132,11 +127,7 @@ impl Keeper {
             endings: Slab::new(),
             leaving: Numbered::default(),
             ended: Numbered::default(),
-            taking: Vec::new(),
-            asked: 0,
-            holding: Vec::new(),
-            refusing: false,
-            taken_slowly: false,
+            at_hand: AtHand::default(),
             answers: Vec::new(),
             withheld: Vec::new(),
             lingering: VecDeque::new(),

@@ -188,7 +188,8 @@ impl Shard {
         let cache = matches.len() > 1;
         images.is_wide = matches.len() >= WIDE_MIN;
         if matches.len() > AT_ONCE_MAX {
-            self.set_aside(&mut matches, publication, &more_ids, outbox);
+            // The large allocation goes with the message.
+            self.set_aside(std::mem::take(&mut matches), publication, &more_ids, outbox);
         }
         for found in &matches {
             let images_for_all = cache.then_some(&mut *images);

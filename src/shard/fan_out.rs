@@ -4,14 +4,15 @@
 //! subscription or of the session) happens behind it ([`Shard::catch_up`]). So the order of messages is what it would be without, for every
 //! publisher and every subscriber, and a message to somebody else waits for nothing.
 //!
-//! A session gets all that is under way to it at once, so that a stream of such messages leaves in large writes. Sessions for which the
-//! store has to take the message do not wait: its acknowledgement waits for them.
+//! A session gets all that is under way to it at once, so that a stream of such messages leaves in large writes. Where the store has to take
+//! the message for some of them, its acknowledgement waits until all have it, as it waits for the answers of other shards.
 
 use super::Shard;
 use super::deliver::{Images, Match, MoreIds};
 use super::message::Message;
 use super::outbox::Outbox;
-use super::publication::Publication;
+use super::publication::{Numbering, Publication};
+use super::storing::AtHand;
 use crate::protocol::QoS;
 use crate::session::{Session, SessionKey};
 use slab::Slab;
@@ -39,6 +40,8 @@ pub(super) struct FanOut {
     images: Box<Images>,
     /// The Message Expiry Interval in `images`.
     message_expiry_s: Option<u32>,
+    /// Whose number it is stored under; none if nobody has it stored.
+    stored_as: Option<Numbering>,
 }
 
 impl FanOut {
@@ -83,14 +86,14 @@ impl FanOut {
 impl Shard {
     /// Whether a message is under way to sessions of this shard: with [`Input::FanOut`](super::input::Input::FanOut) it goes on.
     pub fn is_fanning_out(&self) -> bool {
-        !self.fan_outs.is_empty()
+        !self.fan_outs.is_empty() || !self.pump_later.is_empty()
     }
 
-    /// Puts a publication under way to `matches`, but for those who get it at once, which stay there.
+    /// Puts a publication under way to `matches`.
     #[cold]
     pub(super) fn set_aside(
         &mut self,
-        matches: &mut Vec<Match>,
+        matches: Vec<Match>,
         publication: &mut Publication<'_>,
         more_ids: &MoreIds,
         outbox: &mut Outbox,
@@ -100,38 +103,49 @@ impl Shard {
         {
             self.fan_out(usize::MAX, outbox);
         }
-        // The large allocation goes with the message.
-        let mut rest = std::mem::take(matches);
-        if self.keeper.is_on() && publication.qos != QoS::AtMostOnce {
-            let (sessions, qos) = (&self.sessions, publication.qos);
-            let is_stored = |found: &mut Match| {
-                found.qos.min(qos) != QoS::AtMostOnce
-                    && sessions[found.session.0 as usize].stored != 0
-            };
-            matches.extend(rest.extract_if(.., is_stored));
-        }
-        if rest.is_empty() {
-            return;
+        let sessions = &self.sessions;
+        let is_stored = |found: &Match| {
+            found.qos != QoS::AtMostOnce && sessions[found.session.0 as usize].stored != 0
+        };
+        let mut stored_as = None;
+        if self.keeper.is_on()
+            && publication.qos != QoS::AtMostOnce
+            && matches.iter().any(is_stored)
+        {
+            self.keeper
+                .own_number(self.id, self.now.wall_ms, publication);
+            self.keeper.at_hand.awaited += 1;
+            stored_as = Some(publication.numbering);
         }
         let mut places = vec![0; self.sessions.capacity()];
-        for (at, found) in (1..).zip(&rest) {
+        for (at, found) in (1..).zip(&matches) {
             places[found.session.0 as usize] = at;
         }
         let mut images = Box::<Images>::default();
         images.is_wide = true;
         self.fan_outs.push_back(FanOut {
             message: publication.local(),
-            rest: rest.into_iter().map(Some).collect(),
+            rest: matches.into_iter().map(Some).collect(),
             places,
             more_ids: more_ids.clone(),
             images,
             message_expiry_s: None,
+            stored_as,
         });
     }
 
-    /// Gives so many more sessions what is under way to them, first those that the oldest message is under way to.
+    /// Gives so many more sessions what is under way to them, first those that the oldest message is under way to, or what they may have
+    /// since a message was stored.
     #[cold]
     pub(super) fn fan_out(&mut self, count: usize, outbox: &mut Outbox) {
+        for _ in 0..count.min(self.pump_later.len()) {
+            if let Some(session) = self.pump_later.pop() {
+                self.pump(session, outbox);
+            }
+        }
+        if self.pump_later.is_empty() {
+            self.pump_later = Vec::new();
+        }
         // Who gets a message has no other under way that is older.
         let mut fan_outs = std::mem::take(&mut self.fan_outs);
         let Some(oldest) = fan_outs.front_mut() else {
@@ -149,11 +163,19 @@ impl Shard {
         }
         self.matches = piece;
         self.more_matches = younger;
+        let mut over = Vec::new();
         while let Some(oldest) = fan_outs.pop_front_if(|fan_out| fan_out.rest.is_empty()) {
             let mut images = oldest.images;
             images.clear(&mut self.pool.pages);
+            over.extend(oldest.stored_as.zip(Some(oldest.message.number())));
         }
         self.fan_outs = fan_outs;
+        for (stored_as, number) in over {
+            match stored_as {
+                Numbering::Own => self.answered(number, outbox),
+                _ => self.all_have(number),
+            }
+        }
     }
 
     fn deliver_piece(&mut self, fan_out: &mut FanOut, piece: &[Match], outbox: &mut Outbox) {
@@ -162,9 +184,15 @@ impl Shard {
             more_ids,
             images,
             message_expiry_s,
+            stored_as,
             ..
         } = fan_out;
         let mut publication = Publication::from_local(message);
+        // Another publication may be at hand.
+        let at_hand = std::mem::take(&mut self.keeper.at_hand);
+        if let Some(stored_as) = stored_as {
+            publication.numbering = *stored_as;
+        }
         let remaining_s = publication.remaining_s(self.now.mono_ms);
         let remaining_s = remaining_s.unwrap_or_default();
         if *message_expiry_s != remaining_s {
@@ -178,6 +206,12 @@ impl Shard {
             } else {
                 self.counters.deliveries_denied += 1;
             }
+        }
+        let more = std::mem::replace(&mut self.keeper.at_hand, at_hand);
+        if stored_as.is_some() {
+            self.more_have(message.number(), more);
+        } else {
+            assert!(more == AtHand::default());
         }
     }
 

@@ -10,7 +10,7 @@ use super::mesh_message::Taken;
 use super::outbox::Outbox;
 use super::publication::Publication;
 use super::record::{Receiver, ReceiverFlags, StoredSession, number_time_ms};
-use super::storing::Pace;
+use super::storing::{AtHand, Pace};
 use super::timer::{Timer, TimerKind};
 use crate::protocol::ReasonCode;
 use crate::session::queue::{Front, LetGo, QueueLimits, Queued};
@@ -28,13 +28,32 @@ pub(super) struct Hold {
     number: u64,
 }
 
-/// An answer to another shard that waits for queues here.
+/// An answer to another shard that waits for queues here, or for those whom the message is under way to.
 #[derive(Debug)]
 pub(super) struct Withheld {
     pub(super) to: ShardId,
     pub(super) taken: Taken,
     /// The sessions that have not decided.
     pub(super) holding: Vec<u64>,
+    /// Sessions are still to have the message.
+    pub(super) is_under_way: bool,
+}
+
+impl Withheld {
+    /// Whether this message is under way. What a shared group was asked about is another answer of the same number.
+    pub(super) fn is_under_way(&self, number: u64) -> bool {
+        self.is_under_way && self.taken.message.0 == number
+    }
+
+    /// Adds what more sessions have made of the message.
+    pub(super) fn add(&mut self, more: AtHand) {
+        assert!(more.awaited == 0);
+        let taken = &mut self.taken;
+        taken.receivers.extend(more.receivers);
+        taken.refused |= more.refused;
+        taken.promptly &= !more.slowly && more.holding.is_empty();
+        self.holding.extend(more.holding);
+    }
 }
 
 impl Shard {
@@ -78,7 +97,7 @@ impl Shard {
     }
 
     fn refuse_publication(&mut self, to: &Recipient<'_>, publication: &Publication<'_>) {
-        self.keeper.refusing = true;
+        self.keeper.at_hand.refused = true;
         self.note_drops(Some(to.session), publication.topic, DropCause::Refused, 1);
     }
 
@@ -92,7 +111,7 @@ impl Shard {
         }
         on_hold.push_back(delivery);
         let deadline_ms = self.now.mono_ms + u64::from(self.limits.queue_hold_ms);
-        self.keeper.holding.push(stored);
+        self.keeper.at_hand.holding.push(stored);
         self.keeper.holds.push_back(Hold {
             deadline_ms,
             session: to.session,
@@ -254,7 +273,22 @@ impl Shard {
         withheld.holding.swap_remove(one.expect("looked at"));
         withheld.taken.refused |= receiver.is_none();
         withheld.taken.receivers.extend(receiver);
-        if withheld.holding.is_empty() {
+        self.answer_withheld(at);
+    }
+
+    /// A message of another shard is no longer under way here.
+    pub(super) fn all_have(&mut self, number: u64) {
+        let mut all = self.keeper.withheld.iter();
+        let at = all.position(|withheld| withheld.is_under_way(number));
+        let at = at.expect("its answer waits for this");
+        self.keeper.withheld[at].is_under_way = false;
+        self.answer_withheld(at);
+    }
+
+    /// Lets an answer go that waits for nothing any more.
+    fn answer_withheld(&mut self, at: usize) {
+        let withheld = &self.keeper.withheld[at];
+        if withheld.holding.is_empty() && !withheld.is_under_way {
             let Withheld { to, taken, .. } = self.keeper.withheld.swap_remove(at);
             self.keeper.answers.push((to, taken));
         }

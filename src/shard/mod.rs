@@ -30,6 +30,7 @@ pub mod credentials;
 mod deliver;
 mod disconnect;
 mod drops;
+mod ending;
 mod fan_out;
 mod fetch;
 mod gate;
@@ -61,7 +62,7 @@ mod timer;
 mod unsubscribe;
 
 use crate::config::limits::Limits;
-use crate::session::Session;
+use crate::session::{Session, SessionKey};
 use crate::topic::index::{Index, Subscriber};
 use crate::topic::interest::{InterestTable, LocalInterest};
 use crate::topic::retained::{Retained, StampClock};
@@ -197,6 +198,8 @@ pub struct Shard {
     drops: Drops,
     /// Messages under way to very many sessions of this shard, oldest first.
     fan_outs: VecDeque<FanOut>,
+    /// Sessions that may have what waits for them: a message for very many of them is stored. The last one is next.
+    pump_later: Vec<SessionKey>,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
     more_matches: Vec<Match>,
@@ -272,6 +275,7 @@ impl Shard {
             more_matches: Vec::new(),
             more_ids: Vec::new(),
             fan_outs: VecDeque::new(),
+            pump_later: Vec::new(),
             matched_groups: Vec::new(),
             places_ahead: Vec::new(),
             images: None,

@@ -418,7 +418,7 @@ impl Shard {
         }
         self.counters.mesh_publish_sent += 1;
         if envelope.asked && publication.numbering == Numbering::Own {
-            self.keeper.asked += 1;
+            self.keeper.at_hand.awaited += 1;
         }
         // Every shard keeps a message that is to be retained, and they share it.
         if (envelope.group.is_some() || publication.stamp == 0) && publication.is_small() {

@@ -5,6 +5,7 @@ use super::Shard;
 use super::commit::{Keeper, Told, Wait};
 use super::connection::PAUSED_BY_RETAINED;
 use super::counters::DropCause;
+use super::fan_out::AT_ONCE_MAX;
 use super::gate::Ticket;
 use super::hold::Withheld;
 use super::input::{ConnKey, ShardId};
@@ -48,6 +49,21 @@ pub(super) struct Storing {
     acks: Acks,
 }
 
+/// What the sessions here have made of a publication so far.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct AtHand {
+    /// Who took it.
+    pub(super) receivers: Vec<Receiver>,
+    /// The sessions that hold it back.
+    pub(super) holding: Vec<u64>,
+    /// Other shards that were asked, and one if it is still under way to sessions of this one.
+    pub(super) awaited: u32,
+    /// A session refuses it.
+    pub(super) refused: bool,
+    /// One of those who took it is not about to acknowledge it.
+    pub(super) slowly: bool,
+}
+
 /// Whom to acknowledge it.
 #[derive(Debug, Default)]
 struct Acks {
@@ -89,36 +105,6 @@ pub(super) struct Then {
     pub(super) ending: Option<usize>,
 }
 
-/// A session that ended and whose last messages are on their way.
-#[derive(Debug)]
-pub(super) struct Ending {
-    stored: u64,
-    /// Hash of its Client Identifier.
-    client: u64,
-    remaining: u32,
-    /// Who is granted the Client Identifier after it.
-    connack: Option<ConnKey>,
-    /// A later session with the Client Identifier, which ends after it.
-    next: Option<usize>,
-}
-
-/// Messages of shared groups that a stored session leaves to other members.
-#[derive(Debug, Default)]
-pub(super) struct Leaving {
-    count: u32,
-    /// The session has ended meanwhile.
-    ending: Option<usize>,
-}
-
-/// How far the end of the last session with a Client Identifier has come; there is none once it is durable.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Ended {
-    /// Its record waits for what it leaves behind.
-    Pending(usize),
-    /// Its record.
-    Recorded(u64),
-}
-
 /// When a session that takes a message will have acknowledged it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
@@ -138,6 +124,16 @@ pub(super) struct Unstored {
     dropped: Vec<(u64, Part)>,
 }
 
+impl AtHand {
+    fn add(&mut self, more: Self) {
+        self.receivers.extend(more.receivers);
+        self.holding.extend(more.holding);
+        self.awaited += more.awaited;
+        self.refused |= more.refused;
+        self.slowly |= more.slowly;
+    }
+}
+
 impl Unstored {
     fn sessions(&self) -> impl Iterator<Item = SessionKey> + '_ {
         std::iter::once(self.first).chain(self.more.iter().copied())
@@ -145,8 +141,14 @@ impl Unstored {
 }
 
 impl Storing {
-    /// Takes a receiver out while nothing is recorded; false if something is, or it is not among the receivers.
+    /// Receivers that may be looked through for each that ends. Behind a message with more their ends are recorded.
+    const SEARCHED_MAX: usize = AT_ONCE_MAX;
+
+    /// Takes a receiver out while nothing is recorded; false if something is, or it is not among the receivers, or these are very many.
     pub(super) fn end_unwritten(&mut self, session: StoredSession, part: Part) -> bool {
+        if self.receivers.len() > Self::SEARCHED_MAX {
+            return false;
+        }
         let mut receivers = self.receivers.iter();
         let at = receivers.position(|it| it.session == session && it.flags.part() == part);
         // Without the message its records are written, or are being decided on.
@@ -155,6 +157,15 @@ impl Storing {
             self.receivers.swap_remove(at);
         }
         at.is_some()
+    }
+
+    /// Adds what more sessions of its shard have made of it.
+    fn add(&mut self, more: AtHand) {
+        assert!(more.awaited == 0);
+        self.awaiting += more.holding.len() as u32;
+        self.refused |= more.refused;
+        self.slowly |= more.slowly;
+        self.receivers.extend(more.receivers);
     }
 
     /// Whether its records are written, or are being decided on.
@@ -208,9 +219,9 @@ impl Keeper {
             publication.numbering,
             Numbering::Own | Numbering::Asked
         ));
-        self.taken_slowly |= pace == Pace::Slow;
+        self.at_hand.slowly |= pace == Pace::Slow;
         let subscription_ids = (!ids.is_empty()).then(|| Box::new(ids.to_vec()));
-        self.taking.push(Receiver {
+        self.at_hand.receivers.push(Receiver {
             session: StoredSession(stored),
             flags: ReceiverFlags::new(options, part),
             subscription_ids,
@@ -246,8 +257,15 @@ impl Shard {
     }
 
     pub(super) fn assert_scratch_is_empty(&self) {
-        assert!(self.keeper.taking.is_empty() && self.keeper.holding.is_empty());
-        assert!(self.keeper.asked == 0 && !self.keeper.refusing && !self.keeper.taken_slowly);
+        let AtHand {
+            receivers,
+            holding,
+            awaited,
+            refused,
+            slowly,
+        } = &self.keeper.at_hand;
+        assert!(receivers.is_empty() && holding.is_empty());
+        assert!(*awaited == 0 && !refused && !slowly);
     }
 
     /// After it was routed: acknowledges it now or when it is stored, and sees that it is.
@@ -267,11 +285,14 @@ impl Shard {
             return;
         }
         let number = publication.number;
-        let receivers = std::mem::take(&mut self.keeper.taking);
-        let holding = std::mem::take(&mut self.keeper.holding);
-        let refused = std::mem::take(&mut self.keeper.refusing);
-        let slowly = std::mem::take(&mut self.keeper.taken_slowly);
-        let awaiting = std::mem::take(&mut self.keeper.asked) + holding.len() as u32;
+        let AtHand {
+            receivers,
+            holding,
+            awaited,
+            refused,
+            slowly,
+        } = std::mem::take(&mut self.keeper.at_hand);
+        let awaiting = awaited + holding.len() as u32;
         let received_from = source
             .publish
             .as_ref()
@@ -338,21 +359,41 @@ impl Shard {
             }
             Numbering::Own => self.finish_storing(publication, Source::default(), outbox),
             Numbering::Asked => {
+                let at_hand = std::mem::take(&mut self.keeper.at_hand);
+                let is_under_way = at_hand.awaited > 0;
                 let taken = Taken {
                     message: StoredMessage(publication.number),
-                    receivers: std::mem::take(&mut self.keeper.taking),
-                    refused: std::mem::take(&mut self.keeper.refusing),
-                    promptly: !std::mem::take(&mut self.keeper.taken_slowly)
-                        && self.keeper.holding.is_empty(),
+                    receivers: at_hand.receivers,
+                    refused: at_hand.refused,
+                    promptly: !at_hand.slowly && at_hand.holding.is_empty(),
                 };
-                let holding = std::mem::take(&mut self.keeper.holding);
+                let holding = at_hand.holding;
                 let to = number_shard(publication.number);
-                if holding.is_empty() {
+                if holding.is_empty() && !is_under_way {
                     self.keeper.answers.push((to, taken));
                 } else {
-                    self.keeper.withheld.push(Withheld { to, taken, holding });
+                    self.keeper.withheld.push(Withheld {
+                        to,
+                        taken,
+                        holding,
+                        is_under_way,
+                    });
                 }
             }
+        }
+    }
+
+    /// Some more sessions of this shard have a message that is under way to very many of them.
+    pub(super) fn more_have(&mut self, number: u64, more: AtHand) {
+        if let Some(storing) = self.keeper.storing.get_mut(&number) {
+            storing.add(more);
+            return;
+        }
+        let mut withheld = self.keeper.withheld.iter_mut();
+        match withheld.find(|withheld| withheld.is_under_way(number)) {
+            Some(withheld) => withheld.add(more),
+            // It is at hand still: a session that it is under way to has it through a shared group, too.
+            None => self.keeper.at_hand.add(more),
         }
     }
 
@@ -438,7 +479,9 @@ impl Shard {
         }
         // There is nobody to be told that some queue refuses it.
         storing.refused = false;
-        let may_linger = !storing.slowly && !is_retained && !storing.receivers.is_empty();
+        let may_linger = !storing.slowly
+            && !is_retained
+            && (1..=Storing::SEARCHED_MAX).contains(&storing.receivers.len());
         match &storing.source.publish {
             Some(publish) if publish.qos == QoS::AtLeastOnce && may_linger => {
                 let publisher = publish.conn;
@@ -588,8 +631,12 @@ impl Shard {
                 let session = StoredSession(*session);
                 self.record_end(StoredMessage(number), session, *part, outbox);
             }
-            for session in unstored.sessions() {
-                self.pump(session, outbox);
+            if unstored.more.len() < AT_ONCE_MAX {
+                for session in unstored.sessions() {
+                    self.pump(session, outbox);
+                }
+            } else {
+                self.pump_later.extend(unstored.sessions());
             }
         }
     }
@@ -728,105 +775,6 @@ impl Shard {
         }
         if let Some(ending) = then.ending {
             self.release_ending(ending, outbox);
-        }
-    }
-
-    /// Begins to end a session; `release_ending` is due once more than `share_ending` was called.
-    pub(super) fn begin_ending(&mut self, stored: u64, client_id: &str) -> usize {
-        let client = self.client_ids.hash(client_id);
-        let ending = self.keeper.endings.insert(Ending {
-            stored,
-            client,
-            remaining: 1,
-            connack: None,
-            next: None,
-        });
-        let leaving = self.keeper.leaving.entry(stored).or_default();
-        leaving.ending = Some(ending);
-        self.keeper.endings[ending].remaining += leaving.count;
-        let before = self.keeper.ended.insert(client, Ended::Pending(ending));
-        if let Some(Ended::Pending(before)) = before {
-            self.keeper.endings[before].next = Some(ending);
-            self.share_ending(ending);
-        }
-        ending
-    }
-
-    /// CONNACK waits until the end of the session before is durable, and this record; with neither it goes at once.
-    pub(super) fn hold_connack(&mut self, key: ConnKey, client_id: &str, record: Option<u64>) {
-        let client = self.client_ids.hash(client_id);
-        let until = match self.keeper.ended.get(&client) {
-            Some(Ended::Pending(ending)) => {
-                self.keeper.endings[*ending].connack = Some(key);
-                self.cork(key);
-                return;
-            }
-            Some(Ended::Recorded(ended)) => Some(*ended).max(record),
-            None => record,
-        };
-        if let Some(until) = until {
-            self.keeper.wait(until, Wait::Connack(key));
-            self.cork(key);
-        }
-    }
-
-    /// One more thing has to be settled before a session ends.
-    pub(super) fn share_ending(&mut self, ending: usize) {
-        self.keeper.endings[ending].remaining += 1;
-    }
-
-    /// A stored session leaves a message to others: it does not end before that is settled.
-    pub(super) fn leave(&mut self, stored: u64) {
-        let leaving = self.keeper.leaving.entry(stored).or_default();
-        leaving.count += 1;
-        if let Some(ending) = leaving.ending {
-            self.share_ending(ending);
-        }
-    }
-
-    /// That is settled.
-    pub(super) fn has_left(&mut self, stored: u64, outbox: &mut Outbox) {
-        let leaving = self.keeper.leaving.get_mut(&stored);
-        let leaving = leaving.expect("it was counted");
-        leaving.count -= 1;
-        let ending = leaving.ending;
-        if leaving.count == 0 && ending.is_none() {
-            self.keeper.leaving.remove(&stored);
-        }
-        if let Some(ending) = ending {
-            self.release_ending(ending, outbox);
-        }
-    }
-
-    /// One thing is settled; with the last of them the session has ended.
-    pub(super) fn release_ending(&mut self, ending: usize, outbox: &mut Outbox) {
-        let mut next = Some(ending);
-        while let Some(ending) = next {
-            self.keeper.endings[ending].remaining -= 1;
-            if self.keeper.endings[ending].remaining > 0 {
-                return;
-            }
-            let it = self.keeper.endings.remove(ending);
-            self.keeper.leaving.remove(&it.stored);
-            let record = self.keep(Record::SessionEnded(StoredSession(it.stored)), outbox);
-            if let Some(conn) = it.connack {
-                self.keeper.wait(record, Wait::Connack(conn));
-            }
-            if it.next.is_none() {
-                let ended = Ended::Recorded(record);
-                self.keeper.ended.insert(it.client, ended);
-                self.keeper.wait(record, Wait::Ended(it.client));
-            }
-            next = it.next;
-        }
-    }
-
-    /// The end of a session is durable.
-    pub(super) fn end_is_durable(&mut self, client: u64) {
-        if let Some(Ended::Recorded(record)) = self.keeper.ended.get(&client)
-            && *record <= self.keeper.committed
-        {
-            self.keeper.ended.remove(&client);
         }
     }
 
