@@ -210,6 +210,7 @@ fn drive(world: &mut World, input: &mut Input<'_>, shard_count: usize, before: u
                 }
                 world.flow_all();
             }
+            31 if operation >> 5 < 4 => drop(world.fan_out(shard)),
             _ if stop == Stop::Allowed && input.byte() == 0xAA => world.shut_down(),
             _ => {}
         }

@@ -213,13 +213,25 @@ impl World {
         }
     }
 
-    /// Delivers everything on all links, and every handover.
+    /// What is under way to very many of a shard goes on; false when nothing is.
+    pub fn fan_out(&mut self, shard: usize) -> bool {
+        let is_under_way = self.shards[shard].is_fanning_out();
+        if is_under_way {
+            self.handle(shard, Input::FanOut);
+        }
+        is_under_way
+    }
+
+    /// Delivers everything on all links, every handover, and what is under way to very many.
     pub fn flow_all(&mut self) {
         let mut rounds = 0;
         while !self.is_quiet() {
             rounds += 1;
             assert!(rounds < 1_000, "shards do not talk for ever");
             while self.hand_over() {}
+            for shard in 0..self.shards.len() {
+                while self.fan_out(shard) {}
+            }
             for from in 0..self.shards.len() {
                 for to in 0..self.shards.len() {
                     self.flow(from, to, usize::MAX);
@@ -230,6 +242,7 @@ impl World {
 
     fn is_quiet(&self) -> bool {
         self.handovers.is_empty()
+            && !self.shards.iter().any(Shard::is_fanning_out)
             && self.links.iter().flatten().all(VecDeque::is_empty)
             && self.outboxes.iter().all(|outbox| outbox.mesh.is_empty())
     }

@@ -22,7 +22,7 @@ use std::rc::Rc;
 /// the message by then. Where assertions are checked a few are enough, so that tests go that way.
 pub(super) const AT_ONCE_MAX: usize = if cfg!(debug_assertions) { 2 } else { 1_024 };
 /// Sessions in a piece.
-pub(super) const PIECE: usize = if cfg!(debug_assertions) { 1 } else { 128 };
+const PIECE: usize = if cfg!(debug_assertions) { 1 } else { 128 };
 /// Messages under way at a time. With more, all that are left get the oldest.
 const MESSAGES_MAX: usize = if cfg!(debug_assertions) { 3 } else { 64 };
 /// Memory for who is still to have what; the same holds with more.
@@ -134,18 +134,24 @@ impl Shard {
         });
     }
 
-    /// Gives so many more sessions what is under way to them, first those that the oldest message is under way to, or what they may have
-    /// since a message was stored.
+    /// [`Input::FanOut`](super::input::Input::FanOut): so many more sessions have what is under way to them, and as many what they may have
+    /// since a message for very many was stored.
     #[cold]
-    pub(super) fn fan_out(&mut self, count: usize, outbox: &mut Outbox) {
-        for _ in 0..count.min(self.pump_later.len()) {
+    pub(super) fn fan_out_piece(&mut self, outbox: &mut Outbox) {
+        for _ in 0..PIECE.min(self.pump_later.len()) {
             if let Some(session) = self.pump_later.pop() {
                 self.pump(session, outbox);
             }
         }
         if self.pump_later.is_empty() {
+            // A burst must not keep its memory.
             self.pump_later = Vec::new();
         }
+        self.fan_out(PIECE, outbox);
+    }
+
+    /// Gives so many more sessions what is under way to them, first those that the oldest message is under way to.
+    fn fan_out(&mut self, count: usize, outbox: &mut Outbox) {
         // Who gets a message has no other under way that is older.
         let mut fan_outs = std::mem::take(&mut self.fan_outs);
         let Some(oldest) = fan_outs.front_mut() else {

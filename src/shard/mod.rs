@@ -76,7 +76,7 @@ use connection::{Connection, End};
 use counters::Counters;
 use deliver::{Images, Match, MoreIds};
 use drops::Drops;
-use fan_out::{FanOut, PIECE};
+use fan_out::FanOut;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
@@ -294,7 +294,7 @@ impl Shard {
             Input::Written { conn, bytes } => self.written(conn, bytes, outbox),
             Input::Mesh { from, message } => self.mesh(from, message, outbox),
             Input::Tick => self.tick(outbox),
-            Input::FanOut => self.fan_out(PIECE, outbox),
+            Input::FanOut => self.fan_out_piece(outbox),
             Input::Accepted { conn } => self.accepted(conn, outbox),
             Input::Identified { conn, username } => self.identified(conn, username),
             Input::Demanded { conn, demand } => self.demanded(conn, demand),
