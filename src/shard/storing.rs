@@ -257,15 +257,7 @@ impl Shard {
     }
 
     pub(super) fn assert_scratch_is_empty(&self) {
-        let AtHand {
-            receivers,
-            holding,
-            awaited,
-            refused,
-            slowly,
-        } = &self.keeper.at_hand;
-        assert!(receivers.is_empty() && holding.is_empty());
-        assert!(*awaited == 0 && !refused && !slowly);
+        assert!(self.keeper.at_hand == AtHand::default());
     }
 
     /// After it was routed: acknowledges it now or when it is stored, and sees that it is.
