@@ -277,6 +277,8 @@ fn a_database_that_is_gone_is_noticed_and_may_come_back() {
 #[ignore = "a process of the tests below"]
 fn child() {
     let dir = PathBuf::from(std::env::var_os("RINGMQ_CHILD").expect("started by its parent"));
+    // With one CPU the harness has begun a line, to end it with what becomes of this test.
+    println!();
     let faults = |mode: &str| fs::write(dir.join("faults"), mode).unwrap();
     let durability = match std::env::var("RINGMQ_CHILD_DURABILITY").as_deref() {
         Ok("process") => Durability::Process,
