@@ -16,7 +16,7 @@ use ringmq::shard::record::{
     Durability, OutgoingStep, Part, ReceiverFlags, Record, RecoveredDelivery, RecoveredSession,
     SessionRecord, StoredMessage, StoredSession,
 };
-use world::{Packet, World, connect, persistent, with_qos};
+use world::{Packet, World, connect, keeper, keeper_of, persistent, subscribed, with_qos};
 
 fn stored(shard_count: usize) -> World {
     World::with_store(shard_count, Limits::default(), Durability::Power)
@@ -39,29 +39,6 @@ fn ack_of(packet_type: PacketType, id: u16, reason: ReasonCode) -> Option<Packet
         id,
         reason,
     })
-}
-
-/// Connects a client that keeps its session.
-fn keeper(world: &mut World, id: &str) -> usize {
-    keeper_of(world, id, Version::V5)
-}
-
-fn keeper_of(world: &mut World, id: &str, version: Version) -> usize {
-    let client = world.send_connect(0, persistent(id, version));
-    assert_eq!(world.next(client), None, "CONNACK before its record");
-    world.commit();
-    assert!(matches!(world.next(client), Some(Packet::Connack { .. })));
-    client
-}
-
-fn subscribed(world: &mut World, id: &str, filter: &str, qos: QoS) -> usize {
-    let client = keeper(world, id);
-    let options = with_qos(qos);
-    world.send_subscribe(client, filter, options, None);
-    assert_eq!(world.next(client), None, "SUBACK before its record");
-    world.commit();
-    assert_eq!(world.next(client), Some(Packet::Suback(vec![qos as u8])));
-    client
 }
 
 #[test]

@@ -6,7 +6,7 @@ use ringmq::config::limits::Limits;
 use ringmq::protocol::{PacketType, PublishProperties, QoS, ReasonCode, Version};
 use ringmq::shard::input::Input;
 use ringmq::shard::record::{Durability, Record};
-use world::{Packet, World, persistent, with_qos};
+use world::{Packet, World, subscribed};
 
 /// One shard with so many subscribers of `all`, and a publisher.
 fn crowd(count: usize, qos: QoS) -> (World, usize, Vec<usize>) {
@@ -163,22 +163,7 @@ fn what_is_under_way_to_very_many_is_bounded_and_all_of_it_arrives() {
 /// So many clients that keep their sessions and subscribe to `all`, and a publisher.
 fn stored_crowd(count: usize, shard_count: usize, qos: QoS) -> (World, usize, Vec<usize>) {
     let mut world = World::with_store(shard_count, Limits::default(), Durability::Power);
-    let subscribe = |n| {
-        let id = format!("s{n}");
-        let subscriber = world.send_connect(n % shard_count, persistent(&id, Version::V5));
-        world.commit();
-        assert!(matches!(
-            world.next(subscriber),
-            Some(Packet::Connack { .. })
-        ));
-        world.send_subscribe(subscriber, "all", with_qos(qos), None);
-        world.commit();
-        assert_eq!(
-            world.next(subscriber),
-            Some(Packet::Suback(vec![qos as u8]))
-        );
-        subscriber
-    };
+    let subscribe = |n| subscribed(&mut world, &format!("s{n}"), "all", qos);
     let subscribers = (0..count).map(subscribe).collect();
     let publisher = world.connect(0, "publisher", Version::V5);
     world.links_flow = false;

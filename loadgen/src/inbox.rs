@@ -804,6 +804,14 @@ mod tests {
         Clients::new(&args, Clock::start()).unwrap()
     }
 
+    fn links_of(clients: &Clients) -> Links {
+        let mut links = Links::default();
+        for _ in &clients.members {
+            links.add();
+        }
+        links
+    }
+
     #[test]
     fn a_sample_names_nobody_twice() {
         let mut clients = clients("loadgen inbox -c 1000");
@@ -822,10 +830,7 @@ mod tests {
     #[test]
     fn messages_are_written_when_they_are_due_and_once_to_each() {
         let mut clients = clients("loadgen inbox -c 10");
-        let mut links = Links::default();
-        (0..=10).for_each(|_| {
-            links.add();
-        });
+        let mut links = links_of(&clients);
         clients.ready = (0..10).collect();
         clients.campaign = Campaign::new(Aim::All, 1_000.0, 0);
         clients.publish(&mut links, 3_500_000);
@@ -866,10 +871,7 @@ mod tests {
     #[test]
     fn a_broadcast_is_expected_of_everybody_once_they_have_subscribed() {
         let mut clients = clients("loadgen inbox -c 2 -s 20 --probe-rate 0");
-        let mut links = Links::default();
-        (0..=2).for_each(|_| {
-            links.add();
-        });
+        let mut links = links_of(&clients);
         let header = Header {
             publisher: clients.publisher(),
             sequence: 0,

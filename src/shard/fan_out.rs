@@ -169,17 +169,14 @@ impl Shard {
         }
         self.matches = piece;
         self.more_matches = younger;
-        let mut over = Vec::new();
-        while let Some(oldest) = fan_outs.pop_front_if(|fan_out| fan_out.rest.is_empty()) {
-            let mut images = oldest.images;
-            images.clear(&mut self.pool.pages);
-            over.extend(oldest.stored_as.zip(Some(oldest.message.number())));
-        }
         self.fan_outs = fan_outs;
-        for (stored_as, number) in over {
-            match stored_as {
-                Numbering::Own => self.answered(number, outbox),
-                _ => self.all_have(number),
+        let is_over = |fan_out: &mut FanOut| fan_out.rest.is_empty();
+        while let Some(mut oldest) = self.fan_outs.pop_front_if(is_over) {
+            oldest.images.clear(&mut self.pool.pages);
+            match oldest.stored_as {
+                None => {}
+                Some(Numbering::Own) => self.answered(oldest.message.number(), outbox),
+                Some(_) => self.all_have(oldest.message.number()),
             }
         }
     }

@@ -9,7 +9,9 @@ use super::input::ShardId;
 use super::mesh_message::Taken;
 use super::outbox::Outbox;
 use super::publication::Publication;
-use super::record::{Receiver, ReceiverFlags, StoredSession, number_time_ms};
+use super::record::{
+    Receiver, ReceiverFlags, StoredMessage, StoredSession, number_shard, number_time_ms,
+};
 use super::storing::{AtHand, Pace};
 use super::timer::{Timer, TimerKind};
 use crate::protocol::ReasonCode;
@@ -31,15 +33,30 @@ pub(super) struct Hold {
 /// An answer to another shard that waits for queues here, or for those whom the message is under way to.
 #[derive(Debug)]
 pub(super) struct Withheld {
-    pub(super) to: ShardId,
-    pub(super) taken: Taken,
+    to: ShardId,
+    taken: Taken,
     /// The sessions that have not decided.
-    pub(super) holding: Vec<u64>,
+    holding: Vec<u64>,
     /// Sessions are still to have the message.
-    pub(super) is_under_way: bool,
+    is_under_way: bool,
 }
 
 impl Withheld {
+    /// Of a message with this number, whose shard asked what it has come to.
+    pub(super) fn new(number: u64, at_hand: AtHand) -> Self {
+        Self {
+            to: number_shard(number),
+            taken: Taken {
+                message: StoredMessage(number),
+                receivers: at_hand.receivers,
+                refused: at_hand.refused,
+                promptly: !at_hand.slowly && at_hand.holding.is_empty(),
+            },
+            holding: at_hand.holding,
+            is_under_way: at_hand.awaited > 0,
+        }
+    }
+
     /// Whether this message is under way. What a shared group was asked about is another answer of the same number.
     pub(super) fn is_under_way(&self, number: u64) -> bool {
         self.is_under_way && self.taken.message.0 == number
@@ -273,7 +290,8 @@ impl Shard {
         withheld.holding.swap_remove(one.expect("looked at"));
         withheld.taken.refused |= receiver.is_none();
         withheld.taken.receivers.extend(receiver);
-        self.answer_withheld(at);
+        let withheld = self.keeper.withheld.swap_remove(at);
+        self.answer_or_withhold(withheld);
     }
 
     /// A message of another shard is no longer under way here.
@@ -281,16 +299,17 @@ impl Shard {
         let mut all = self.keeper.withheld.iter();
         let at = all.position(|withheld| withheld.is_under_way(number));
         let at = at.expect("its answer waits for this");
-        self.keeper.withheld[at].is_under_way = false;
-        self.answer_withheld(at);
+        let mut withheld = self.keeper.withheld.swap_remove(at);
+        withheld.is_under_way = false;
+        self.answer_or_withhold(withheld);
     }
 
-    /// Lets an answer go that waits for nothing any more.
-    fn answer_withheld(&mut self, at: usize) {
-        let withheld = &self.keeper.withheld[at];
+    /// Lets an answer go if it waits for nothing any more.
+    pub(super) fn answer_or_withhold(&mut self, withheld: Withheld) {
         if withheld.holding.is_empty() && !withheld.is_under_way {
-            let Withheld { to, taken, .. } = self.keeper.withheld.swap_remove(at);
-            self.keeper.answers.push((to, taken));
+            self.keeper.answers.push((withheld.to, withheld.taken));
+        } else {
+            self.keeper.withheld.push(withheld);
         }
     }
 

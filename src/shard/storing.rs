@@ -352,25 +352,8 @@ impl Shard {
             Numbering::Own => self.finish_storing(publication, Source::default(), outbox),
             Numbering::Asked => {
                 let at_hand = std::mem::take(&mut self.keeper.at_hand);
-                let is_under_way = at_hand.awaited > 0;
-                let taken = Taken {
-                    message: StoredMessage(publication.number),
-                    receivers: at_hand.receivers,
-                    refused: at_hand.refused,
-                    promptly: !at_hand.slowly && at_hand.holding.is_empty(),
-                };
-                let holding = at_hand.holding;
-                let to = number_shard(publication.number);
-                if holding.is_empty() && !is_under_way {
-                    self.keeper.answers.push((to, taken));
-                } else {
-                    self.keeper.withheld.push(Withheld {
-                        to,
-                        taken,
-                        holding,
-                        is_under_way,
-                    });
-                }
+                let withheld = Withheld::new(publication.number, at_hand);
+                self.answer_or_withhold(withheld);
             }
         }
     }

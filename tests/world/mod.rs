@@ -677,3 +677,28 @@ pub(crate) fn options() -> SubscribeOptions {
 pub(crate) fn nothing() -> Forward<'static> {
     Forward::default()
 }
+
+/// Connects a client that keeps its session.
+pub(crate) fn keeper(world: &mut World, id: &str) -> usize {
+    keeper_of(world, id, Version::V5)
+}
+
+/// The same of another version of the protocol.
+pub(crate) fn keeper_of(world: &mut World, id: &str, version: Version) -> usize {
+    let client = world.send_connect(0, persistent(id, version));
+    assert_eq!(world.next(client), None, "CONNACK before its record");
+    world.commit();
+    assert!(matches!(world.next(client), Some(Packet::Connack { .. })));
+    client
+}
+
+/// The same with a subscription.
+pub(crate) fn subscribed(world: &mut World, id: &str, filter: &str, qos: QoS) -> usize {
+    let client = keeper(world, id);
+    let options = with_qos(qos);
+    world.send_subscribe(client, filter, options, None);
+    assert_eq!(world.next(client), None, "SUBACK before its record");
+    world.commit();
+    assert_eq!(world.next(client), Some(Packet::Suback(vec![qos as u8])));
+    client
+}
