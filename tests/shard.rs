@@ -581,6 +581,27 @@ fn sessions_that_expire_together_end_over_several_ticks() {
 }
 
 #[test]
+fn who_is_gone_leaves_no_timer() {
+    let mut world = World::new(1);
+    // A session of an hour that its client starts over, and connections that would be looked after for a day.
+    for _ in 0..10 {
+        let mut hello = persistent("c", Version::V5);
+        hello.clean_start = true;
+        hello.keep_alive_s = u16::MAX;
+        let client = world.connect_with(0, hello);
+        // The time to CONNECT is over: the next look is that at the Keep Alive.
+        world.pass(60_000);
+        world.cut(client);
+        world.shards[0].check_invariants();
+    }
+    let client = world.connect_with(0, connect("c", Version::V5));
+    world.disconnect(client);
+    world.cut(client);
+    assert_eq!(world.shards[0].session_count(), 0);
+    assert_eq!(world.shards[0].next_deadline(), None);
+}
+
+#[test]
 fn messages_expire_while_they_wait_and_keep_their_remaining_lifetime() {
     let mut world = World::new(2);
     let publisher = world.connect(0, "publisher", Version::V5);

@@ -158,8 +158,8 @@ pub struct Session {
     /// Where in the shard's list of matches of one PUBLISH this session stands, if it stands there: how
     /// overlapping subscriptions find each other.
     pub match_at: u32,
-    /// The tick at which the session's timer fires, or 0.
-    pub timer_tick: u32,
+    /// Its timer in the shard's wheel.
+    pub timer: Option<NonZeroU32>,
     /// What happens when its queue is full.
     pub queue_full: QueueFullPolicy,
     /// Whether the client chose that.
@@ -190,7 +190,7 @@ impl Session {
             conn: None,
             expiry_s: 0,
             match_at: 0,
-            timer_tick: 0,
+            timer: None,
             queue_full,
             chose_queue_full: false,
             acks_promptly: false,

@@ -5,7 +5,7 @@ use super::gate::Gate;
 use super::input::ConnKey;
 use super::outbound::Outbound;
 use super::outbox::{Event, Outbox};
-use super::timer::{TICK_MS, Timer, TimerKind, Wheel};
+use super::timer::{TICK_MS, Timer, TimerId, TimerKind};
 use crate::protocol::frame::{Cut, FixedHeader, PACKET_BYTES_MAX, cut, cut_version};
 use crate::protocol::varint::varint_len;
 use crate::protocol::{DecodeError, PacketType, ReasonCode, Version, disconnect};
@@ -94,8 +94,8 @@ pub(super) struct Connection {
     pub(super) packet_bytes_max: u32,
     /// The client's Topic Alias Maximum, capped by our own.
     pub(super) topic_alias_maximum: u16,
-    /// The tick of the timer set for this connection, or 0.
-    pub(super) timer_tick: u32,
+    /// Its timer in the wheel.
+    pub(super) timer: Option<TimerId>,
     /// When the last packet, or the connection itself, arrived.
     pub(super) last_received_ms: u64,
     /// A packet that has not arrived whole.
@@ -124,7 +124,7 @@ impl Connection {
             receive_maximum: u16::MAX,
             packet_bytes_max: u32::MAX,
             topic_alias_maximum: 0,
-            timer_tick: 0,
+            timer: None,
             last_received_ms: 0,
             carry: Vec::new(),
             outbound: None,
@@ -610,6 +610,7 @@ impl Shard {
         self.logins.remove(&key.index);
         let conn = &mut self.conns[key.index as usize];
         self.pool.discard(conn.outbound.take());
+        self.wheel.cancel(&mut conn.timer);
         let generation = conn.generation;
         *conn = Connection {
             generation,
@@ -619,18 +620,14 @@ impl Shard {
 
     /// Makes the timer of a connection fire at `deadline_ms` at the latest.
     pub(super) fn set_conn_timer(&mut self, key: ConnKey, deadline_ms: u64) {
-        let tick = self.wheel.tick_for(deadline_ms);
-        let conn = &mut self.conns[key.index as usize];
-        if conn.timer_tick != 0 && !Wheel::is_sooner(tick, conn.timer_tick) {
-            return;
-        }
-        conn.timer_tick = tick;
-        self.wheel.insert(Timer {
-            tick,
+        let timer = Timer {
+            tick: self.wheel.tick_for(deadline_ms),
             index: key.index,
             generation: key.generation,
             kind: TimerKind::Connection,
-        });
+        };
+        let conn = &mut self.conns[key.index as usize];
+        self.wheel.set(&mut conn.timer, timer);
     }
 
     /// The timer of a connection fired: is it time yet?
@@ -645,13 +642,9 @@ impl Shard {
         let login = self.logins.get(&key.index);
         let expires_at_ms = login.and_then(|login| login.expires_at_ms);
         let read_nothing_until_ms = self.read_nothing_until_ms;
-        let Some(conn) = self.conn_mut(key) else {
-            return;
-        };
-        if conn.timer_tick != timer.tick {
-            return;
-        }
-        conn.timer_tick = 0;
+        let conn = self.conn_mut(key);
+        let conn = conn.expect("a connection that is gone has no timer");
+        conn.timer = None;
         let allowed_ms = match conn.stage {
             Stage::Vacant | Stage::Closing => return,
             Stage::AwaitsConnect | Stage::Authenticating => connect_timeout_ms,

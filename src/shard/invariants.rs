@@ -4,6 +4,7 @@ use super::Shard;
 use super::connection::Stage;
 use super::fan_out::FanOut;
 use super::input::ConnKey;
+use super::timer::TimerKind;
 use crate::session::SessionKey;
 
 impl Shard {
@@ -87,10 +88,34 @@ impl Shard {
                 "more in flight than allowed"
             );
         }
+        self.check_timers();
         let sequences = self.pending_subacks.iter().map(|suback| suback.sequence);
         assert!(
             sequences.is_sorted(),
             "SUBACKs wait in the order of their announcements"
         );
+    }
+    /// Each timer of a connection or a session is known to it, and none is left of those that are gone.
+    fn check_timers(&self) {
+        let conns = self.conns.iter().enumerate();
+        let conns = conns.filter_map(|(index, conn)| Some((index, conn.generation, conn.timer?)));
+        let sessions = self.sessions.iter();
+        let sessions = sessions.filter_map(|(index, session)| Some((index, 0, session.timer?)));
+        let owners: [(_, Vec<_>); 2] = [
+            (TimerKind::Connection, conns.collect()),
+            (TimerKind::Session, sessions.collect()),
+        ];
+        for (kind, owners) in owners {
+            for (index, generation, id) in &owners {
+                let timer = self.wheel.timer(*id);
+                let has = (timer.kind, timer.index as usize, timer.generation);
+                assert_eq!(has, (kind, *index, *generation));
+            }
+            assert_eq!(
+                self.wheel.count(kind),
+                owners.len(),
+                "{kind:?}: one is gone"
+            );
+        }
     }
 }

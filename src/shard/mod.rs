@@ -92,7 +92,7 @@ use retain::Upkeep;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use timer::{Timer, Wheel};
+use timer::Wheel;
 
 /// What a shard is made from.
 #[derive(Clone, Debug)]
@@ -208,8 +208,6 @@ pub struct Shard {
     /// Scratch of reading ahead.
     places_ahead: Vec<u32>,
     images: Option<Box<Images>>,
-    /// Timers that have fired and were not taken yet, in order.
-    due: VecDeque<Timer>,
 }
 
 impl Shard {
@@ -279,7 +277,6 @@ impl Shard {
             matched_groups: Vec::new(),
             places_ahead: Vec::new(),
             images: None,
-            due: VecDeque::new(),
         }
     }
 
@@ -341,10 +338,10 @@ impl Shard {
 
     /// Monotonic milliseconds at which `Input::Tick` is due, if anything is timed.
     pub fn next_deadline(&self) -> Option<u64> {
-        if self.due.is_empty() {
-            self.wheel.next_deadline_ms()
-        } else {
+        if self.wheel.is_due() {
             Some(self.now.mono_ms)
+        } else {
+            self.wheel.next_deadline_ms()
         }
     }
 

@@ -8,7 +8,7 @@ use super::message::{Message, MessageParts, NEVER};
 use super::outbox::{Event, Outbox};
 use super::publication::Publication;
 use super::storing::{Source, Then};
-use super::timer::{Timer, TimerKind, Wheel};
+use super::timer::{Timer, TimerKind};
 use crate::protocol::QoS;
 use crate::session::will::Will;
 use crate::session::{
@@ -109,7 +109,8 @@ impl Shard {
             self.refuse_held(stored, state.on_hold, outbox);
         }
         self.forget_identity(key);
-        let session = self.sessions.remove(key.0 as usize);
+        let mut session = self.sessions.remove(key.0 as usize);
+        self.wheel.cancel(&mut session.timer);
         self.client_ids.remove(&session.client_id, key.0);
         if let Some(ending) = ending {
             self.release_ending(ending, outbox);
@@ -296,30 +297,21 @@ impl Shard {
         let Some(deadline_ms) = [will, end].into_iter().flatten().min() else {
             return;
         };
-        let tick = self.wheel.tick_for(deadline_ms);
-        let session = &mut self.sessions[key.0 as usize];
-        if session.timer_tick != 0 && !Wheel::is_sooner(tick, session.timer_tick) {
-            return;
-        }
-        session.timer_tick = tick;
-        self.wheel.insert(Timer {
-            tick,
+        let timer = Timer {
+            tick: self.wheel.tick_for(deadline_ms),
             index: key.0,
             generation: 0,
             kind: TimerKind::Session,
-        });
+        };
+        let session = &mut self.sessions[key.0 as usize];
+        self.wheel.set(&mut session.timer, timer);
     }
 
     /// The timer of a session fired: is anything due yet?
     pub(super) fn session_timer(&mut self, timer: Timer, outbox: &mut Outbox) {
         let key = SessionKey(timer.index);
-        let Some(session) = self.sessions.get_mut(key.0 as usize) else {
-            return;
-        };
-        if session.timer_tick != timer.tick {
-            return;
-        }
-        session.timer_tick = 0;
+        let session = &mut self.sessions[key.0 as usize];
+        session.timer = None;
         if session.conn.is_some() {
             return;
         }

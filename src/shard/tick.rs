@@ -6,12 +6,9 @@
 use super::Shard;
 use super::outbox::Outbox;
 use super::timer::TimerKind;
-use std::collections::VecDeque;
 
 /// Timers that one tick takes: the end of a session costs some microseconds.
 const TIMERS_PER_TICK: usize = 512;
-/// Capacity for timers that are due that is kept when there are none.
-const CAPACITY_KEPT: usize = 4_096;
 
 impl Shard {
     pub(super) fn tick(&mut self, outbox: &mut Outbox) {
@@ -19,9 +16,9 @@ impl Shard {
             // Wills and messages would not find those who want them.
             return;
         }
-        self.wheel.advance(self.now.mono_ms, &mut self.due);
+        self.wheel.advance(self.now.mono_ms);
         for _ in 0..TIMERS_PER_TICK {
-            let Some(timer) = self.due.pop_front() else {
+            let Some(timer) = self.wheel.pop() else {
                 break;
             };
             match timer.kind {
@@ -33,9 +30,6 @@ impl Shard {
                 TimerKind::Hold => self.hold_timer(outbox),
                 TimerKind::Linger => self.linger_timer(outbox),
             }
-        }
-        if self.due.is_empty() && self.due.capacity() > CAPACITY_KEPT {
-            self.due = VecDeque::new();
         }
     }
 }
