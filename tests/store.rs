@@ -20,6 +20,7 @@ use ringmq::shard::record::{
 use ringmq::store::load::{LoadSetup, Recovered, load};
 use ringmq::store::port::{News, StoreLink};
 use ringmq::store::{Store, schema};
+use rusqlite::Connection;
 use shim::shim;
 use std::collections::BTreeSet;
 use std::fs;
@@ -238,6 +239,39 @@ fn that_a_client_is_done_is_written_with_what_cannot_wait() {
     store.stop();
     let (store, recovered, _link) = open(&scratch.db(), Durability::Process);
     assert_eq!(waiting(&recovered), BTreeSet::new());
+    store.stop();
+}
+
+/// Tidying waited for a second without work, and on a busy broker for ever: the messages of sessions that had ended stayed.
+#[test]
+fn what_sessions_leave_is_removed_beside_a_stream_that_does_not_pause() {
+    let scratch = Scratch::new("swept");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    let mut records = vec![session()];
+    records.extend((1..=2_000).map(|id| message(id, 100)));
+    link.submit(records);
+    settled(&mut link, 2_001);
+    let conn = Connection::open(scratch.db()).unwrap();
+    let left = || {
+        let sql = "SELECT count(*) FROM msg WHERE id <= 2000";
+        conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(left(), 2_000);
+    // Very many end: it is not to wait for its minute.
+    let others = (1..=20_000).map(|n| Record::SessionEnded(StoredSession(1_000 + n)));
+    link.submit(others.chain([Record::SessionEnded(SESSION)]).collect());
+    settled(&mut link, 22_002);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    for id in 3_000.. {
+        link.submit(vec![message(id, 100)]);
+        thread::sleep(Duration::from_millis(5));
+        link.poll();
+        if id % 50 == 0 && left() == 0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} are still there", left());
+    }
+    drop(conn);
     store.stop();
 }
 

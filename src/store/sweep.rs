@@ -1,4 +1,5 @@
-//! Taking out of the stored messages the receivers that are gone, piece by piece while there is nothing else to do.
+//! Taking out of the stored messages the receivers that are gone, piece by piece: while there is nothing else to do, and beside
+//! work when that lasts.
 //!
 //! A session that ended stays among the receivers of its messages, because finding them would take an index on a hot table; and
 //! a message that one receiver never fetches keeps the rows of `done` behind it. A sweep goes once through `msg`, writes
@@ -7,18 +8,27 @@
 
 use super::batch::{Batch, SessionPart, part_of};
 use super::codec::{each_list, each_receiver, receivers_text, sql};
-use super::tables::Tables;
+use super::tables::{Kept, Tables};
 use crate::shard::record::{Part, Receiver, StoredMessage, StoredSession};
 use rusqlite::{Result, params};
 use std::collections::{BTreeSet, HashSet};
 
 /// Rows looked at in one transaction.
 const ROWS: u32 = 500;
+/// The same of a sweep, which in the test of the model has few rows.
+const SWEPT_ROWS: u32 = if cfg!(test) { 3 } else { ROWS };
 /// Pairs in `done` above which they are swept even if no session ended.
 const DONE_PARTS: u64 = 200_000;
+/// Sessions that ended above which a sweep waits for nothing.
+const GONE: usize = 10_000;
 
 /// Who is done with which message.
 pub(super) type Done = HashSet<(StoredMessage, SessionPart)>;
+
+/// Whether so much has gathered that it costs memory.
+pub(super) fn is_much(kept: &Kept) -> bool {
+    kept.gone.len() >= GONE || kept.done_parts >= DONE_PARTS
+}
 
 /// A sweep on its way.
 pub(super) struct Sweep {
@@ -51,9 +61,12 @@ impl Sweep {
         })
     }
 
-    /// Takes note of what was committed meanwhile.
-    pub(super) fn note(&mut self, batch: &Batch) {
-        self.done.extend(&batch.ended);
+    /// Takes note of what was committed meanwhile: of rows that others still wait for, and that are to be looked at.
+    pub(super) fn note(&mut self, batch: &Batch, kept: &Kept) {
+        let at = self.at;
+        let ended = batch.ended.iter();
+        let ended = ended.filter(|(id, _)| *id > at && kept.shared.contains_key(id));
+        self.done.extend(ended);
     }
 
     /// Looks at the next rows, and returns whether there are more.
@@ -62,7 +75,7 @@ impl Sweep {
         let mut select = tables
             .conn
             .prepare("SELECT id, receivers FROM msg WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-        let mut found = select.query(params![sql(self.at.0), ROWS])?;
+        let mut found = select.query(params![sql(self.at.0), SWEPT_ROWS])?;
         while let Some(row) = found.next()? {
             let id = StoredMessage(super::codec::number_at(row, 0)?);
             let mut receivers = Vec::new();

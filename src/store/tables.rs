@@ -23,6 +23,8 @@ pub(super) struct Kept {
     pub(super) shared: BTreeMap<StoredMessage, u32>,
     /// The rows of `done`: sequence number, greatest message number.
     pub(super) done: VecDeque<(u64, StoredMessage)>,
+    /// The last sequence number given to one. None is given twice: a sweep on its way will remove the rows up to that which it has read.
+    done_seq: u64,
     /// Pairs in the rows of `done`.
     pub(super) done_parts: u64,
     /// Ends whose message has not come yet, and since when.
@@ -83,7 +85,8 @@ pub(super) struct Tables<'c> {
 
 impl<'c> Tables<'c> {
     /// Prepares the statements; `kept` is what loading has found.
-    pub(super) fn new(conn: &'c Connection, kept: Kept) -> Result<Self> {
+    pub(super) fn new(conn: &'c Connection, mut kept: Kept) -> Result<Self> {
+        kept.done_seq = kept.done.back().map_or(0, |(seq, _)| *seq);
         let prepare = |text: &str| conn.prepare(text);
         Ok(Self {
             conn,
@@ -322,7 +325,7 @@ impl<'c> Tables<'c> {
             delta.early.push((id, parts));
         }
         if let Some(newest) = delta.acks.iter().map(|(id, _)| *id).max() {
-            let seq = self.kept.done.back().map_or(1, |(seq, _)| seq + 1);
+            let seq = self.kept.done_seq + 1;
             self.done
                 .execute(params![sql(seq), sql(newest.0), acks_text(&delta.acks)])?;
             delta.done = Some((seq, newest));
@@ -449,6 +452,7 @@ impl Kept {
             }
         }
         if let Some(row) = delta.done {
+            self.done_seq = row.0;
             self.done.push_back(row);
             self.done_parts += delta
                 .acks

@@ -56,6 +56,11 @@ const WAL_BYTES_LATE: u64 = 256 << 20;
 const WAL_BYTES_MAX: u64 = 4 << 30;
 /// Time without work after which the log is brought into the database, and free pages are given back.
 const IDLE: Duration = Duration::from_secs(1);
+/// Time after which what is to be tidied no longer waits for time without work, and between two sweeps beside work.
+const OVERDUE: Duration = Duration::from_secs(60);
+/// Time between two pieces of a sweep beside work, each about a millisecond, and after the last.
+const PIECE_PAUSE: Duration = Duration::from_millis(20);
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How long what can wait gathers.
 const GATHER: Duration = Duration::from_millis(100);
 /// Time between two tries when the disk refuses.
@@ -115,6 +120,9 @@ struct Writer<'c> {
     /// Per port: the last record taken into the batch, and the bytes charged for it.
     taken: Vec<(Lsn, usize)>,
     sweep: Option<Sweep>,
+    /// When a piece of it may be done beside work, and when one is to begin there however little there is for it.
+    piece_at: Instant,
+    overdue_at: Instant,
     /// The topic after which the search for expired retained messages goes on, and when the next begins.
     expired_after: Option<String>,
     expire_at: Instant,
@@ -206,6 +214,8 @@ pub(super) fn run(setup: WriterSetup) {
         batch: Batch::new(count),
         taken: vec![(Lsn(0), 0); count],
         sweep: None,
+        piece_at: Instant::now(),
+        overdue_at: Instant::now() + OVERDUE,
         expired_after: None,
         expire_at: Instant::now() + EXPIRE_FIRST,
         failing: None,
@@ -245,6 +255,7 @@ impl Writer<'_> {
             } else if self.has_taken() {
                 self.write();
                 self.keep_log_short();
+                self.tidy_beside_work();
                 idle_since = now;
             } else if stopping {
                 return;
@@ -362,7 +373,7 @@ impl Writer<'_> {
             .write(&mut self.batch, now_ms())
             .map_err(|error| Fault::of(&error))?;
         if let Some(sweep) = &mut self.sweep {
-            sweep.note(&self.batch);
+            sweep.note(&self.batch, &self.tables.kept);
         }
         let wal_pages = self.wal_pages.load(Ordering::Relaxed);
         // When the log has begun anew all of its pages are from this commit.
@@ -565,8 +576,39 @@ impl Writer<'_> {
             .store(self.wal_bytes(), Ordering::Relaxed);
     }
 
+    /// Goes on with the sweep if it has waited for long or much has gathered: there may be work without a pause for years, and what is
+    /// gone takes memory and space until then.
+    fn tidy_beside_work(&mut self) {
+        let now = Instant::now();
+        if self.failing.is_some() || now < self.piece_at {
+            return;
+        }
+        let is_under_way = self.sweep.is_some() || self.expired_after.is_some();
+        if is_under_way || now >= self.overdue_at || sweep::is_much(&self.tables.kept) {
+            let pause = match self.sweep() {
+                true => PIECE_PAUSE,
+                false => SWEEP_PAUSE,
+            };
+            self.piece_at = Instant::now() + pause;
+        }
+    }
+
     /// Does a piece of what can wait, and returns whether there is more.
     fn tidy(&mut self) -> bool {
+        if self.sweep() {
+            return true;
+        }
+        if self.wal_bytes() > 0 {
+            if !self.checkpointer.is_busy() {
+                self.checkpoint();
+            }
+            return false;
+        }
+        self.give_back().unwrap_or(false)
+    }
+
+    /// Removes a piece of what nobody waits for any more, and returns whether there is more.
+    fn sweep(&mut self) -> bool {
         if self.sweep.is_none() {
             self.sweep = Sweep::begin(&self.tables);
         }
@@ -592,13 +634,8 @@ impl Writer<'_> {
             }
             self.expire_at = Instant::now() + EXPIRE;
         }
-        if self.wal_bytes() > 0 {
-            if !self.checkpointer.is_busy() {
-                self.checkpoint();
-            }
-            return false;
-        }
-        self.give_back().unwrap_or(false)
+        self.overdue_at = Instant::now() + OVERDUE;
+        false
     }
 
     /// Gives free pages back to the file system when they are many.
