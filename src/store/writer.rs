@@ -58,7 +58,7 @@ const WAL_BYTES_MAX: u64 = 4 << 30;
 const IDLE: Duration = Duration::from_secs(1);
 /// Time after which what is to be tidied no longer waits for time without work, and between two sweeps beside work.
 const OVERDUE: Duration = Duration::from_secs(60);
-/// Time between two pieces of a sweep beside work, each about a millisecond, and after the last.
+/// Time between two pieces of a sweep beside work, and after the last.
 const PIECE_PAUSE: Duration = Duration::from_millis(20);
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How long what can wait gathers.
