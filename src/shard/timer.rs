@@ -140,7 +140,7 @@ impl Wheel {
     /// Sees to it that its owner, who has `set`, has a timer that fires at this one's tick or before.
     pub(super) fn set(&mut self, set: &mut Option<TimerId>, timer: Timer) {
         if let Some(id) = *set {
-            let is_sooner = (timer.tick.wrapping_sub(self.entry(id).timer.tick) as i32) < 0;
+            let is_sooner = (timer.tick.wrapping_sub(self.timer(id).tick) as i32) < 0;
             if !is_sooner {
                 return;
             }
@@ -158,11 +158,7 @@ impl Wheel {
 
     /// The timer, which is set.
     pub(super) fn timer(&self, id: TimerId) -> Timer {
-        self.entry(id).timer
-    }
-
-    fn entry(&self, id: TimerId) -> &Entry {
-        &self.entries[id.get() as usize]
+        self.entries[id.get() as usize].timer
     }
 
     /// Whether `pop` has a timer.
