@@ -271,7 +271,7 @@ proptest! {
         for (limit, visits_max, changes) in slices {
             let seen_before = found.len();
             let see = |message: &Message| found.push(message.topic().to_string());
-            outcome = retained.scan(&filter, &mut cursor, limit, visits_max, see);
+            outcome = retained.scan(&filter, &mut cursor, limit, &mut { visits_max }, see);
             prop_assert!(found.len() - seen_before <= limit.min(visits_max));
             if outcome == ScanOutcome::Done {
                 break;
@@ -290,11 +290,11 @@ proptest! {
         }
         let rest = |message: &Message| found.push(message.topic().to_string());
         if outcome == ScanOutcome::More {
-            let end = retained.scan(&filter, &mut cursor, usize::MAX, usize::MAX, rest);
+            let end = retained.scan(&filter, &mut cursor, usize::MAX, &mut { usize::MAX }, rest);
             prop_assert_eq!(end, ScanOutcome::Done);
         }
         prop_assert_eq!(
-            retained.scan(&filter, &mut cursor, usize::MAX, usize::MAX, |_| panic!("the scan is over")),
+            retained.scan(&filter, &mut cursor, usize::MAX, &mut { usize::MAX }, |_| panic!("the scan is over")),
             ScanOutcome::Done
         );
         let in_order = found.windows(2).all(|pair| pair[0].split('/').lt(pair[1].split('/')));
@@ -342,7 +342,7 @@ proptest! {
         let mut found = Vec::new();
         let mut cursor = Cursor::default();
         let mut see = |message: &Message| found.push(message.topic().to_string());
-        while retained.scan(&filter, &mut cursor, 7, visits_max, &mut see) == ScanOutcome::More {}
+        while retained.scan(&filter, &mut cursor, 7, &mut { visits_max }, &mut see) == ScanOutcome::More {}
         prop_assert_eq!(found, expected(model.iter().map(String::as_str), &filter));
         prop_assert_eq!(retained.count(), model.len());
     }
@@ -595,7 +595,7 @@ fn scan_all(retained: &Retained<Message>, filter: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut cursor = Cursor::default();
     let see = |message: &Message| found.push(message.topic().to_string());
-    let outcome = retained.scan(filter, &mut cursor, usize::MAX, usize::MAX, see);
+    let outcome = retained.scan(filter, &mut cursor, usize::MAX, &mut { usize::MAX }, see);
     assert_eq!(outcome, ScanOutcome::Done);
     found
 }

@@ -195,9 +195,13 @@ fn retained_scan() -> Box<dyn FnMut()> {
     Box::new(move || {
         let mut found = 0;
         let mut cursor = Cursor::default();
-        retained.scan(black_box("home/42/#"), &mut cursor, 1_000, 10_000, |_| {
-            found += 1
-        });
+        retained.scan(
+            black_box("home/42/#"),
+            &mut cursor,
+            1_000,
+            &mut 10_000,
+            |_| found += 1,
+        );
         assert_eq!(found, 100);
     })
 }

@@ -163,9 +163,14 @@ impl Inflight {
         self.unsent_from < self.entries.len()
     }
 
+    /// How many more entries the ring can take.
+    pub fn room(&self) -> usize {
+        SPAN_MAX.saturating_sub(self.entries.len())
+    }
+
     /// Whether the ring can take another entry.
     pub fn has_room(&self) -> bool {
-        self.entries.len() < SPAN_MAX
+        self.room() > 0
     }
 
     /// Takes a delivery that is being sent now and returns its Packet Identifier.

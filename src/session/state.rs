@@ -11,7 +11,8 @@ use crate::shard::input::ConnKey;
 use crate::topic::index::FilterId;
 use crate::topic::retained::Cursor;
 use crate::topic::share::GroupId;
-use std::collections::VecDeque;
+use hashbrown::HashTable;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
 
 /// The number of a session on its shard; reused after the session ended.
@@ -27,7 +28,8 @@ pub enum SubscriptionRef {
     Group(GroupId),
 }
 
-/// The subscriptions of a session: most have none or one, which costs no allocation.
+/// The subscriptions of a session: most have none or one, which costs no allocation. To add or remove one costs the same whatever their
+/// number.
 #[derive(Debug, Default)]
 pub enum SubscriptionRefs {
     /// None.
@@ -36,7 +38,19 @@ pub enum SubscriptionRefs {
     /// One.
     One(SubscriptionRef),
     /// Several, in no particular order.
-    Many(Box<Vec<SubscriptionRef>>),
+    Many(Box<HashTable<SubscriptionRef>>),
+}
+
+impl SubscriptionRef {
+    /// Spread over 64 bits: the table takes its bucket from the bottom and its tag from the top.
+    fn table_hash(&self) -> u64 {
+        let number = match self {
+            Self::Filter(id) => u64::from(id.0) << 1,
+            Self::Group(id) => u64::from(id.0) << 1 | 1,
+        };
+        let product = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        product ^ (product >> 32)
+    }
 }
 
 impl SubscriptionRefs {
@@ -58,12 +72,20 @@ impl SubscriptionRefs {
     pub fn add(&mut self, new: SubscriptionRef) {
         match self {
             Self::None => *self = Self::One(new),
-            Self::One(old) => *self = Self::Many(Box::new(vec![*old, new])),
-            Self::Many(refs) => refs.push(new),
+            Self::One(old) => {
+                let mut refs = HashTable::with_capacity(2);
+                for one in [*old, new] {
+                    refs.insert_unique(one.table_hash(), one, SubscriptionRef::table_hash);
+                }
+                *self = Self::Many(Box::new(refs));
+            }
+            Self::Many(refs) => {
+                refs.insert_unique(new.table_hash(), new, SubscriptionRef::table_hash);
+            }
         }
     }
 
-    /// Removes one. Cost: linear in the number of subscriptions of this session.
+    /// Removes one, if it is there.
     pub fn remove(&mut self, gone: SubscriptionRef) {
         match self {
             Self::None => {}
@@ -73,11 +95,13 @@ impl SubscriptionRefs {
                 }
             }
             Self::Many(refs) => {
-                if let Some(at) = refs.iter().rposition(|old| *old == gone) {
-                    refs.swap_remove(at);
+                if let Ok(found) = refs.find_entry(gone.table_hash(), |old| *old == gone) {
+                    found.remove();
                 }
                 if refs.is_empty() {
                     *self = Self::None;
+                } else if refs.len() < refs.capacity() / 4 {
+                    refs.shrink_to(refs.len() * 2, SubscriptionRef::table_hash);
                 }
             }
         }
@@ -85,12 +109,12 @@ impl SubscriptionRefs {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = SubscriptionRef> + '_ {
-        let slice: &[SubscriptionRef] = match self {
-            Self::None => &[],
-            Self::One(one) => std::slice::from_ref(one),
-            Self::Many(refs) => refs,
+        let (one, many) = match self {
+            Self::None => (None, None),
+            Self::One(one) => (Some(one), None),
+            Self::Many(refs) => (None, Some(refs.iter())),
         };
-        slice.iter().copied()
+        one.into_iter().chain(many.into_iter().flatten()).copied()
     }
 }
 
@@ -118,8 +142,10 @@ pub struct SessionState {
     pub queue: Queue,
     /// Inbound QoS 2 identifiers.
     pub received: Received,
-    /// Retained messages owed.
-    pub replays: VecDeque<Replay>,
+    /// Retained messages owed: for each subscription once, however often it was made.
+    pub replays: BTreeMap<FilterId, Replay>,
+    /// What is owed goes on in a turn of its own, which is under way.
+    pub is_replayed_later: bool,
     /// Messages for which the queue has no room and whose publishers wait, oldest first.
     pub on_hold: VecDeque<Delivery>,
     /// Messages are being read back.

@@ -22,17 +22,21 @@ use crate::protocol::subscribe::SubscribeOptions;
 use crate::protocol::{PacketId, QoS, Version};
 use crate::session::inflight::Resend;
 use crate::session::queue::Front;
-use crate::session::{Delivery, DeliveryOptions, Progress, SessionKey};
+use crate::session::{Delivery, DeliveryOptions, Progress, Replay, SessionKey};
+use crate::topic::retained::ScanOutcome;
 use crate::topic::share::{GroupId, Part};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::rc::Rc;
 
 /// The outbound bytes up to which a replay of retained messages goes on; the rest waits for the socket.
 const REPLAY_BYTES: usize = 64 << 10;
 /// Retained messages taken from the index at once.
 const REPLAY_SLICE: usize = 16;
-/// Entries of the retained index looked at in one slice, whether they match or not.
-const REPLAY_VISITS: usize = 512;
+/// Entries of the retained index looked at in one turn of a session, whether they match or not: less than a millisecond. Where assertions are
+/// checked a few are enough, so that tests go that way.
+pub(super) const REPLAY_VISITS: usize = if cfg!(debug_assertions) { 64 } else { 4_096 };
+/// What it costs to find where a slice begins, in entries.
+const REPLAY_BEGIN_VISITS: usize = 8;
 
 /// Sessions of this shard from which on a message goes to very many: a write to each takes microseconds, and nobody else is served
 /// until the last is done, unless they are spread over turns. Where assertions are checked a few are enough, so that tests go that way.
@@ -365,6 +369,11 @@ impl Shard {
     /// unacknowledged when the connection was lost, then the queue, then retained messages owed. A retained message is
     /// read when it is sent, so an older one of its topic must not wait in the queue then ([MQTT-4.6.0-6]).
     pub(super) fn pump(&mut self, key: SessionKey, outbox: &mut Outbox) {
+        self.pump_within(key, &mut { REPLAY_VISITS }, outbox);
+    }
+
+    /// The same; `visits` is how many entries of the retained index may be looked at, and then how many are left of them.
+    pub(super) fn pump_within(&mut self, key: SessionKey, visits: &mut usize, outbox: &mut Outbox) {
         self.catch_up(key, outbox);
         let Some(session) = self.sessions.get_mut(key.0 as usize) else {
             return;
@@ -382,7 +391,7 @@ impl Shard {
             if self.dequeue_one(key, conn_key, outbox) {
                 continue;
             }
-            if !self.replay_slice(key, conn_key, outbox) {
+            if !self.replay_slice(key, conn_key, visits, outbox) {
                 return;
             }
         }
@@ -399,12 +408,12 @@ impl Shard {
             return 0;
         };
         if data_bytes >= self.limits.outbound_bytes_max as usize / 2
-            || !state.inflight.has_room()
             || state.inflight.bytes() >= self.limits.queue_bytes_max as usize
         {
             return 0;
         }
-        usize::from(conn.receive_maximum).saturating_sub(state.inflight.open_count())
+        let window = usize::from(conn.receive_maximum).saturating_sub(state.inflight.open_count());
+        window.min(state.inflight.room())
     }
 
     fn resend_one(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
@@ -521,8 +530,15 @@ impl Shard {
         self.not_sent(key, packet_id, message.topic(), &sent, outbox);
     }
 
-    /// Sends some of the retained messages owed to the oldest unfinished replay; whether it got anywhere.
-    fn replay_slice(&mut self, key: SessionKey, conn_key: ConnKey, outbox: &mut Outbox) -> bool {
+    /// Sends some of the retained messages owed to one subscription; whether it got anywhere. When it may look at no more of them it goes on
+    /// in a later turn.
+    fn replay_slice(
+        &mut self,
+        key: SessionKey,
+        conn_key: ConnKey,
+        visits: &mut usize,
+        outbox: &mut Outbox,
+    ) -> bool {
         let conn = &self.conns[conn_key.index as usize];
         let data_bytes = conn
             .outbound
@@ -536,31 +552,42 @@ impl Shard {
         let Some(state) = &mut self.sessions[key.0 as usize].state else {
             return false;
         };
-        let Some(mut replay) = state.replays.pop_front() else {
+        if state.is_replayed_later {
+            return false;
+        }
+        let Some(mut replay) = state.replays.first_entry() else {
             return false;
         };
-        let limit = match replay.qos {
+        let limit = match replay.get().qos {
             QoS::AtMostOnce => REPLAY_SLICE,
             _ if !state.queue.is_empty() => 0,
             _ => REPLAY_SLICE.min(window_free),
         };
         if limit == 0 {
-            state.replays.push_front(replay);
+            return false;
+        }
+        if *visits == 0 {
+            state.is_replayed_later = true;
+            self.pump_later.push_back(key);
             return false;
         }
         let mut found = Vec::with_capacity(limit);
-        let outcome = self.retained.scan(
-            &replay.filter,
-            &mut replay.cursor,
-            limit,
-            REPLAY_VISITS,
-            |message: &Message| found.push(message.clone()),
-        );
-        let id = replay.subscription_id.map(std::num::NonZeroU32::get);
+        let Replay {
+            filter,
+            qos: granted,
+            subscription_id,
+            cursor,
+        } = replay.get_mut();
+        let (granted, id) = (*granted, subscription_id.map(NonZeroU32::get));
         let ids = id.as_slice();
-        let granted = replay.qos;
-        if outcome == crate::topic::retained::ScanOutcome::More {
-            state.replays.push_front(replay);
+        let outcome = self
+            .retained
+            .scan(filter, cursor, limit, visits, |message: &Message| {
+                found.push(message.clone());
+            });
+        *visits = visits.saturating_sub(REPLAY_BEGIN_VISITS);
+        if outcome == ScanOutcome::Done {
+            replay.remove();
         }
         for message in found {
             if message.expires_at_ms() <= now_ms {

@@ -8,7 +8,7 @@
 //! the message for some of them, its acknowledgement waits until all have it, as it waits for the answers of other shards.
 
 use super::Shard;
-use super::deliver::{Images, Match, MoreIds};
+use super::deliver::{Images, Match, MoreIds, REPLAY_VISITS};
 use super::message::Message;
 use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
@@ -16,6 +16,7 @@ use super::storing::AtHand;
 use crate::protocol::QoS;
 use crate::session::{Session, SessionKey};
 use slab::Slab;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// Sessions that have a message at once: less than a millisecond of work. With more, all of them wait for their piece, and for what is behind
@@ -84,7 +85,8 @@ impl FanOut {
 }
 
 impl Shard {
-    /// Whether a message is under way to sessions of this shard: with [`Input::FanOut`](super::input::Input::FanOut) it goes on.
+    /// Whether a message is under way to sessions of this shard, or one of them looks through what is retained: with
+    /// [`Input::FanOut`](super::input::Input::FanOut) it goes on.
     pub fn is_fanning_out(&self) -> bool {
         !self.fan_outs.is_empty() || !self.pump_later.is_empty()
     }
@@ -135,17 +137,25 @@ impl Shard {
     }
 
     /// [`Input::FanOut`](super::input::Input::FanOut): so many more sessions have what is under way to them, and as many what they may have
-    /// since a message for very many was stored.
+    /// since a message for very many was stored, or are owed of what is retained.
     #[cold]
     pub(super) fn fan_out_piece(&mut self, outbox: &mut Outbox) {
+        // Who has more to look through than may be is behind the others then.
+        let mut visits = REPLAY_VISITS;
         for _ in 0..PIECE.min(self.pump_later.len()) {
-            if let Some(session) = self.pump_later.pop() {
-                self.pump(session, outbox);
+            if visits > 0
+                && let Some(session) = self.pump_later.pop_front()
+            {
+                let found = self.sessions.get_mut(session.0 as usize);
+                if let Some(state) = found.and_then(|session| session.state.as_mut()) {
+                    state.is_replayed_later = false;
+                }
+                self.pump_within(session, &mut visits, outbox);
             }
         }
         if self.pump_later.is_empty() {
             // A burst must not keep its memory.
-            self.pump_later = Vec::new();
+            self.pump_later = VecDeque::new();
         }
         self.fan_out(PIECE, outbox);
     }

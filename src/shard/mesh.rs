@@ -9,9 +9,10 @@ use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
 use super::publish::Dispatched;
 use crate::session::Replay;
+use crate::topic::index::FilterId;
 use crate::topic::interest::InterestKey;
 use crate::topic::share::{GroupId, MemberCounts};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// A SUBACK that is not true yet.
@@ -23,7 +24,7 @@ pub(super) struct PendingSuback {
     /// The SUBACK, encoded.
     pub(super) packet: Vec<u8>,
     /// The retained messages that follow it.
-    pub(super) replays: Vec<Replay>,
+    pub(super) replays: BTreeMap<FilterId, Replay>,
     /// The record that must be durable, or 0.
     pub(super) record: u64,
 }

@@ -198,8 +198,9 @@ pub struct Shard {
     drops: Drops,
     /// Messages under way to very many sessions of this shard, oldest first.
     fan_outs: VecDeque<FanOut>,
-    /// Sessions that may have what waits for them: a message for very many of them is stored. The last one is next.
-    pump_later: Vec<SessionKey>,
+    /// Sessions that may have what waits for them: a message for very many of them is stored, or they have looked through as much of what is
+    /// retained as one turn allows. The first one is next.
+    pump_later: VecDeque<SessionKey>,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
     more_matches: Vec<Match>,
@@ -273,7 +274,7 @@ impl Shard {
             more_matches: Vec::new(),
             more_ids: Vec::new(),
             fan_outs: VecDeque::new(),
-            pump_later: Vec::new(),
+            pump_later: VecDeque::new(),
             matched_groups: Vec::new(),
             places_ahead: Vec::new(),
             images: None,

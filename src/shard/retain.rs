@@ -92,15 +92,16 @@ impl Shard {
             let mut expired = Vec::new();
             let mut found_later = self.upkeep.found_later;
             let cursor = &mut self.upkeep.cursor;
-            let outcome =
-                self.retained
-                    .scan("#", cursor, UPKEEP_VISITS, UPKEEP_VISITS, |message| {
-                        if message.expires_at_ms() <= now_ms {
-                            expired.push(message.clone());
-                        } else {
-                            found_later |= message.expires_at_ms() != NEVER;
-                        }
-                    });
+            let mut visits = UPKEEP_VISITS;
+            let outcome = self
+                .retained
+                .scan("#", cursor, UPKEEP_VISITS, &mut visits, |message| {
+                    if message.expires_at_ms() <= now_ms {
+                        expired.push(message.clone());
+                    } else {
+                        found_later |= message.expires_at_ms() != NEVER;
+                    }
+                });
             for message in expired {
                 self.retained
                     .expire(message.topic(), Stamp(message.stamp()), now_ms);

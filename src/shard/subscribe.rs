@@ -16,8 +16,10 @@ use crate::protocol::subscribe::{RetainHandling, Subscribe, SubscribeOptions};
 use crate::protocol::{ReasonCode, Version};
 use crate::session::{Replay, SessionKey, SubscriptionRef};
 use crate::topic::filter::TopicFilter;
+use crate::topic::index::FilterId;
 use crate::topic::interest::interest_key;
 use crate::topic::retained::Cursor;
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 /// 3.1.1's only code for a refused subscription.
@@ -33,7 +35,7 @@ impl Shard {
         let count = subscribe.filters().count();
         self.check_answer_fits(key, count)?;
         let mut codes = Vec::with_capacity(count);
-        let mut replays = Vec::new();
+        let mut replays = BTreeMap::new();
         let mut sequence = 0;
         let recorded = self.keeper.emitted;
         for (text, options) in subscribe.filters() {
@@ -160,11 +162,14 @@ impl Shard {
             RetainHandling::SendIfNew => is_new,
             RetainHandling::DoNotSend => false,
         };
-        let replay = (wants_retained && self.retained.count() > 0).then(|| Replay {
-            filter: filter.filter().into(),
-            qos: options.qos,
-            subscription_id: id,
-            cursor: Cursor::default(),
+        let replay = (wants_retained && self.retained.count() > 0).then(|| {
+            let replay = Replay {
+                filter: filter.filter().into(),
+                qos: options.qos,
+                subscription_id: id,
+                cursor: Cursor::default(),
+            };
+            (subscribed.filter_id, replay)
         });
         Ok(SubscribedOne { sequence, replay })
     }
@@ -204,11 +209,15 @@ impl Shard {
         };
         let session = conn.session;
         self.control(key, outbox, |out| out.extend_from_slice(&suback.packet));
-        if !suback.replays.is_empty() {
-            self.sessions[session.0 as usize]
-                .state()
-                .replays
-                .extend(suback.replays);
+        let index = &self.index;
+        // UNSUBSCRIBE may have ended it while SUBACK waited ([MQTT-3.10.4-2]).
+        let is_subscribed = |(id, replay): &(FilterId, Replay)| {
+            index.find(&replay.filter) == Some(*id) && index.get(*id, session.0).is_some()
+        };
+        let mut replays = suback.replays.into_iter().filter(is_subscribed).peekable();
+        if replays.peek().is_some() {
+            let state = self.sessions[session.0 as usize].state();
+            state.replays.extend(replays);
             self.pump(session, outbox);
         }
     }
@@ -217,5 +226,5 @@ impl Shard {
 struct SubscribedOne {
     /// The announcement that the other shards must acknowledge before SUBACK.
     sequence: u64,
-    replay: Option<Replay>,
+    replay: Option<(FilterId, Replay)>,
 }

@@ -79,11 +79,9 @@ impl Shard {
         }
         let session = &mut self.sessions[session_key.0 as usize];
         session.subscriptions.remove(gone);
-        if let (SubscriptionRef::Filter(_), Some(state)) = (gone, &mut session.state) {
+        if let (SubscriptionRef::Filter(id), Some(state)) = (gone, &mut session.state) {
             // What is retained was owed to the subscription.
-            state
-                .replays
-                .retain(|replay| *replay.filter != *filter.filter());
+            state.replays.remove(&id);
         }
         true
     }

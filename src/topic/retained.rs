@@ -310,9 +310,10 @@ impl<M: RetainedEntry> Retained<M> {
     /// Calls `f` for the next matches of `filter` (valid, without `$share/NAME/`), in topic order.
     ///
     /// A slice ends after `limit` matches (at least 1), or when it has visited as many messages as
-    /// `visits_max` (a topic longer than 256 bytes counts for several); each slice visits at least
-    /// one, so a scan always ends. A message that is retained during the whole scan is seen once.
-    /// One that comes, goes or changes meanwhile is seen at most once.
+    /// `visits` (a topic longer than 256 bytes counts for several), which says then how many are
+    /// left of them; each slice visits at least one, so a scan always ends. A message that is
+    /// retained during the whole scan is seen once. One that comes, goes or changes meanwhile is
+    /// seen at most once.
     ///
     /// Cost of a visit: a walk over the levels; of a jump: a binary search. Matches and non-matches
     /// below a `+` cost one visit or jump each; everything else that does not match costs nothing.
@@ -321,7 +322,7 @@ impl<M: RetainedEntry> Retained<M> {
         filter: &str,
         cursor: &mut Cursor,
         limit: usize,
-        visits_max: usize,
+        visits: &mut usize,
         mut f: impl FnMut(&M),
     ) -> ScanOutcome {
         let mut next = match cursor.reached {
@@ -336,11 +337,11 @@ impl<M: RetainedEntry> Retained<M> {
             Reached::After => self.first_after(&cursor.topic),
         };
         let mut matches_left = limit;
-        let mut visits_left = visits_max.max(1);
+        *visits = (*visits).max(1);
         // The last message visited, as long as the cursor's topic does not say where to go on.
         let mut last: Option<Position> = None;
         while let Some(position) = next {
-            if matches_left == 0 || visits_left == 0 {
+            if matches_left == 0 || *visits == 0 {
                 if let Some(last) = last {
                     cursor.topic.clear();
                     cursor
@@ -354,7 +355,7 @@ impl<M: RetainedEntry> Retained<M> {
             }
             let message = &self.messages.at(position).message;
             let topic = message.topic();
-            visits_left = visits_left.saturating_sub(1 + topic.len() / VISIT_BYTES);
+            *visits = visits.saturating_sub(1 + topic.len() / VISIT_BYTES);
             let Visit { is_match, then } = visit(filter, topic, &mut cursor.topic);
             if is_match {
                 matches_left -= 1;
@@ -590,7 +591,7 @@ mod tests {
         let mut found = Vec::new();
         for _ in 0..100_000 {
             let before = found.len();
-            let outcome = retained.scan(filter, &mut cursor, limit, visits, |message| {
+            let outcome = retained.scan(filter, &mut cursor, limit, &mut { visits }, |message| {
                 found.push(message.clone())
             });
             assert!(found.len() - before <= limit);
@@ -665,7 +666,9 @@ mod tests {
         let visits_to_finish = |filter: &str| {
             let mut cursor = Cursor::default();
             let mut slices = 1;
-            while retained.scan(filter, &mut cursor, usize::MAX, 1, |_| {}) == ScanOutcome::More {
+            while retained.scan(filter, &mut cursor, usize::MAX, &mut 1, |_| {})
+                == ScanOutcome::More
+            {
                 slices += 1;
             }
             slices

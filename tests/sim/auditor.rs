@@ -594,7 +594,12 @@ impl Auditor {
             };
             if wants_retained && share.is_none() {
                 pending.replays.push(tick);
-                self.model.sessions[session].replays.push(Replay {
+                let replays = &mut self.model.sessions[session].replays;
+                for earlier in replays.iter_mut().filter(|it| it.text == filter) {
+                    // What is left of it comes with this one.
+                    earlier.waived = true;
+                }
+                replays.push(Replay {
                     tick,
                     text: filter.to_owned(),
                     qos: new.qos,

@@ -522,6 +522,9 @@ impl World {
         if std::mem::take(&mut self.clients[client].blocked) {
             let (shard, conn) = (self.clients[client].shard, self.clients[client].conn);
             self.write(shard, conn);
+            if self.links_flow {
+                self.flow();
+            }
         }
     }
 
