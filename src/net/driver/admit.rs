@@ -2,6 +2,7 @@
 
 use super::{Driver, StateMachine, listener_key};
 use crate::config::limits::NO_LIMIT;
+use crate::config::listener::Bind;
 use crate::net::admission::Newcomer;
 use crate::net::ring::Key;
 use crate::net::transport::Admitted;
@@ -28,6 +29,11 @@ impl<S: StateMachine> Driver<S> {
         // Where nobody asks for it, the system is not asked either.
         let wants_peer = !is_plain || admission.wants_address(&self.limits, &door);
         let peer = wants_peer.then(|| peer_of(&socket)).flatten();
+        // Who resets the connection before it is accepted has no address any more, but what it sent is still there to be
+        // read: neither a list nor a ban may take it for somebody on a unix socket.
+        if wants_peer && peer.is_none() && matches!(door.spec().bind, Bind::Tcp(_)) {
+            return self.counters.turned_away.add(1);
+        }
         let newcomer = Newcomer {
             listener: index,
             address: peer
@@ -146,7 +152,7 @@ impl<S: StateMachine> Driver<S> {
     }
 }
 
-/// The socket's own word; none for a unix socket, or when the peer is gone again, which is noticed soon enough.
+/// The socket's own word; none for a unix socket, or when the peer is gone again.
 fn peer_of(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).peer_addr().ok()?.as_socket()
 }

@@ -71,6 +71,8 @@
 //! invariants are broken.
 
 mod admit;
+#[cfg(test)]
+mod admit_tests;
 mod auth;
 mod close;
 mod flush;
