@@ -2,6 +2,7 @@
 
 use super::tests::{Cores, RING, Seen};
 use super::*;
+use crate::config::limits::NO_LIMIT;
 use crate::config::listener::{ListenerSpec, WebSocketSpec};
 use crate::mesh::link::LinkConfig;
 use crate::net::live::Parts;
@@ -27,6 +28,10 @@ fn set_limits(cores: &mut Cores, limits: Limits) {
         ..live.parts()
     });
     cores.settle();
+}
+
+fn accepted(cores: &Cores) -> u64 {
+    cores.drivers[0].counters.accepted.get()
 }
 
 /// Connects, says something, and is gone with a reset before the core looks.
@@ -84,4 +89,36 @@ fn who_resets_before_it_is_accepted_is_not_taken_for_nobody() {
     come_and_go(&cores, b"in");
     cores.settle();
     assert!(cores.drivers[0].shard.seen.contains(&Seen::Received(2)));
+}
+
+#[test]
+fn a_backlog_comes_in_at_the_rate() {
+    let with_rate = |connect_rate_max| Limits {
+        connect_rate_max,
+        ..Limits::default()
+    };
+    let mut cores = core(tcp());
+    set_limits(&mut cores, with_rate(2));
+    let _clients: Vec<_> = (0..40)
+        .map(|_| TcpStream::connect(cores.address).unwrap())
+        .collect();
+    cores.settle();
+    let at_once = accepted(&cores);
+    assert!((2..=4).contains(&at_once), "{at_once} at once");
+    for second in 1..=3 {
+        cores.now.mono_ms += 1_000;
+        cores.settle();
+        let since = accepted(&cores) - at_once;
+        assert!(
+            (2 * second - 1..=2 * second).contains(&since),
+            "{since} after {second} s"
+        );
+    }
+    // What waits for a second yet comes in at once when it may.
+    let before = accepted(&cores);
+    set_limits(&mut cores, with_rate(10));
+    let since = accepted(&cores) - before;
+    assert!((10..=12).contains(&since), "{since} at the new rate");
+    set_limits(&mut cores, with_rate(NO_LIMIT));
+    assert_eq!(accepted(&cores), 40);
 }
