@@ -4,9 +4,11 @@ mod common;
 
 use common::{Broker, Connect, Raw, Scratch, unique};
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -410,6 +412,66 @@ fn the_second_signal_does_not_wait() {
         "{:?}",
         started.elapsed()
     );
+}
+
+/// Whoever reads the log may stand still: that holds up no stop, and what waited is written if it goes on in time.
+#[test]
+fn a_log_that_is_not_read_does_not_hold_up_the_end() {
+    for is_read_in_the_end in [false, true] {
+        let (mut log, stderr) = UnixStream::pair().unwrap();
+        let mut child = command(&["--bind", "127.0.0.1:0", "--cores", "1"])
+            .stdout(Stdio::piped())
+            .stderr(OwnedFd::from(stderr.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        let lines = lines_of(child.stdout.take().unwrap());
+        let line = lines.recv_timeout(PATIENCE).unwrap();
+        let addr = line.strip_prefix("listening on ").unwrap().parse().unwrap();
+        // From now on it takes nothing.
+        stderr.set_nonblocking(true).unwrap();
+        while (&stderr).write(b".").is_ok() {}
+        stderr.set_nonblocking(false).unwrap();
+        drop(stderr);
+        for _ in 0..300 {
+            drop(connect_v5(addr, &unique("unread")));
+        }
+        let pid = child.id().to_string();
+        for signal in ["-HUP", "-TERM"] {
+            let sent = Command::new("kill").args([signal, &pid]).status();
+            assert!(sent.unwrap().success());
+        }
+        let reader = if is_read_in_the_end {
+            Some(thread::spawn(move || {
+                thread::sleep(Duration::from_millis(300));
+                let mut said = String::new();
+                log.read_to_string(&mut said).map(|_| said)
+            }))
+        } else {
+            None
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() >= deadline {
+                child.kill().unwrap();
+                panic!("the broker does not stop");
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        assert!(status.success(), "{status}");
+        if let Some(reader) = reader {
+            let said = reader.join().unwrap().unwrap();
+            for told in [
+                "SIGHUP: read again",
+                "SIGTERM: stopping",
+                "ringmq has stopped.",
+            ] {
+                assert!(said.contains(told), "{told} in {said}");
+            }
+        }
+    }
 }
 
 #[test]

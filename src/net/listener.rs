@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ pub struct Listener {
     socket: Socket,
     bind: Bind,
     door: Arc<Door>,
+    /// Held by the core that refuses: cores that share a unix socket share whether it blocks.
+    refusing: Arc<Mutex<()>>,
 }
 
 impl Listener {
@@ -83,6 +85,7 @@ impl Listener {
                 socket,
                 bind: Bind::Tcp(address),
                 door: Arc::clone(door),
+                refusing: Arc::default(),
             });
         }
         Ok(listeners)
@@ -95,11 +98,13 @@ impl Listener {
         // Nobody can connect before `listen`, so nobody comes in with the mode it was made with.
         fs::set_permissions(path, Permissions::from_mode(mode))?;
         let bind = &door.spec().bind;
+        let refusing = Arc::default();
         let listener = |_| {
             Ok(Self {
                 socket: socket.try_clone()?,
                 bind: bind.clone(),
                 door: Arc::clone(door),
+                refusing: Arc::clone(&refusing),
             })
         };
         (0..count).map(listener).collect()
@@ -225,10 +230,15 @@ impl Reserve {
         })
     }
 
-    /// Accepts and closes some of those who wait at `listener`, so that they learn it now, and returns how many.
+    /// Accepts and closes some of those who wait at `listener`, so that they learn it now, and returns how many. None
+    /// while another core does so on the same socket.
     ///
-    /// No accept may be in flight on the listener: it is made non-blocking for the moment.
+    /// The listener is made non-blocking for the moment: an accept that another core's ring begins meanwhile fails with EAGAIN.
     pub fn refuse(&mut self, listener: &Listener) -> usize {
+        // Who is done first would make it blocking between two accepts of the other.
+        let Ok(_refusing) = listener.refusing.try_lock() else {
+            return 0;
+        };
         self.file = None;
         let mut refused = 0;
         if listener.socket.set_nonblocking(true).is_ok() {
@@ -248,6 +258,7 @@ impl Reserve {
 mod tests {
     use super::*;
     use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     fn any_port() -> SocketAddr {
         (Ipv4Addr::LOCALHOST, 0).into()
@@ -401,5 +412,44 @@ mod tests {
             assert_eq!(client.read(&mut [0]).unwrap(), 0);
         }
         assert!(reserve.file.is_some());
+    }
+
+    #[test]
+    fn cores_that_share_a_socket_refuse_and_do_not_wait() {
+        let dir = std::env::temp_dir().join(format!("ringmq-test-{}-refuse", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("socket");
+        let spec = ListenerSpec {
+            bind: Bind::Unix {
+                path: path.clone(),
+                mode: 0o600,
+            },
+            ..ListenerSpec::tcp("unix", any_port())
+        };
+        let listeners = Listener::bind_door(&Arc::new(Door::open(spec).unwrap()), 2).unwrap();
+        listeners[0].listen().unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let cores = listeners.into_iter().map(|listener| {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || {
+                let mut reserve = Reserve::new().unwrap();
+                while !is_over.load(Ordering::Relaxed) {
+                    reserve.refuse(&listener);
+                }
+            })
+        });
+        let cores: Vec<_> = cores.collect();
+        for _ in 0..1_000 {
+            UnixStream::connect(&path).unwrap();
+        }
+        // Nobody comes any more whom one of them could wait for.
+        thread::sleep(Duration::from_millis(300));
+        is_over.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !cores.iter().all(thread::JoinHandle::is_finished) {
+            assert!(Instant::now() < deadline, "a core waits in accept");
+            thread::sleep(Duration::from_millis(5));
+        }
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

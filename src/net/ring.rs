@@ -41,7 +41,7 @@
 //! Sockets and listeners must be in *blocking* mode: the kernel fails an operation on a non-blocking one
 //! with EAGAIN instead of waiting.
 
-use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::types::{BufRingEntry, CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use socket2::SockAddr;
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -354,6 +354,15 @@ impl Ring {
         self.push(entry, Operation::Accept, key);
     }
 
+    /// Accepts one connection on a listening socket; there may be several such operations with one key.
+    pub fn accept_once(&mut self, listener: impl AsFd, key: Key) {
+        let fd = Fd(listener.as_fd().as_raw_fd());
+        let entry = opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
+            .flags(libc::SOCK_CLOEXEC)
+            .build();
+        self.push(entry, Operation::Accept, key);
+    }
+
     /// Arms a receive that completes once.
     pub fn recv_once(&mut self, socket: impl AsFd, key: Key) {
         let fd = Fd(socket.as_fd().as_raw_fd());
@@ -427,9 +436,11 @@ impl Ring {
         self.push(entry, Operation::Writable, key);
     }
 
-    /// Ends the accept with this key, which then completes with `more == false`.
+    /// Ends the accepts with this key, each of which then completes with `more == false`.
     pub fn cancel_accept(&mut self, key: Key) {
-        self.cancel(Operation::Accept, key);
+        let accepts = CancelBuilder::user_data(pack(Operation::Accept, key)).all();
+        let entry = opcode::AsyncCancel2::new(accepts).build();
+        self.push(entry, Operation::Internal, key);
     }
 
     /// Ends the receive with this key, which then completes with `more == false`; data may still come first.

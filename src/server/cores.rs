@@ -8,9 +8,10 @@
 //! An executor has this one task and no other: the driver waits in its own ring, not in the executor's (ADR 10).
 
 use super::clock::Clock;
-use super::memory;
+use super::{log, memory};
 use crate::access::RulesInForce;
 use crate::auth::pool::Pool;
+use crate::config::LogLevel;
 use crate::config::limits::Limits;
 use crate::config::listener::{Bind, ListenerSpec};
 use crate::mesh::link::{LinkConfig, full_mesh};
@@ -534,7 +535,8 @@ impl Drop for EndGuard {
 }
 
 fn end_process(why: &str) -> ! {
-    eprintln!("ringmq: {why}; the process ends");
+    log::line(LogLevel::Error, format_args!("{why}; the process ends"));
+    log::flush();
     std::process::exit(EXIT_CORE_ENDED)
 }
 

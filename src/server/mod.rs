@@ -28,6 +28,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 /// Something failed; the log says what.
@@ -45,8 +46,11 @@ const LOG_RECORDS_MAX: usize = 8192;
 ///
 /// Returns: 0 after a graceful stop, 1 when something failed, 78 when the kernel does not grant what is needed.
 pub fn run(sources: &Sources, loaded: &Loaded) -> ExitCode {
-    log::start(loaded.config.log_level);
-    match serve(sources, loaded) {
+    if let Err(error) = log::start(loaded.config.log_level) {
+        eprintln!("ringmq: cannot start a thread: {error}");
+        return ExitCode::from(EXIT_FAILED);
+    }
+    let code = match serve(sources, loaded) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Refused(refusal)) => {
             eprintln!("{refusal}");
@@ -56,7 +60,9 @@ pub fn run(sources: &Sources, loaded: &Loaded) -> ExitCode {
             log::line(LogLevel::Error, message);
             ExitCode::from(EXIT_FAILED)
         }
-    }
+    };
+    log::flush();
+    code
 }
 
 /// Reads every file that the configuration names, and keeps nothing of it.
@@ -116,7 +122,7 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
         u64::from_le_bytes(bytes.try_into().expect("half of the key is eight bytes"))
     };
     let (sink, records) = LogSink::new(LOG_RECORDS_MAX);
-    let writer = log::spawn_writer(records, Arc::clone(sink.tally()))
+    let records_written = log::spawn_writer(records, Arc::clone(sink.tally()))
         .map_err(|error| failed("cannot start a thread", &error))?;
     let core_config = CoreConfig {
         shard_count,
@@ -156,12 +162,15 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
         judges,
         secret,
     );
+    let (telling, told) = sync_channel::<()>(1);
     let stop = move |signal| {
+        // First, so that nothing about the log can keep the broker from it.
+        stopper.request(DRAIN);
         log::line(
             LogLevel::Info,
             format_args!("{signal}: stopping; a second signal stops at once."),
         );
-        stopper.request(DRAIN);
+        drop(telling);
     };
     signals::listen(stop, move || reloader.reload())
         .map_err(|error| failed("cannot listen for signals", &error))?;
@@ -179,9 +188,13 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
             ),
         );
     }
+    // Who waits for it to listen finds in the log what the start had to say.
+    log::flush();
     announce(&cores).map_err(|error| failed("cannot write to stdout", &error))?;
 
     cores.wait();
+    // The signal's line comes before those of the end.
+    let _ = told.recv_timeout(log::FLUSH_TIME);
     if sink.tally().dropped() > 0 {
         log::line(
             LogLevel::Warn,
@@ -189,8 +202,8 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
         );
     }
     drop(sink);
-    // It fails only by a panic, which it has told of itself.
-    let _ = writer.join();
+    // It reports the close, or stderr does not take what is left.
+    let _ = records_written.recv_timeout(log::FLUSH_TIME);
     log::line(LogLevel::Info, "ringmq has stopped.");
     Ok(())
 }

@@ -40,6 +40,16 @@ pub fn advance(clock_ns: &mut u64, now_ns: u64, amount: u64, rate: u32) -> u64 {
     (*clock_ns - now_ns).saturating_sub(NS_PER_S)
 }
 
+/// How many times [`advance`] can move a clock by 1 before it is more than a second ahead; [`NO_LIMIT`] at that rate.
+pub fn room(clock_ns: u64, now_ns: u64, rate: u32) -> u32 {
+    if rate == NO_LIMIT {
+        return NO_LIMIT;
+    }
+    let left_ns = (now_ns + NS_PER_S).saturating_sub(clock_ns.max(now_ns));
+    let cost_ns = (NS_PER_S / u64::from(rate)).max(1);
+    u32::try_from(left_ns / cost_ns).expect("a second has fewer nanoseconds")
+}
+
 impl Shard {
     /// Charges a PUBLISH of `bytes` bytes to its client.
     ///
@@ -138,10 +148,14 @@ mod tests {
         let mut clock_ns = 0;
         let start_ns = 1_000 * NS_PER_S;
         let over = |clock_ns: &mut u64, now_ns| advance(clock_ns, now_ns, 1, 10);
-        for _ in 0..10 {
+        for used in 0..10 {
+            assert_eq!(room(clock_ns, start_ns, 10), 10 - used);
             assert_eq!(over(&mut clock_ns, start_ns), 0);
         }
+        assert_eq!(room(clock_ns, start_ns, 10), 0);
         assert_eq!(over(&mut clock_ns, start_ns), NS_PER_S / 10);
+        assert_eq!(room(clock_ns, start_ns, 10), 0);
+        assert_eq!(room(clock_ns, start_ns, NO_LIMIT), NO_LIMIT);
         // A second later one more is allowed beyond the debt of one.
         assert_eq!(over(&mut clock_ns, start_ns + NS_PER_S / 5), 0);
         assert_eq!(over(&mut clock_ns, start_ns + NS_PER_S / 5), NS_PER_S / 10);

@@ -44,12 +44,27 @@ use port::{Port, StoreLink, Threads};
 use stats::StoreStats;
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-/// Where the store's lines for the operator go.
+/// Where the store's lines for the operator go. It does not wait until they are written: so may no commit.
 pub type StoreLog = fn(LogLevel, String);
+
+/// Time in which the log writes why the process ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Ends the process: the store, which was read a moment ago, cannot be.
+fn give_up(log: StoreLog, path: &Path, error: &rusqlite::Error) -> ! {
+    log(
+        LogLevel::Error,
+        format!("{}: {}", path.display(), Fault::of(error)),
+    );
+    thread::sleep(LAST_WORDS);
+    std::process::exit(1)
+}
 
 /// Why there is no store. Its text is for the operator.
 #[derive(Debug)]

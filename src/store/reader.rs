@@ -1,10 +1,10 @@
 //! The thread that reads back messages whose payloads are in the store alone.
 
-use super::StoreLog;
 use super::codec::{message, number_at, sql};
 use super::fault::{Fault, FaultKind};
 use super::port::{Port, Read, Reply, Threads, lock};
 use super::stats::StoreStats;
+use super::{StoreLog, give_up};
 use crate::config::LogLevel;
 use crate::shard::message::Message;
 use crate::shard::record::StoredMessage;
@@ -43,14 +43,8 @@ pub(super) struct ReaderSetup {
 pub(super) fn run(setup: &ReaderSetup) {
     let mut reader = match Reader::new(setup) {
         Ok(reader) => reader,
-        Err(error) => {
-            // The writer has read this schema a moment ago.
-            (setup.log)(
-                LogLevel::Error,
-                format!("{}: {}", setup.path.display(), Fault::of(&error)),
-            );
-            std::process::exit(1)
-        }
+        // The writer has read this schema a moment ago.
+        Err(error) => give_up(setup.log, &setup.path, &error),
     };
     while !setup.stop.load(Ordering::Acquire) {
         let Some((shard, fetch)) = lock(&setup.threads.fetches).pop_front() else {

@@ -20,7 +20,6 @@
 //! nearly all of it is there, or when nothing was written for [`IDLE`], the writer does the rest, so that the log begins anew. The reader is
 //! kept out meanwhile, for it can only do so when nobody reads it.
 
-use super::StoreLog;
 use super::batch::{Batch, is_refusable};
 use super::checkpoint::Checkpointer;
 use super::fault::Fault;
@@ -28,6 +27,7 @@ use super::port::{Group, Port, Reply, Urgency, lock};
 use super::stats::{Bytes, HistogramCounts, StoreStats};
 use super::sweep::{self, Sweep};
 use super::tables::{Kept, Tables};
+use super::{StoreLog, give_up};
 use crate::config::LogLevel;
 use crate::shard::record::Lsn;
 use rusqlite::{Connection, hooks::Wal, wal::CheckpointMode};
@@ -183,14 +183,8 @@ pub(super) fn run(setup: WriterSetup) {
         .and_then(|page_bytes| Ok((page_bytes, Tables::new(&conn, kept)?)));
     let (page_bytes, tables) = match prepared {
         Ok(prepared) => prepared,
-        Err(error) => {
-            // It was written a moment ago by the same program.
-            log(
-                LogLevel::Error,
-                format!("{}: {}", path.display(), Fault::of(&error)),
-            );
-            std::process::exit(1)
-        }
+        // It was written a moment ago by the same program.
+        Err(error) => give_up(log, &path, &error),
     };
     let count = ports.len();
     let report = Report::new(&stats, Instant::now());

@@ -1,20 +1,141 @@
 //! Who comes in: the limits on connections, and what is told of those who do not.
+//!
+//! A multishot accept takes in all who wait, whatever their number, before a turn can look at them. So where connections
+//! have a rate, accepts are armed that take in one each, no more than may come now.
 
 use super::{Driver, StateMachine, listener_key};
-use crate::config::limits::NO_LIMIT;
+use crate::config::limits::{Limits, NO_LIMIT};
+use crate::config::listener::Bind;
 use crate::net::admission::Newcomer;
+use crate::net::listener::{Listener, is_shortage};
 use crate::net::ring::Key;
 use crate::net::transport::Admitted;
 use crate::shard::budget::MemoryLevel;
 use crate::shard::input::{CloseCause, ConnKey, Input};
 use crate::shard::limited::Limit;
 use crate::shard::outbox::Event;
-use crate::shard::rate::advance;
+use crate::shard::rate::{advance, room};
 use socket2::SockRef;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// Pause before accepting again when descriptors are short.
+pub(super) const ACCEPT_PAUSE_MS: u64 = 50;
+/// Accepts in flight at a listener whose connections have a rate: so many come in per turn.
+const ACCEPTS_MAX: u32 = 16;
+
+/// A listener and its accepts.
+pub(super) struct Listening {
+    pub(super) listener: Listener,
+    /// Accepts in flight: one multishot, or some that take in one connection each.
+    pub(super) armed: u32,
+    /// When to arm more.
+    pub(super) accept_at_ms: Option<u64>,
+}
+
+impl Listening {
+    pub(super) fn new(listener: Listener) -> Self {
+        Self {
+            listener,
+            armed: 0,
+            accept_at_ms: None,
+        }
+    }
+
+    fn pause(&mut self, until_ms: u64) {
+        self.accept_at_ms = self.accept_at_ms.max(Some(until_ms));
+    }
+}
 
 impl<S: StateMachine> Driver<S> {
+    /// Accepts where it is time to; whether it was anywhere.
+    pub(super) fn arm_accepts(&mut self) -> bool {
+        let mut busy = false;
+        for index in 0..self.listeners.len() {
+            let [rate, handshake_rate] = self.accept_rates(index);
+            let listening = &mut self.listeners[index];
+            if listening
+                .accept_at_ms
+                .is_none_or(|at_ms| at_ms > self.now.mono_ms)
+            {
+                continue;
+            }
+            listening.accept_at_ms = None;
+            busy = true;
+            let now_ns = self.now.mono_ms * 1_000_000;
+            let handshakes = room(self.handshake_clock_ns, now_ns, handshake_rate);
+            let may_come = room(self.accept_clock_ns, now_ns, rate).min(handshakes);
+            let key = listener_key(index);
+            if may_come == NO_LIMIT {
+                if listening.armed == 0 {
+                    self.ring.accept(&listening.listener, key);
+                    listening.armed = 1;
+                }
+                continue;
+            }
+            // At least one: who comes first beyond the rate is let in and begins the pause.
+            while listening.armed < may_come.clamp(1, ACCEPTS_MAX) {
+                self.ring.accept_once(&listening.listener, key);
+                listening.armed += 1;
+            }
+        }
+        busy
+    }
+
+    /// An accept has a connection, or has failed.
+    pub(super) fn accepted(&mut self, key: Key, socket: io::Result<OwnedFd>, more: bool) {
+        let stopping = self.stop_at_ms.is_some();
+        let now_ms = self.now.mono_ms;
+        let listening = &mut self.listeners[key.index as usize];
+        if !more {
+            listening.armed -= 1;
+            if !stopping && listening.accept_at_ms.is_none() {
+                listening.accept_at_ms = Some(now_ms);
+            }
+        }
+        match socket {
+            Ok(socket) if !stopping => {
+                self.counters.accepted.add(1);
+                self.admit(key, socket);
+            }
+            // It closes here: nobody is accepted any more.
+            Ok(_) => {}
+            Err(_) if stopping => {}
+            // By us: what is armed next, and when, is decided.
+            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => {}
+            Err(error) => {
+                if is_shortage(&error) && !more {
+                    let refused = self.reserve.refuse(&listening.listener);
+                    self.counters.refused.add(refused as u64);
+                }
+                // Most others are the newcomer's own failure (ECONNABORTED and the like): go on. For an error that
+                // stays, the pause keeps the core from doing nothing else.
+                listening.pause(now_ms + ACCEPT_PAUSE_MS);
+            }
+        }
+    }
+
+    /// Puts other limits in force. Who waits for its time at an old rate waits no longer.
+    pub(super) fn set_limits(&mut self, limits: Arc<Limits>) {
+        let rates = |limits: &Limits| (limits.connect_rate_max, limits.handshake_rate_max);
+        let is_other_pace = rates(&self.limits) != rates(&limits);
+        self.limits = limits;
+        if !is_other_pace || !self.is_listening() || self.stop_at_ms.is_some() {
+            return;
+        }
+        // A rate begins with a second's worth.
+        (self.accept_clock_ns, self.handshake_clock_ns) = (0, 0);
+        for (index, listening) in self.listeners.iter_mut().enumerate() {
+            // What is in flight is what the old rate allowed.
+            if listening.armed > 0 {
+                self.ring.cancel_accept(listener_key(index));
+            }
+            listening.accept_at_ms = Some(self.now.mono_ms);
+        }
+    }
+
     /// Takes in a new connection, unless a limit or its listener's lists are against it.
     pub(super) fn admit(&mut self, listener: Key, socket: OwnedFd) {
         self.pace_accepts(listener);
@@ -28,6 +149,11 @@ impl<S: StateMachine> Driver<S> {
         // Where nobody asks for it, the system is not asked either.
         let wants_peer = !is_plain || admission.wants_address(&self.limits, &door);
         let peer = wants_peer.then(|| peer_of(&socket)).flatten();
+        // Who resets the connection before it is accepted has no address any more, but what it sent is still there to be
+        // read: neither a list nor a ban may take it for somebody on a unix socket.
+        if wants_peer && peer.is_none() && matches!(door.spec().bind, Bind::Tcp(_)) {
+            return self.counters.turned_away.add(1);
+        }
         let newcomer = Newcomer {
             listener: index,
             address: peer
@@ -63,30 +189,38 @@ impl<S: StateMachine> Driver<S> {
         }
     }
 
-    /// Stops to accept for a while when connections come faster than they may. They wait in the kernel's queue.
-    fn pace_accepts(&mut self, listener: Key) {
+    /// How many connections per second this core may accept at a listener, and how many of TLS.
+    fn accept_rates(&self, index: usize) -> [u32; 2] {
         // The kernel spreads connections over the cores evenly.
         let share = |rate: u32| match rate {
             NO_LIMIT => NO_LIMIT,
             rate => rate.div_ceil(self.core_count),
         };
+        let has_tls = self.listeners[index].listener.door().tls().is_some();
+        let handshake_rate = if has_tls {
+            self.limits.handshake_rate_max
+        } else {
+            NO_LIMIT
+        };
+        [share(self.limits.connect_rate_max), share(handshake_rate)]
+    }
+
+    /// Stops to accept for a while when connections come faster than they may. They wait in the kernel's queue.
+    fn pace_accepts(&mut self, listener: Key) {
+        let index = listener.index as usize;
+        let [rate, handshake_rate] = self.accept_rates(index);
         let now_ns = self.now.mono_ms * 1_000_000;
-        let rate = share(self.limits.connect_rate_max);
-        let mut over_ns = advance(&mut self.accept_clock_ns, now_ns, 1, rate);
-        let door = self.listeners[listener.index as usize].listener.door();
-        if door.tls().is_some() {
-            let rate = share(self.limits.handshake_rate_max);
-            over_ns = over_ns.max(advance(&mut self.handshake_clock_ns, now_ns, 1, rate));
-        }
+        let over_ns = advance(&mut self.accept_clock_ns, now_ns, 1, rate);
+        let handshakes_over_ns = advance(&mut self.handshake_clock_ns, now_ns, 1, handshake_rate);
+        let over_ns = over_ns.max(handshakes_over_ns);
         if over_ns == 0 || self.stop_at_ms.is_some() {
             return;
         }
-        let at_ms = self.now.mono_ms + over_ns.div_ceil(1_000_000);
-        self.accept_at_ms = self.accept_at_ms.max(Some(at_ms));
         self.counters.accepts_paced.add(1);
-        if self.listeners[listener.index as usize].armed {
-            self.ring
-                .cancel_accept(listener_key(listener.index as usize));
+        let listening = &mut self.listeners[index];
+        listening.pause(self.now.mono_ms + over_ns.div_ceil(1_000_000));
+        if listening.armed > 0 {
+            self.ring.cancel_accept(listener);
         }
     }
 
@@ -146,7 +280,7 @@ impl<S: StateMachine> Driver<S> {
     }
 }
 
-/// The socket's own word; none for a unix socket, or when the peer is gone again, which is noticed soon enough.
+/// The socket's own word; none for a unix socket, or when the peer is gone again.
 fn peer_of(socket: &impl AsFd) -> Option<SocketAddr> {
     SockRef::from(socket).peer_addr().ok()?.as_socket()
 }

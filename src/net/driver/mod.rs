@@ -71,6 +71,8 @@
 //! invariants are broken.
 
 mod admit;
+#[cfg(test)]
+mod admit_tests;
 mod auth;
 mod close;
 mod flush;
@@ -84,7 +86,7 @@ mod waiting;
 
 use super::counters::NetCounters;
 use super::events::LogSink;
-use super::listener::{Listener, Reserve, is_shortage};
+use super::listener::{Listener, Reserve};
 use super::live::Live;
 use super::ring::{Completion, Key, Ring, RingError};
 use super::sockets::Sockets;
@@ -101,10 +103,10 @@ use crate::shard::mesh_message::MeshMessage;
 use crate::shard::message::Message;
 use crate::shard::outbox::{Event, Outbox};
 use crate::store::port::{News, StoreLink};
+use admit::Listening;
 use close::Linger;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -128,8 +130,6 @@ const LATER_MAX: usize = 4_096;
 const LIGHT_BYTES: usize = 16 << 10;
 /// Time a connection has to take its last bytes, and then to shut its side.
 pub const LINGER_MS: u64 = 1_000;
-/// Pause before accepting again when descriptors are short.
-const ACCEPT_PAUSE_MS: u64 = 50;
 /// Steps of TLS handshakes per turn: about a millisecond of them.
 pub const HANDSHAKES_PER_TURN: usize = 4;
 /// The longest sleep of a core that has nothing to wait for.
@@ -349,8 +349,6 @@ pub struct Driver<S> {
     fed_bytes: usize,
     /// `made_bytes` of the shard at the last flush.
     made_bytes: u64,
-    /// When to accept again, after accepting failed.
-    accept_at_ms: Option<u64>,
     /// When to end, finished or not; set once the shutdown has begun.
     stop_at_ms: Option<u64>,
     start: Start,
@@ -366,11 +364,6 @@ enum Start {
     Ready,
     /// All are ready: it listens.
     Listening,
-}
-
-struct Listening {
-    listener: Listener,
-    armed: bool,
 }
 
 impl<S: StateMachine> Driver<S> {
@@ -394,13 +387,7 @@ impl<S: StateMachine> Driver<S> {
         } = setup;
         let core_count = u32::try_from(links.receivers.len() + 1).expect("at most 64 cores");
         ring.watch(wake.eventfd());
-        let listeners = listeners
-            .into_iter()
-            .map(|listener| Listening {
-                listener,
-                armed: false,
-            })
-            .collect();
+        let listeners = listeners.into_iter().map(Listening::new).collect();
         Ok(Self {
             shard,
             id,
@@ -442,7 +429,6 @@ impl<S: StateMachine> Driver<S> {
             links_hard: 0,
             fed_bytes: 0,
             made_bytes: 0,
-            accept_at_ms: None,
             stop_at_ms: None,
             start: Start::Recovering,
             reported_drained: false,
@@ -607,7 +593,7 @@ impl<S: StateMachine> Driver<S> {
             self.tell(Input::Withdrawn(parts.withdrawn));
         }
         self.tell(Input::Limits(&parts.limits));
-        self.limits = parts.limits;
+        self.set_limits(parts.limits);
     }
 
     /// Whether clients are let in: all cores were ready.
@@ -630,10 +616,10 @@ impl<S: StateMachine> Driver<S> {
             return Ok(false);
         }
         self.start = Start::Listening;
-        for listening in &self.listeners {
+        for listening in &mut self.listeners {
             listening.listener.listen()?;
+            listening.accept_at_ms = Some(self.now.mono_ms);
         }
-        self.accept_at_ms = Some(self.now.mono_ms);
         Ok(true)
     }
 
@@ -644,9 +630,9 @@ impl<S: StateMachine> Driver<S> {
         }
         let timeout_ms = self.shutdown.timeout_ms.load(Ordering::Relaxed);
         self.stop_at_ms = Some(self.now.mono_ms.saturating_add(timeout_ms));
-        self.accept_at_ms = None;
-        for (index, listening) in self.listeners.iter().enumerate() {
-            if listening.armed {
+        for (index, listening) in self.listeners.iter_mut().enumerate() {
+            listening.accept_at_ms = None;
+            if listening.armed > 0 {
                 self.ring.cancel_accept(listener_key(index));
             }
         }
@@ -663,7 +649,7 @@ impl<S: StateMachine> Driver<S> {
             && self.links_waiting == 0
             && self.links_sent == 0
             && self.outbox.is_empty()
-            && self.listeners.iter().all(|listening| !listening.armed);
+            && self.listeners.iter().all(|listening| listening.armed == 0);
         if is_drained && !self.reported_drained {
             self.reported_drained = true;
             self.shutdown.report_drained();
@@ -683,21 +669,20 @@ impl<S: StateMachine> Driver<S> {
             self.tell(Input::Tick);
             busy = true;
         }
-        if self.accept_at_ms.is_some_and(|at_ms| at_ms <= mono_ms) {
-            self.accept_at_ms = None;
-            self.arm_accepts();
-            busy = true;
-        }
+        busy |= self.arm_accepts();
         busy | self.end_lingers()
     }
 
     /// Time from this turn's to the next deadline.
     fn until_deadline(&self) -> Duration {
         let lingering = self.lingering.front().map(|linger| linger.until_ms);
+        let accepting = self.listeners.iter();
         let deadlines = [
             self.shard.next_deadline(),
             lingering,
-            self.accept_at_ms,
+            accepting
+                .filter_map(|listening| listening.accept_at_ms)
+                .min(),
             self.stop_at_ms,
         ];
         let next_ms = deadlines.into_iter().flatten().min();
@@ -786,52 +771,6 @@ impl<S: StateMachine> Driver<S> {
             Completion::Woken { more: false } => self.ring.watch(self.wake.eventfd()),
             // A broker's driver connects to nobody.
             Completion::Connected { .. } => {}
-        }
-    }
-
-    fn arm_accepts(&mut self) {
-        for (index, listening) in self.listeners.iter_mut().enumerate() {
-            if !listening.armed {
-                self.ring.accept(&listening.listener, listener_key(index));
-                listening.armed = true;
-            }
-        }
-    }
-
-    fn accepted(&mut self, key: Key, socket: io::Result<OwnedFd>, more: bool) {
-        let stopping = self.stop_at_ms.is_some();
-        if !more {
-            self.listeners[key.index as usize].armed = false;
-            if !stopping && self.accept_at_ms.is_none() {
-                self.accept_at_ms = Some(self.now.mono_ms);
-            }
-        }
-        match socket {
-            Ok(socket) if !stopping => {
-                self.counters.accepted.add(1);
-                self.admit(key, socket);
-            }
-            // It closes here: nobody is accepted any more.
-            Ok(_) => {}
-            Err(error) if is_shortage(&error) => {
-                if !more {
-                    let listener = &self.listeners[key.index as usize].listener;
-                    self.counters
-                        .refused
-                        .add(self.reserve.refuse(listener) as u64);
-                }
-                self.pause_accepting();
-            }
-            // Most are the newcomer's own failure (ECONNABORTED and the like): go on. For an error that
-            // stays, the pause keeps the core from doing nothing else.
-            Err(_) => self.pause_accepting(),
-        }
-    }
-
-    fn pause_accepting(&mut self) {
-        if self.stop_at_ms.is_none() {
-            let at_ms = self.now.mono_ms + ACCEPT_PAUSE_MS;
-            self.accept_at_ms = self.accept_at_ms.max(Some(at_ms));
         }
     }
 

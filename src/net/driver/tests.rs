@@ -1,5 +1,6 @@
 //! The driver against real sockets on loopback, with a state machine that does what its peers tell it.
 
+use super::admit::ACCEPT_PAUSE_MS;
 use super::flush::{FLUSH_BYTES_MAX, WRITE_BYTES};
 use super::*;
 use crate::access::RulesInForce;
@@ -243,7 +244,7 @@ pub(super) struct Cores {
     pub(super) drivers: Vec<Driver<Fake>>,
     pub(super) shutdown: Arc<Shutdown>,
     pub(super) address: SocketAddr,
-    now: Now,
+    pub(super) now: Now,
 }
 
 pub(super) const RING: RingConfig = RingConfig {

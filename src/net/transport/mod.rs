@@ -98,7 +98,7 @@ impl Door {
             && spec.deny.is_empty()
     }
 
-    /// Lets a new connection in, or not: none is refused. `peer` is the socket's own word, none for a unix socket.
+    /// Lets a new connection in, or not: none is refused. `peer` is the socket's own word, none for a unix socket only.
     /// Whom a proxy names is judged when it has named it, by [`ListenerSpec::admits`].
     pub fn admit(self: &Arc<Self>, peer: Option<SocketAddr>) -> Option<Admitted> {
         if peer.is_some_and(|peer| !self.is_proxy(peer) && !self.spec.admits(peer.ip())) {

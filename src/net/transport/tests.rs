@@ -563,6 +563,63 @@ fn a_proxy_speaks_for_the_peer_if_it_is_trusted() {
 }
 
 #[test]
+fn what_a_client_says_of_itself_hides_nobody() {
+    let behind_proxies = |bind: Bind| {
+        door(ListenerSpec {
+            bind,
+            ..spec(
+                None,
+                Some(WebSocketSpec {
+                    trusted_proxies: vec!["127.0.0.0/8".parse().unwrap()],
+                    ..WebSocketSpec::default()
+                }),
+            )
+        })
+    };
+    let tcp = behind_proxies(Bind::Tcp(peer().unwrap()));
+    let unix = behind_proxies(Bind::Unix {
+        path: "unused".into(),
+        mode: 0o600,
+    });
+    let named = |door: &Arc<Door>, peer: Option<SocketAddr>, said: &[&str]| {
+        let Some(Admitted::Through(mut server)) = door.admit(peer) else {
+            panic!("not admitted")
+        };
+        let fields = said
+            .iter()
+            .map(|said| format!("\r\nX-Forwarded-For: {said}"));
+        let request = upgrade::request("h", "/", "mqtt", [0; 16]).replacen(
+            "\r\n",
+            &(fields.collect::<String>() + "\r\n"),
+            1,
+        );
+        let mut scratch = Scratch::default();
+        server.receive(request.as_bytes(), &mut scratch).unwrap();
+        server.take_named_peer().map(|peer| peer.ip().to_string())
+    };
+    // The proxy appends whom it sees to what the client sent, in the same field or in one more.
+    for said in [
+        &["x, 198.51.100.7"][..],
+        &["x", "198.51.100.7"],
+        &["192.0.2.1, x, 198.51.100.7, 127.0.0.9"],
+        &["192.0.2.1, x", "198.51.100.7", "127.0.0.9"],
+        &["unknown,, 192.0.2.1, 198.51.100.7:80"],
+    ] {
+        for (door, peer) in [(&tcp, peer()), (&unix, None)] {
+            let named = named(door, peer, said);
+            assert_eq!(named.as_deref(), Some("198.51.100.7"), "{said:?} {peer:?}");
+        }
+    }
+    // Who stands behind an entry that cannot be read is not known; the last proxy before it is.
+    for (said, expected) in [
+        (&["192.0.2.1, x"][..], "127.0.0.1"),
+        (&["192.0.2.1, x, 127.0.0.9"], "127.0.0.9"),
+    ] {
+        assert_eq!(named(&tcp, peer(), said).as_deref(), Some(expected));
+    }
+}
+
+#[test]
 fn wrong_files_are_named_and_change_nothing() {
     let here = dir().join("reload");
     fs::create_dir_all(&here).unwrap();

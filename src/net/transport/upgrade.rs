@@ -37,7 +37,7 @@ pub struct Granted {
     pub len: usize,
     /// The answer.
     pub answer: String,
-    /// The addresses of X-Forwarded-For, nearest last.
+    /// The addresses of X-Forwarded-For, nearest last; those behind one that cannot be read are left out.
     pub forwarded_for: Vec<IpAddr>,
 }
 
@@ -111,12 +111,24 @@ pub fn accept(bytes: &[u8], spec: &WebSocketSpec) -> Result<Option<Granted>, Ref
         let _ = write!(answer, "Sec-WebSocket-Protocol: {protocol}\r\n");
     }
     answer.push_str("\r\n");
-    let forwarded_for = head.list("x-forwarded-for").map_while(forwarded).collect();
     Ok(Some(Granted {
         len: head.len,
         answer,
-        forwarded_for,
+        forwarded_for: forwarded_for(&head),
     }))
+}
+
+/// What stands before an entry that cannot be read counts for nothing: nobody can tell whether a proxy said it. What
+/// stands after it was said by nearer proxies; a client that sends rubbish must not make them unheard.
+fn forwarded_for(head: &Head<'_>) -> Vec<IpAddr> {
+    let mut said = Vec::new();
+    for entry in head.list("x-forwarded-for") {
+        match forwarded(entry) {
+            Some(address) => said.push(address),
+            None => said.clear(),
+        }
+    }
+    said
 }
 
 /// The answer to a request that is refused; the connection is closed after it.
