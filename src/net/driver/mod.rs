@@ -74,6 +74,8 @@ mod admit;
 mod auth;
 mod close;
 mod flush;
+#[cfg(test)]
+mod pressure_tests;
 mod receive;
 #[cfg(test)]
 mod tests;
@@ -333,7 +335,7 @@ pub struct Driver<S> {
     handshakes_left: usize,
     /// Connections that may be written to in a later turn, in order. Those that were written to meanwhile are among them.
     later: VecDeque<ConnKey>,
-    /// Connections that the shard asked to close in this turn.
+    /// Connections that the shard asked to close in this turn, or to pause although a write to them has failed.
     closing: Vec<ConnKey>,
     /// Connections with a time limit, by ascending time.
     lingering: VecDeque<Linger>,
