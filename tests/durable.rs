@@ -384,6 +384,23 @@ fn who_waits_too_long_for_the_store_is_refused() {
 }
 
 #[test]
+fn so_is_who_is_not_read_meanwhile() {
+    let mut world = stored(1);
+    let client = world.send_connect(0, persistent("client", Version::V5));
+    // The answers to what it sends behind CONNECT are too many.
+    world.send(client, &b"\xc0\x00".repeat(40_000));
+    world.pass(u64::from(Limits::default().connect_timeout_ms) + 200);
+    assert_eq!(
+        world.next(client),
+        Some(Packet::Connack {
+            reason: ReasonCode::ServerUnavailable,
+            session_present: false
+        })
+    );
+    assert_eq!(world.next(client), Some(Packet::Closed));
+}
+
+#[test]
 fn unsuback_waits_too() {
     let mut world = stored(2);
     let client = subscribed(&mut world, "client", "t", QoS::AtMostOnce);
