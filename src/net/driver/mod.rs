@@ -347,6 +347,8 @@ pub struct Driver<S> {
     links_waiting: u64,
     /// Links whose pressure is hard.
     links_hard: u64,
+    /// What the shard was last told.
+    store_is_full: bool,
     /// Bytes fed since the last flush.
     fed_bytes: usize,
     /// `made_bytes` of the shard at the last flush.
@@ -442,6 +444,7 @@ impl<S: StateMachine> Driver<S> {
             links_sent: 0,
             links_waiting: 0,
             links_hard: 0,
+            store_is_full: false,
             fed_bytes: 0,
             made_bytes: 0,
             accept_at_ms: None,
@@ -468,6 +471,7 @@ impl<S: StateMachine> Driver<S> {
         }
         busy |= self.drain_links();
         busy |= self.drain_store();
+        busy |= self.look_at_store();
         busy |= self.drain_auth();
         busy |= self.continue_handshakes();
         while let Some(completion) = self.ring.next_completion() {
@@ -526,6 +530,8 @@ impl<S: StateMachine> Driver<S> {
         stay |= self.reported_drained && self.shutdown.all_drained();
         // After `park`, as `LinkSender::flush` asks.
         stay |= self.flush_links();
+        // What the store gives up makes room without news.
+        stay |= self.look_at_store();
         !stay
     }
 
@@ -839,7 +845,7 @@ impl<S: StateMachine> Driver<S> {
 
     /// Whether what was received must wait: for another core, or for the disk.
     fn hard_pressure(&self) -> bool {
-        self.links_hard != 0 || self.store.as_ref().is_some_and(StoreLink::is_full)
+        self.links_hard != 0 || self.store_is_full
     }
 
     fn note_pressure(&mut self, to: ShardId, pressure: Pressure) {

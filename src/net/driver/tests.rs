@@ -202,6 +202,7 @@ impl StateMachine for Fake {
                 }
             }
             Input::Committed { .. } | Input::Fetched { .. } | Input::StoreState { .. } => {}
+            Input::StorePressure(_) => {}
             Input::FanOut => unreachable!("it fans nothing out"),
             Input::Shutdown => {
                 self.seen.push(Seen::Shutdown);
