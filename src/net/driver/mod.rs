@@ -488,6 +488,7 @@ impl<S: StateMachine> Driver<S> {
         self.counters.turns.add(u64::from(busy));
         busy |= !self.outbox.is_empty() || !self.writable.is_empty() || self.can_feed_waiting();
         busy |= !self.later.is_empty() || !self.closing.is_empty();
+        busy |= !self.handshakes.is_empty() && !self.hard_pressure();
         Ok(if self.is_finished() {
             Turn::Finished
         } else if busy && is_light {
