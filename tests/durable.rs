@@ -10,7 +10,7 @@ use ringmq::protocol::{
 };
 use ringmq::session::DeliveryOptions;
 use ringmq::shard::counters::DropCause;
-use ringmq::shard::input::Input;
+use ringmq::shard::input::{Input, Pressure};
 use ringmq::shard::message::{Message, MessageParts};
 use ringmq::shard::record::{
     Durability, OutgoingStep, Part, ReceiverFlags, Record, RecoveredDelivery, RecoveredSession,
@@ -380,6 +380,29 @@ fn who_waits_too_long_for_the_store_is_refused() {
             world.clients[client].closed, is_new,
             "its Keep Alive counts"
         );
+    }
+}
+
+#[test]
+fn so_is_who_is_not_read_meanwhile() {
+    let not_read: [fn(&mut World, usize); 2] = [
+        // The answers to what it sends behind CONNECT are too many.
+        |world, client| world.send(client, &b"\xc0\x00".repeat(40_000)),
+        |world, _| world.input(0, Input::StorePressure(Pressure::Hard)),
+    ];
+    for not_read in not_read {
+        let mut world = stored(1);
+        let client = world.send_connect(0, persistent("client", Version::V5));
+        not_read(&mut world, client);
+        world.pass(u64::from(Limits::default().connect_timeout_ms) + 200);
+        assert_eq!(
+            world.next(client),
+            Some(Packet::Connack {
+                reason: ReasonCode::ServerUnavailable,
+                session_present: false
+            })
+        );
+        assert_eq!(world.next(client), Some(Packet::Closed));
     }
 }
 

@@ -912,30 +912,50 @@ fn a_reason_string_does_not_make_a_packet_larger_than_the_client_accepts() {
 }
 
 #[test]
-fn time_in_which_a_hard_link_keeps_the_core_from_reading_is_no_silence() {
+fn time_in_which_a_link_or_the_store_keeps_the_core_from_reading_is_no_silence() {
+    let inputs: [fn(ShardId, Pressure) -> Input<'static>; 2] = [
+        |to, pressure| Input::Link { to, pressure },
+        |_, pressure| Input::StorePressure(pressure),
+    ];
+    for input in inputs {
+        let mut world = World::new(2);
+        let mut hello = connect("client", Version::V5);
+        hello.keep_alive_s = 2;
+        let client = world.connect_with(0, hello);
+        let shard = world.clients[client].shard;
+        let to = ShardId(1 - shard as u8);
+        world.pass(1_000);
+        world.input(shard, input(to, Pressure::Hard));
+        world.pass(10_000);
+        assert_eq!(world.next(client), None);
+        world.input(shard, input(to, Pressure::Soft));
+        world.pass(2_900);
+        assert_eq!(world.next(client), None);
+        world.pass(200);
+        assert_eq!(
+            world.next(client),
+            Some(Packet::Disconnect(ReasonCode::KeepAliveTimeout))
+        );
+    }
+}
+
+#[test]
+fn a_core_reads_again_when_neither_a_link_nor_the_store_keeps_it_from_it() {
     let mut world = World::new(2);
     let mut hello = connect("client", Version::V5);
     hello.keep_alive_s = 2;
     let client = world.connect_with(0, hello);
     let shard = world.clients[client].shard;
     let to = ShardId(1 - shard as u8);
-    world.pass(1_000);
-    world.input(
-        shard,
-        Input::Link {
-            to,
-            pressure: Pressure::Hard,
-        },
-    );
+    world.input(shard, Input::StorePressure(Pressure::Hard));
+    let pressure = Pressure::Hard;
+    world.input(shard, Input::Link { to, pressure });
+    world.pass(10_000);
+    world.input(shard, Input::StorePressure(Pressure::Low));
     world.pass(10_000);
     assert_eq!(world.next(client), None);
-    world.input(
-        shard,
-        Input::Link {
-            to,
-            pressure: Pressure::Soft,
-        },
-    );
+    let pressure = Pressure::Low;
+    world.input(shard, Input::Link { to, pressure });
     world.pass(2_900);
     assert_eq!(world.next(client), None);
     world.pass(200);

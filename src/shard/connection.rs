@@ -655,8 +655,9 @@ impl Shard {
                 (keep_alive_s, _) => keep_alive_ms(keep_alive_s),
             },
         };
-        // Time in which we chose not to read is no silence of the client's.
-        if (conn.paused != 0 || reads_nothing) && conn.stage != Stage::Authenticating {
+        // Time in which we chose not to read is no silence of the client's. Who waits for CONNACK has said all, and waits for us.
+        let waits_for_us = conn.stage == Stage::Authenticating || conn.is_corked;
+        if (conn.paused != 0 || reads_nothing) && !waits_for_us {
             conn.last_received_ms = now_ms;
         }
         conn.last_received_ms = conn.last_received_ms.max(read_nothing_until_ms);

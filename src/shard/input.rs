@@ -156,6 +156,8 @@ pub enum Input<'a> {
         /// The new state.
         pressure: Pressure,
     },
+    /// The pressure on the way to the store changed: `Hard`, as long as this shard reads no sockets because of it, or `Low`.
+    StorePressure(Pressure),
     /// Other bounds hold from now on. Those that clients were told in CONNACK are the same as before.
     Limits(&'a Arc<Limits>),
     /// How short memory is from now on.

@@ -214,11 +214,9 @@ impl Shard {
     }
 
     pub(super) fn link(&mut self, to: ShardId, pressure: Pressure, outbox: &mut Outbox) {
-        let was_hard = self.reads_nothing();
+        let read_nothing = self.reads_nothing();
         self.pressure[to.index()] = pressure;
-        if was_hard && !self.reads_nothing() {
-            self.read_nothing_until_ms = self.now.mono_ms;
-        }
+        self.note_end_of_reading_nothing(read_nothing);
         if self
             .pressure
             .iter()
@@ -230,9 +228,22 @@ impl Shard {
         }
     }
 
-    /// Whether the pressure on a link keeps the shell from feeding what was received.
+    pub(super) fn set_store_pressure(&mut self, pressure: Pressure) {
+        let read_nothing = self.reads_nothing();
+        self.store_pressure = pressure;
+        self.note_end_of_reading_nothing(read_nothing);
+    }
+
+    /// What clients sent while nothing was read is fed only now: their silence begins anew.
+    fn note_end_of_reading_nothing(&mut self, read_nothing: bool) {
+        if read_nothing && !self.reads_nothing() {
+            self.read_nothing_until_ms = self.now.mono_ms;
+        }
+    }
+
+    /// Whether the pressure on a link or on the way to the store keeps the shell from feeding what was received.
     pub(super) fn reads_nothing(&self) -> bool {
-        self.pressure.contains(&Pressure::Hard)
+        self.store_pressure == Pressure::Hard || self.pressure.contains(&Pressure::Hard)
     }
 
     pub(super) fn others(&self) -> impl Iterator<Item = ShardId> + use<> {

@@ -171,7 +171,9 @@ pub struct Shard {
     pending_subacks: VecDeque<PendingSuback>,
     /// Per shard: the pressure on the link to it.
     pressure: Vec<Pressure>,
-    /// When a link last kept this shard from reading anything; 0 if none did.
+    /// The pressure on the way to the store.
+    store_pressure: Pressure,
+    /// When a link or the store last kept this shard from reading anything; 0 if none did.
     read_nothing_until_ms: u64,
     /// Publishers not read because of a link.
     link_paused: Vec<ConnKey>,
@@ -253,6 +255,7 @@ impl Shard {
             acknowledged,
             pending_subacks: VecDeque::new(),
             pressure: vec![Pressure::Low; shard_count],
+            store_pressure: Pressure::Low,
             read_nothing_until_ms: 0,
             link_paused: Vec::new(),
             to_end: Vec::new(),
@@ -316,6 +319,7 @@ impl Shard {
                 self.closed(conn, what, outbox);
             }
             Input::Link { to, pressure } => self.link(to, pressure, outbox),
+            Input::StorePressure(pressure) => self.set_store_pressure(pressure),
             Input::Memory(level) => self.memory(level, outbox),
             Input::Limits(limits) => self.limits = Arc::clone(limits),
             Input::Committed { up_to, refused } => self.committed(up_to, refused, outbox),

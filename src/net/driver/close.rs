@@ -39,7 +39,7 @@ impl<S: StateMachine> Driver<S> {
     }
 
     /// Writes the last bytes of the connections that the shard closed, and gives those time that cannot take
-    /// them now.
+    /// them now. Those that nothing can be written to any more end.
     pub(super) fn finish_closes(&mut self) {
         while let Some(conn) = self.closing.pop() {
             let failed = self
@@ -138,9 +138,11 @@ impl<S: StateMachine> Driver<S> {
         busy
     }
 
-    /// Tells the shard that the socket is gone, and lets go of it.
+    /// Tells the shard that the socket is gone, once, and lets go of it.
     pub(super) fn end(&mut self, conn: ConnKey, cause: CloseCause) {
-        if let Some(socket) = self.sockets.get(conn) {
+        if let Some(socket) = self.sockets.get(conn)
+            && socket.phase != Phase::Dead
+        {
             socket.phase = Phase::Dead;
             self.tell(Input::Closed { conn, cause });
             self.release(conn);

@@ -4,7 +4,8 @@ use super::{Driver, FAN_OUT_TIME, FLUSH_BYTES, LATER_MAX, LATER_TIME, StateMachi
 use crate::mesh::link::LinkMessage;
 use crate::net::sockets::Phase;
 use crate::net::writer;
-use crate::shard::input::{CloseCause, ConnKey, Input, ShardId};
+use crate::shard::input::{CloseCause, ConnKey, Input, Pressure, ShardId};
+use crate::store::port::StoreLink;
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -78,6 +79,23 @@ impl<S: StateMachine> Driver<S> {
         for fetch in self.outbox.fetch.drain(..) {
             store.fetch(fetch);
         }
+        self.look_at_store();
+    }
+
+    /// Tells the shard when so much waits for the store that nothing is fed, and when it is less again; returns whether either is
+    /// new.
+    pub(super) fn look_at_store(&mut self) -> bool {
+        let is_full = self.store.as_ref().is_some_and(StoreLink::is_full);
+        if is_full == self.store_is_full {
+            return false;
+        }
+        self.store_is_full = is_full;
+        self.tell(Input::StorePressure(if is_full {
+            Pressure::Hard
+        } else {
+            Pressure::Low
+        }));
+        true
     }
 
     fn flush_mesh(&mut self) {

@@ -76,6 +76,8 @@ mod admit_tests;
 mod auth;
 mod close;
 mod flush;
+#[cfg(test)]
+mod pressure_tests;
 mod receive;
 #[cfg(test)]
 mod tests;
@@ -333,7 +335,7 @@ pub struct Driver<S> {
     handshakes_left: usize,
     /// Connections that may be written to in a later turn, in order. Those that were written to meanwhile are among them.
     later: VecDeque<ConnKey>,
-    /// Connections that the shard asked to close in this turn.
+    /// Connections that the shard asked to close in this turn, or to pause although a write to them has failed.
     closing: Vec<ConnKey>,
     /// Connections with a time limit, by ascending time.
     lingering: VecDeque<Linger>,
@@ -345,6 +347,8 @@ pub struct Driver<S> {
     links_waiting: u64,
     /// Links whose pressure is hard.
     links_hard: u64,
+    /// What the shard was last told.
+    store_is_full: bool,
     /// Bytes fed since the last flush.
     fed_bytes: usize,
     /// `made_bytes` of the shard at the last flush.
@@ -427,6 +431,7 @@ impl<S: StateMachine> Driver<S> {
             links_sent: 0,
             links_waiting: 0,
             links_hard: 0,
+            store_is_full: false,
             fed_bytes: 0,
             made_bytes: 0,
             stop_at_ms: None,
@@ -452,6 +457,7 @@ impl<S: StateMachine> Driver<S> {
         }
         busy |= self.drain_links();
         busy |= self.drain_store();
+        busy |= self.look_at_store();
         busy |= self.drain_auth();
         busy |= self.continue_handshakes();
         while let Some(completion) = self.ring.next_completion() {
@@ -468,6 +474,7 @@ impl<S: StateMachine> Driver<S> {
         self.counters.turns.add(u64::from(busy));
         busy |= !self.outbox.is_empty() || !self.writable.is_empty() || self.can_feed_waiting();
         busy |= !self.later.is_empty() || !self.closing.is_empty();
+        busy |= !self.handshakes.is_empty() && !self.hard_pressure();
         Ok(if self.is_finished() {
             Turn::Finished
         } else if busy && is_light {
@@ -510,6 +517,8 @@ impl<S: StateMachine> Driver<S> {
         stay |= self.reported_drained && self.shutdown.all_drained();
         // After `park`, as `LinkSender::flush` asks.
         stay |= self.flush_links();
+        // What the store gives up makes room without news.
+        stay |= self.look_at_store();
         !stay
     }
 
@@ -776,7 +785,7 @@ impl<S: StateMachine> Driver<S> {
 
     /// Whether what was received must wait: for another core, or for the disk.
     fn hard_pressure(&self) -> bool {
-        self.links_hard != 0 || self.store.as_ref().is_some_and(StoreLink::is_full)
+        self.links_hard != 0 || self.store_is_full
     }
 
     fn note_pressure(&mut self, to: ShardId, pressure: Pressure) {

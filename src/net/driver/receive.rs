@@ -238,7 +238,14 @@ impl<S: StateMachine> Driver<S> {
             return;
         };
         socket.paused = true;
-        if socket.phase == Phase::Open && socket.recv == Recv::Armed {
+        if socket.phase != Phase::Open {
+            return;
+        }
+        if socket.write_failed {
+            // Its receive was to tell why, and without one nobody would notice. It ends with those that close: the shard's other
+            // wishes are being taken.
+            self.closing.push(conn);
+        } else if socket.recv == Recv::Armed {
             socket.recv = Recv::Cancelling;
             self.ring.cancel_recv(ring_key(conn));
         }

@@ -21,7 +21,7 @@ use std::time::Instant;
 /// A chunk of the outbound of [`Fake`].
 const CHUNK: usize = 16 << 10;
 /// How much [`Fake`] wants of each connection at once, in bytes.
-const EXPECTED_BYTES: usize = 12_000;
+pub(super) const EXPECTED_BYTES: usize = 12_000;
 
 /// Echoes what it receives, except for these commands:
 /// * `quit`: answers `bye` and closes.
@@ -203,6 +203,7 @@ impl StateMachine for Fake {
                 }
             }
             Input::Committed { .. } | Input::Fetched { .. } | Input::StoreState { .. } => {}
+            Input::StorePressure(_) => {}
             Input::FanOut => unreachable!("it fans nothing out"),
             Input::Shutdown => {
                 self.seen.push(Seen::Shutdown);
@@ -239,6 +240,12 @@ impl StateMachine for Fake {
     }
 }
 
+/// When the tests begin.
+pub(super) const START: Now = Now {
+    mono_ms: 1_000_000,
+    wall_ms: 0,
+};
+
 /// Cores whose turns the test takes, with time that the test makes.
 pub(super) struct Cores {
     pub(super) drivers: Vec<Driver<Fake>>,
@@ -254,15 +261,59 @@ pub(super) const RING: RingConfig = RingConfig {
     buffer_bytes: 2048,
 };
 
+pub(super) fn plain_door() -> Arc<Door> {
+    let spec = ListenerSpec::tcp("tcp", (Ipv4Addr::LOCALHOST, 0).into());
+    Arc::new(Door::open(spec).unwrap())
+}
+
+/// What cores are made from, and where the first one accepts.
+pub(super) fn setups(
+    door: &Arc<Door>,
+    count: usize,
+    link: LinkConfig,
+) -> (Vec<DriverSetup>, SocketAddr) {
+    let wakes: Vec<_> = (0..count).map(|_| Arc::new(Wake::new().unwrap())).collect();
+    let shutdown = Arc::new(Shutdown::new(wakes.clone()));
+    // Each core has all listeners, but nobody knows the other cores' ports.
+    let mut listeners: Vec<_> = (0..count)
+        .map(|_| Listener::bind_door(door, 1).unwrap())
+        .collect();
+    let address = listeners[0][0].address();
+    let links = full_mesh(link, &wakes).into_iter();
+    let parts = Parts {
+        limits: Arc::default(),
+        doors: vec![Arc::clone(door)],
+        rules: RulesInForce::default(),
+        withdrawn: Arc::default(),
+    };
+    let live = Arc::new(Live::new(parts, wakes.clone(), 1, u64::MAX));
+    let setups = links
+        .zip(wakes)
+        .enumerate()
+        .map(|(index, (links, wake))| DriverSetup {
+            id: ShardId(index as u8),
+            listeners: std::mem::take(&mut listeners[index]),
+            links,
+            wake,
+            shutdown: Arc::clone(&shutdown),
+            live: Arc::clone(&live),
+            log: None,
+            auth: None,
+            store: None,
+            outbox: Outbox::default(),
+            counters: Arc::default(),
+        });
+    (setups.collect(), address)
+}
+
 impl Cores {
-    fn new(count: usize) -> Self {
+    pub(super) fn new(count: usize) -> Self {
         Self::with(count, RING, LinkConfig::default())
     }
 
     /// Only the first core accepts.
     fn with(count: usize, ring: RingConfig, link: LinkConfig) -> Self {
-        let door = Door::open(ListenerSpec::tcp("tcp", (Ipv4Addr::LOCALHOST, 0).into()));
-        Self::behind(&Arc::new(door.unwrap()), count, ring, link)
+        Self::behind(&plain_door(), count, ring, link)
     }
 
     /// Only the first core accepts, through this door.
@@ -272,46 +323,16 @@ impl Cores {
         ring: RingConfig,
         link: LinkConfig,
     ) -> Self {
-        let now = Now {
-            mono_ms: 1_000_000,
-            wall_ms: 0,
-        };
-        let wakes: Vec<_> = (0..count).map(|_| Arc::new(Wake::new().unwrap())).collect();
-        let shutdown = Arc::new(Shutdown::new(wakes.clone()));
-        // Each core has all listeners, but nobody knows the other cores' ports.
-        let mut listeners: Vec<_> = (0..count)
-            .map(|_| Listener::bind_door(door, 1).unwrap())
-            .collect();
-        let address = listeners[0][0].address();
-        let links = full_mesh(link, &wakes).into_iter();
-        let parts = Parts {
-            limits: Arc::default(),
-            doors: vec![Arc::clone(door)],
-            rules: RulesInForce::default(),
-            withdrawn: Arc::default(),
-        };
-        let live = Arc::new(Live::new(parts, wakes.clone(), 1, u64::MAX));
-        let drivers = links.zip(wakes).enumerate().map(|(index, (links, wake))| {
-            let setup = DriverSetup {
-                id: ShardId(index as u8),
-                listeners: std::mem::take(&mut listeners[index]),
-                links,
-                wake,
-                shutdown: Arc::clone(&shutdown),
-                live: Arc::clone(&live),
-                log: None,
-                auth: None,
-                store: None,
-                outbox: Outbox::default(),
-                counters: Arc::default(),
-            };
-            Driver::new(setup, Ring::new(ring).unwrap(), Fake::default(), now).unwrap()
+        let (setups, address) = setups(door, count, link);
+        let shutdown = Arc::clone(&setups[0].shutdown);
+        let drivers = setups.into_iter().map(|setup| {
+            Driver::new(setup, Ring::new(ring).unwrap(), Fake::default(), START).unwrap()
         });
         let mut cores = Self {
             drivers: drivers.collect(),
             shutdown,
             address,
-            now,
+            now: START,
         };
         cores.until(|cores| cores.drivers.iter().all(Driver::is_listening));
         cores
@@ -353,14 +374,14 @@ impl Cores {
         }
     }
 
-    fn connect(&mut self) -> TcpStream {
+    pub(super) fn connect(&mut self) -> TcpStream {
         let client = TcpStream::connect(self.address).unwrap();
         client.set_nonblocking(true).unwrap();
         client
     }
 
     /// Takes turns until `client` has received `count` bytes.
-    fn read(&mut self, client: &mut TcpStream, count: usize) -> Vec<u8> {
+    pub(super) fn read(&mut self, client: &mut TcpStream, count: usize) -> Vec<u8> {
         let mut got = Vec::new();
         self.until(|_| {
             let mut chunk = vec![0; count - got.len()];
@@ -386,15 +407,15 @@ impl Cores {
         });
     }
 
-    fn seen(&self, core: usize) -> &[Seen] {
+    pub(super) fn seen(&self, core: usize) -> &[Seen] {
         &self.drivers[core].shard.seen
     }
 
-    fn closed(&self, cause: CloseCause) -> bool {
+    pub(super) fn closed(&self, cause: CloseCause) -> bool {
         self.seen(0).contains(&Seen::Closed(cause))
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.drivers.iter().all(|driver| driver.sockets.is_empty())
     }
 }
@@ -738,7 +759,7 @@ fn who_sends_much_waits_for_who_sends_little() {
 }
 
 /// A client that has sent so much that it is read by calls, and its key.
-fn client_that_sends_much(cores: &mut Cores) -> (TcpStream, ConnKey) {
+pub(super) fn client_that_sends_much(cores: &mut Cores) -> (TcpStream, ConnKey) {
     let mut client = cores.connect();
     client.write_all(b"1").unwrap();
     cores.read(&mut client, 1);

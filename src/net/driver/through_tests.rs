@@ -357,6 +357,25 @@ fn a_flood_of_handshakes_waits_in_order_while_others_are_served() {
 }
 
 #[test]
+fn a_core_does_not_sleep_while_handshakes_wait_for_their_turn() {
+    let mut cores = cores(Kind::Tls.spec(), 1);
+    let route = Kind::Tls.route(None);
+    // As long as another core is behind, what they send waits.
+    cores.drivers[0].links_hard = 2;
+    let count = 3 * HANDSHAKES_PER_TURN;
+    let mut clients: Vec<_> = (0..count).map(|_| Client::start(&cores, &route)).collect();
+    cores.until(|cores| cores.drivers[0].counters.accepted.get() == count as u64);
+    cores.settle();
+    cores.drivers[0].links_hard = 0;
+    while cores.turn() != [Turn::Idle] {}
+    assert_eq!(cores.drivers[0].handshakes.len(), 0);
+    for client in &mut clients {
+        client.receive();
+        assert!(client.transport.is_open());
+    }
+}
+
+#[test]
 fn a_stop_ends_handshakes_that_are_half_done() {
     let mut cores = cores(Kind::Both.spec(), 1);
     let hello = {
