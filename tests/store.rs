@@ -142,6 +142,23 @@ fn settled(link: &mut StoreLink, lsn: u64) -> Vec<Lsn> {
     refused
 }
 
+fn fetch(link: &StoreLink, token: u64, ids: &[u64]) {
+    link.fetch(Fetch {
+        token: FetchToken(token),
+        messages: ids.iter().copied().map(StoredMessage).collect(),
+    });
+}
+
+/// The next answer to a fetch: its token, and which messages came and which are not there.
+fn fetched(link: &mut StoreLink) -> (u64, Vec<(u64, bool)>) {
+    let (token, messages) = until(link, |mut news| {
+        assert!(news.fetched.len() <= 1);
+        news.fetched.pop()
+    });
+    let came = messages.iter().map(|(id, found)| (id.0, found.is_some()));
+    (token.0, came.collect())
+}
+
 fn waiting(recovered: &Recovered) -> BTreeSet<u64> {
     let sessions = recovered.sessions.iter().flatten();
     sessions
@@ -160,14 +177,8 @@ fn what_is_settled_is_there_again_and_can_be_fetched() {
         link.submit(vec![session(), message(10, 50), message(11, 50)]);
         link.submit(vec![message(12, 5_000), ended(11)]);
         assert!(settled(&mut link, 5).is_empty());
-        let fetch = |link: &mut StoreLink, ids: &[u64]| {
-            link.fetch(Fetch {
-                token: FetchToken(3),
-                messages: ids.iter().copied().map(StoredMessage).collect(),
-            });
-            until(link, |mut news| news.fetched.pop())
-        };
-        let (token, fetched) = fetch(&mut link, &[12, 11, 10]);
+        fetch(&link, 3, &[12, 11, 10]);
+        let (token, fetched) = until(&mut link, |mut news| news.fetched.pop());
         assert_eq!(token, FetchToken(3));
         let payloads: Vec<_> = fetched
             .iter()
@@ -271,6 +282,41 @@ fn what_sessions_leave_is_removed_beside_a_stream_that_does_not_pause() {
         }
         assert!(Instant::now() < deadline, "{} are still there", left());
     }
+    drop(conn);
+    store.stop();
+}
+
+/// What of it makes no sense was taken for what is not there, and its delivery ended.
+#[test]
+fn what_cannot_be_read_waits_and_holds_up_nobody() {
+    let scratch = Scratch::new("senseless");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    link.submit(vec![session()]);
+    link.submit((1..=4).map(|id| message(id, 50)).collect());
+    settled(&mut link, 5);
+    let conn = Connection::open(scratch.db()).unwrap();
+    let set_qos = |qos: u8| {
+        let sql = "UPDATE msg SET qos = ?1 WHERE id = 3";
+        conn.execute(sql, [qos]).unwrap();
+    };
+    set_qos(7);
+    fetch(&link, 1, &[3, 4]);
+    // What stands before it comes, here and for others.
+    fetch(&link, 2, &[1, 2, 3, 4]);
+    assert_eq!(fetched(&mut link), (2, vec![(1, true), (2, true)]));
+    fetch(&link, 3, &[4]);
+    assert_eq!(fetched(&mut link), (3, vec![(4, true)]));
+    // Commits go on, and so do the checkpoints, for which nobody may be reading.
+    link.submit(vec![message(5, 50)]);
+    assert!(settled(&mut link, 6).is_empty());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while store.stats().wal_bytes.load(Relaxed) > 0 {
+        assert!(Instant::now() < deadline, "the log does not begin anew");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(link.poll().fetched.is_empty());
+    set_qos(1);
+    assert_eq!(fetched(&mut link), (1, vec![(3, true), (4, true)]));
     drop(conn);
     store.stop();
 }
@@ -418,13 +464,28 @@ fn child() {
             store.stop();
             println!("kept 4");
         }
+        Ok("unreadable") => {
+            link.submit(vec![session(), message(1, 30_000), message(2, 30_000)]);
+            assert!(settled(&mut link, 3).is_empty());
+            store.stop();
+            let (store, _, mut link) = open(&dir.join(schema::FILE), durability);
+            faults("r");
+            fetch(&link, 1, &[1, 2]);
+            thread::sleep(Duration::from_millis(1_200));
+            let answer = link.poll().fetched;
+            assert!(answer.is_empty(), "{answer:?}");
+            faults("n");
+            assert_eq!(fetched(&mut link), (1, vec![(1, true), (2, true)]));
+            store.stop();
+            println!("read 2");
+        }
         other => panic!("{other:?}"),
     }
 }
 
 fn spawn_child(dir: &Path, work: &str, mode: &str, durability: Durability) -> Child {
     let faults = dir.join("faults");
-    let changes_it = matches!(work, "fail" | "late");
+    let changes_it = matches!(work, "fail" | "late" | "unreadable");
     fs::write(&faults, if changes_it { "n" } else { mode }).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
@@ -466,6 +527,17 @@ fn a_failing_disk_refuses_messages_keeps_state_and_recovers() {
 #[test]
 fn what_was_sent_before_its_shard_knew_of_a_refusal_is_refused_too() {
     fails_and_recovers("late", "e");
+}
+
+/// SQLite takes a device that does not read for a database that is damaged, and the reader took that for a message that is not there: its
+/// delivery was ended.
+#[test]
+fn what_a_failing_disk_does_not_read_comes_when_it_does() {
+    let scratch = Scratch::new("unreadable");
+    let child = spawn_child(&scratch.0, "unreadable", "r", Durability::Power);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("read 2"), "{text}");
 }
 
 /// A number that differs from run to run; a failure prints it.

@@ -1,14 +1,19 @@
 //! The thread that reads back messages whose payloads are in the store alone.
+//!
+//! What cannot be read was acknowledged and stays: the answer ends before it, and what begins with it is tried again every [`RETRY`] until
+//! it can be read. SQLite says of a device that does not read (EIO) what it says of a damaged file, so one is as little a reason to give
+//! up a message as the other.
 
 use super::StoreLog;
 use super::codec::{message, number_at, sql};
-use super::fault::{Fault, FaultKind};
+use super::fault::Fault;
 use super::port::{Port, Read, Reply, Threads, lock};
 use super::stats::StoreStats;
 use crate::config::LogLevel;
 use crate::shard::message::Message;
 use crate::shard::record::StoredMessage;
-use rusqlite::{Connection, OptionalExtension, Result, Statement};
+use rusqlite::{Connection, Error, OptionalExtension, Result, Statement};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +24,7 @@ use std::time::{Duration, Instant};
 const SLICE: usize = 64;
 /// Messages between those wanted, beside half as many as these, after which each is looked for by itself.
 const STRANGERS_MAX: usize = 4;
-/// Time between two tries when the disk does not read.
+/// Time between two tries of what cannot be read.
 const RETRY: Duration = Duration::from_millis(500);
 /// Time between two lines in the log about it.
 const REPORT: Duration = Duration::from_secs(60);
@@ -52,23 +57,29 @@ pub(super) fn run(setup: &ReaderSetup) {
             std::process::exit(1)
         }
     };
+    // What could not be read, and when to try again: ascending, because all wait equally long.
+    let mut later = VecDeque::new();
     while !setup.stop.load(Ordering::Acquire) {
-        let Some((shard, fetch)) = lock(&setup.threads.fetches).pop_front() else {
-            thread::park();
+        let now = Instant::now();
+        let next = {
+            let mut fetches = lock(&setup.threads.fetches);
+            // Behind what has come meanwhile, so that what cannot be read holds up nobody else.
+            while let Some((_, fetch)) = later.pop_front_if(|(at, _)| *at <= now) {
+                fetches.push_back(fetch);
+            }
+            fetches.pop_front()
+        };
+        let Some((shard, fetch)) = next else {
+            match later.front() {
+                Some((at, _)) => thread::park_timeout(*at - now),
+                None => thread::park(),
+            }
             continue;
         };
-        let mut messages = Vec::with_capacity(fetch.messages.len());
-        for slice in fetch.messages.chunks(SLICE) {
-            let _reading = lock(&setup.reading);
-            // One snapshot for all of them, instead of a lock on the file for each. Without it they are read one by one.
-            let _snapshot = setup.conn.unchecked_transaction().ok();
-            let mut read = Vec::with_capacity(slice.len());
-            // What fails is tried again below.
-            let _ = reader.read_side_by_side(slice, &mut read);
-            for id in &slice[read.len()..] {
-                read.push((*id, reader.read(*id)));
-            }
-            messages.append(&mut read);
+        let messages = reader.read(&fetch.messages);
+        if messages.is_empty() {
+            later.push_back((Instant::now() + RETRY, (shard, fetch)));
+            continue;
         }
         let count = messages.len() as u64;
         setup.stats.fetched.fetch_add(count, Ordering::Relaxed);
@@ -99,6 +110,40 @@ impl<'s> Reader<'s> {
         })
     }
 
+    /// Reads messages up to the first that cannot be read.
+    fn read(&mut self, wanted: &[StoredMessage]) -> Vec<Read> {
+        let mut messages = Vec::with_capacity(wanted.len());
+        for slice in wanted.chunks(SLICE) {
+            let mut read = Vec::with_capacity(slice.len());
+            let result = self.read_slice(slice, &mut read);
+            messages.append(&mut read);
+            if let Err((id, error)) = result {
+                self.report(id, &error);
+                break;
+            }
+        }
+        messages
+    }
+
+    /// The same for a few. Whoever waits for what cannot be read waits without what is held here, or no log would begin anew.
+    fn read_slice(
+        &mut self,
+        slice: &[StoredMessage],
+        read: &mut Vec<Read>,
+    ) -> Result<(), (StoredMessage, Error)> {
+        let setup = self.setup;
+        let _reading = lock(&setup.reading);
+        // One snapshot for all of them, instead of a lock on the file for each. Without it they are read one by one.
+        let _snapshot = setup.conn.unchecked_transaction().ok();
+        // What fails is tried again below.
+        let _ = self.read_side_by_side(slice, read);
+        for id in &slice[read.len()..] {
+            let message = self.read_one(*id).map_err(|error| (*id, error))?;
+            read.push((*id, message));
+        }
+        Ok(())
+    }
+
     /// Reads messages as long as they stand in the table one behind the other, give or take a few, which costs half of looking
     /// for each.
     fn read_side_by_side(&mut self, wanted: &[StoredMessage], read: &mut Vec<Read>) -> Result<()> {
@@ -124,36 +169,28 @@ impl<'s> Reader<'s> {
         Ok(())
     }
 
-    /// One message; waits while the disk fails, because the message is there.
-    fn read(&mut self, id: StoredMessage) -> Option<Message> {
-        let setup = self.setup;
-        loop {
-            let result = self
-                .one
-                .query_row([sql(id.0)], |row| message(row, 0, setup.wall_minus_mono_ms))
-                .optional();
-            let fault = match result {
-                Ok(message) => return message,
-                Err(error) => Fault::of(&error),
-            };
-            let waits = matches!(fault.kind, FaultKind::Io | FaultKind::Busy)
-                && !setup.stop.load(Ordering::Acquire);
-            let now = Instant::now();
-            if now >= self.report_at {
-                self.report_at = now + REPORT;
-                (setup.log)(
-                    LogLevel::Error,
-                    format!(
-                        "{}: message {} cannot be read: {fault}.",
-                        setup.path.display(),
-                        id.0
-                    ),
-                );
-            }
-            if !waits {
-                return None;
-            }
-            thread::park_timeout(RETRY);
+    /// One message; `None` if it is not there, which is nothing but that: whatever else there is to say of it, it stays.
+    fn read_one(&mut self, id: StoredMessage) -> Result<Option<Message>> {
+        let wall_minus_mono_ms = self.setup.wall_minus_mono_ms;
+        self.one
+            .query_row([sql(id.0)], |row| message(row, 0, wall_minus_mono_ms))
+            .optional()
+    }
+
+    fn report(&mut self, id: StoredMessage, error: &Error) {
+        let now = Instant::now();
+        if now < self.report_at {
+            return;
         }
+        self.report_at = now + REPORT;
+        (self.setup.log)(
+            LogLevel::Error,
+            format!(
+                "{}: message {} cannot be read: {}. Until then it waits, and what its clients are to get behind it.",
+                self.setup.path.display(),
+                id.0,
+                Fault::of(error)
+            ),
+        );
     }
 }
