@@ -710,6 +710,9 @@ fn what_is_read_back_in_parts_keeps_its_order() {
             let fetch = world.fetches[0].remove(0);
             let numbers: Vec<_> = fetch.messages.iter().map(|id| id.0).collect();
             assert_eq!(numbers, asked);
+            let present = world.now.wall_ms - world.now.mono_ms;
+            assert_eq!(fetch.wall_minus_mono_ms, present);
+            world.now.wall_ms += 5_000;
             let first = (fetch.messages[0], Some(message(asked[0])));
             let (token, messages) = (fetch.token, vec![first]);
             world.input(0, Input::Fetched { token, messages });

@@ -143,9 +143,14 @@ fn settled(link: &mut StoreLink, lsn: u64) -> Vec<Lsn> {
 }
 
 fn fetch(link: &StoreLink, token: u64, ids: &[u64]) {
+    fetch_at(link, token, ids, 1_000);
+}
+
+fn fetch_at(link: &StoreLink, token: u64, ids: &[u64], wall_minus_mono_ms: u64) {
     link.fetch(Fetch {
         token: FetchToken(token),
         messages: ids.iter().copied().map(StoredMessage).collect(),
+        wall_minus_mono_ms,
     });
 }
 
@@ -283,6 +288,48 @@ fn what_sessions_leave_is_removed_beside_a_stream_that_does_not_pause() {
         assert!(Instant::now() < deadline, "{} are still there", left());
     }
     drop(conn);
+    store.stop();
+}
+
+/// The clock of the start counted: where it had been set since, what came later was read back with as much too little or too much time.
+#[test]
+fn what_is_read_back_expires_by_the_present_clock() {
+    let scratch = Scratch::new("clock");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    link.submit(vec![session()]);
+    let expiring = |id, present| {
+        let parts = MessageParts::new("plant/line", QoS::AtLeastOnce, b"soon");
+        let mut record = message(id, 0);
+        if let Record::Message {
+            message,
+            wall_minus_mono_ms,
+            ..
+        } = &mut record
+        {
+            *message = Message::new(&MessageParts {
+                number: id,
+                expires_at_ms: 60_000,
+                ..parts
+            });
+            *wall_minus_mono_ms = present;
+        }
+        record
+    };
+    // It started at 1,000.
+    for (present, ids) in [(0, [1, 2]), (3_601_000, [3, 4])] {
+        link.submit(ids.map(|id| expiring(id, present)).to_vec());
+        settled(&mut link, 1 + ids[1]);
+        // Side by side, and one by one.
+        for ids in [ids, [ids[1], ids[0]]] {
+            fetch_at(&link, 1, &ids, present);
+            let (_, messages) = until(&mut link, |mut news| news.fetched.pop());
+            let expiries = messages.iter().map(|(_, message)| {
+                let message = message.as_ref().expect("it is there");
+                message.expires_at_ms()
+            });
+            assert_eq!(expiries.collect::<Vec<_>>(), [60_000, 60_000]);
+        }
+    }
     store.stop();
 }
 

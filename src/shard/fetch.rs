@@ -87,6 +87,7 @@ impl Shard {
         outbox.fetch.push(Fetch {
             token,
             messages: numbers.into_iter().map(StoredMessage).collect(),
+            wall_minus_mono_ms: self.wall_minus_mono_ms(),
         });
     }
 

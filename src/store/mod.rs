@@ -145,7 +145,6 @@ impl Store {
             threads: Arc::clone(&threads),
             stop: Arc::clone(&stop_reading),
             reading,
-            wall_minus_mono_ms: setup.wall_minus_mono_ms,
             stats: Arc::clone(&stats),
             log,
         };

@@ -11,7 +11,7 @@ use super::port::{Port, Read, Reply, Threads, lock};
 use super::stats::StoreStats;
 use crate::config::LogLevel;
 use crate::shard::message::Message;
-use crate::shard::record::StoredMessage;
+use crate::shard::record::{Fetch, StoredMessage};
 use rusqlite::{Connection, Error, OptionalExtension, Result, Statement};
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -38,8 +38,6 @@ pub(super) struct ReaderSetup {
     pub(super) stop: Arc<AtomicBool>,
     /// Held while reading.
     pub(super) reading: Arc<Mutex<()>>,
-    /// Wall-clock minus monotonic milliseconds, for what expires.
-    pub(super) wall_minus_mono_ms: u64,
     pub(super) stats: Arc<StoreStats>,
     pub(super) log: StoreLog,
 }
@@ -76,7 +74,7 @@ pub(super) fn run(setup: &ReaderSetup) {
             }
             continue;
         };
-        let messages = reader.read(&fetch.messages);
+        let messages = reader.read(&fetch);
         if messages.is_empty() {
             later.push_back((Instant::now() + RETRY, (shard, fetch)));
             continue;
@@ -111,11 +109,11 @@ impl<'s> Reader<'s> {
     }
 
     /// Reads messages up to the first that cannot be read.
-    fn read(&mut self, wanted: &[StoredMessage]) -> Vec<Read> {
-        let mut messages = Vec::with_capacity(wanted.len());
-        for slice in wanted.chunks(SLICE) {
+    fn read(&mut self, fetch: &Fetch) -> Vec<Read> {
+        let mut messages = Vec::with_capacity(fetch.messages.len());
+        for slice in fetch.messages.chunks(SLICE) {
             let mut read = Vec::with_capacity(slice.len());
-            let result = self.read_slice(slice, &mut read);
+            let result = self.read_slice(slice, fetch.wall_minus_mono_ms, &mut read);
             messages.append(&mut read);
             if let Err((id, error)) = result {
                 self.report(id, &error);
@@ -129,6 +127,7 @@ impl<'s> Reader<'s> {
     fn read_slice(
         &mut self,
         slice: &[StoredMessage],
+        wall_minus_mono_ms: u64,
         read: &mut Vec<Read>,
     ) -> Result<(), (StoredMessage, Error)> {
         let setup = self.setup;
@@ -136,17 +135,22 @@ impl<'s> Reader<'s> {
         // One snapshot for all of them, instead of a lock on the file for each. Without it they are read one by one.
         let _snapshot = setup.conn.unchecked_transaction().ok();
         // What fails is tried again below.
-        let _ = self.read_side_by_side(slice, read);
+        let _ = self.read_side_by_side(slice, wall_minus_mono_ms, read);
         for id in &slice[read.len()..] {
-            let message = self.read_one(*id).map_err(|error| (*id, error))?;
-            read.push((*id, message));
+            let found = self.read_one(*id, wall_minus_mono_ms);
+            read.push((*id, found.map_err(|error| (*id, error))?));
         }
         Ok(())
     }
 
     /// Reads messages as long as they stand in the table one behind the other, give or take a few, which costs half of looking
     /// for each.
-    fn read_side_by_side(&mut self, wanted: &[StoredMessage], read: &mut Vec<Read>) -> Result<()> {
+    fn read_side_by_side(
+        &mut self,
+        wanted: &[StoredMessage],
+        wall_minus_mono_ms: u64,
+        read: &mut Vec<Read>,
+    ) -> Result<()> {
         let (Some(first), Some(last)) = (wanted.first(), wanted.iter().max()) else {
             return Ok(());
         };
@@ -157,7 +161,7 @@ impl<'s> Reader<'s> {
         {
             let id = StoredMessage(number_at(row, 0)?);
             if id == *next {
-                let found = message(row, 0, self.setup.wall_minus_mono_ms)?;
+                let found = message(row, 0, wall_minus_mono_ms)?;
                 read.push((id, Some(found)));
                 continue;
             }
@@ -170,8 +174,7 @@ impl<'s> Reader<'s> {
     }
 
     /// One message; `None` if it is not there, which is nothing but that: whatever else there is to say of it, it stays.
-    fn read_one(&mut self, id: StoredMessage) -> Result<Option<Message>> {
-        let wall_minus_mono_ms = self.setup.wall_minus_mono_ms;
+    fn read_one(&mut self, id: StoredMessage, wall_minus_mono_ms: u64) -> Result<Option<Message>> {
         self.one
             .query_row([sql(id.0)], |row| message(row, 0, wall_minus_mono_ms))
             .optional()
