@@ -368,6 +368,70 @@ fn what_cannot_be_read_waits_and_holds_up_nobody() {
     store.stop();
 }
 
+/// Stores 48 MB of messages and ends them all; returns how long the file was, and the number of the last record.
+fn fill_and_empty(path: &Path, link: &mut StoreLink) -> (u64, u64) {
+    const MESSAGES: u64 = 12_000;
+    const GROUP: u64 = 500;
+    link.submit(vec![session()]);
+    let mut lsn = 1;
+    for first in (1..=MESSAGES).step_by(GROUP as usize) {
+        link.submit(
+            (first..first + GROUP)
+                .map(|id| message(id, 4_000))
+                .collect(),
+        );
+        lsn += GROUP;
+        assert!(settled(link, lsn).is_empty());
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let length = || fs::metadata(path).unwrap().len();
+    while length() < 40 << 20 {
+        assert!(Instant::now() < deadline, "the log is not in the database");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let full = length();
+    link.submit((1..=MESSAGES).map(ended).collect());
+    lsn += MESSAGES;
+    settled(link, lsn);
+    (full, lsn)
+}
+
+/// One page a minute was given back to the file system, and only if nothing was written in that minute.
+#[test]
+fn a_store_that_was_emptied_becomes_small_when_it_is_idle() {
+    let scratch = Scratch::new("small-idle");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    let (full, _) = fill_and_empty(&scratch.db(), &mut link);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let length = || fs::metadata(scratch.db()).unwrap().len();
+    while length() > 18 << 20 {
+        assert!(Instant::now() < deadline, "{} of {full} B", length());
+        thread::sleep(Duration::from_millis(50));
+    }
+    store.stop();
+}
+
+#[test]
+fn nor_does_it_stay_large_beside_a_trickle_of_writes() {
+    let scratch = Scratch::new("small-trickle");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    let (full, mut lsn) = fill_and_empty(&scratch.db(), &mut link);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Up to 8 MB of the log may not be in it yet.
+    let length = || fs::metadata(scratch.db()).unwrap().len();
+    for id in 20_000.. {
+        link.submit(vec![message(id, 100), ended(id - 1)]);
+        lsn += 2;
+        assert!(settled(&mut link, lsn).is_empty());
+        if length() <= 26 << 20 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} of {full} B", length());
+        thread::sleep(Duration::from_millis(100));
+    }
+    store.stop();
+}
+
 /// What was written into a file that had been removed was acknowledged, and found by nobody.
 #[test]
 fn a_database_that_is_gone_is_noticed_and_may_come_back() {
