@@ -677,6 +677,77 @@ fn what_ends_with_a_recovered_session_is_counted_once() {
     }
 }
 
+/// The store answers up to what it cannot read: what stands behind that is asked for again, and keeps its place.
+#[test]
+fn what_is_read_back_in_parts_keeps_its_order() {
+    let message = |number: u64| {
+        let payload = number.to_le_bytes();
+        let parts = MessageParts::new("t", QoS::AtLeastOnce, &payload);
+        Message::new(&MessageParts { number, ..parts })
+    };
+    for part in [Part::OWN, Part::of_group("$share/g/t")] {
+        let deliveries = (1..=4).map(|number| RecoveredDelivery {
+            id: StoredMessage(number),
+            bytes: message(number).bytes() as u32,
+            flags: ReceiverFlags::new(
+                DeliveryOptions {
+                    qos: QoS::AtLeastOnce,
+                    retain: false,
+                },
+                part,
+            ),
+            subscription_ids: None,
+            packet_id: None,
+        });
+        let options = with_qos(QoS::AtLeastOnce);
+        let session = RecoveredSession {
+            record: SessionRecord {
+                session: StoredSession(1),
+                client_id: "first".into(),
+                username: None,
+                expiry_s: 3_600,
+                queue_full: 0,
+                disconnected_at_ms: None,
+                will: None,
+            },
+            subscriptions: vec![("$share/g/t".into(), options.bits(), None)],
+            deliveries: deliveries.collect(),
+            released: Vec::new(),
+            received: Vec::new(),
+        };
+        let (limits, durability) = (Limits::default(), Durability::Power);
+        let mut world = World::recovering(1, limits, durability, vec![session]);
+        let receiver = if part == Part::OWN {
+            world.send_connect(0, persistent("first", Version::V5))
+        } else {
+            // It leaves, and its messages go to the next.
+            let second = subscribed(&mut world, "second", "$share/g/t", QoS::AtLeastOnce);
+            world.send_connect(0, connect("first", Version::V5));
+            second
+        };
+        world.commit();
+        if part == Part::OWN {
+            assert!(matches!(world.next(receiver), Some(Packet::Connack { .. })));
+        }
+        for asked in [vec![1, 2, 3, 4], vec![2, 3, 4], vec![3, 4], vec![4]] {
+            let fetch = world.fetches[0].remove(0);
+            let numbers: Vec<_> = fetch.messages.iter().map(|id| id.0).collect();
+            assert_eq!(numbers, asked);
+            let present = world.now.wall_ms - world.now.mono_ms;
+            assert_eq!(fetch.wall_minus_mono_ms, present);
+            world.now.wall_ms += 5_000;
+            let first = (fetch.messages[0], Some(message(asked[0])));
+            let (token, messages) = (fetch.token, vec![first]);
+            world.input(0, Input::Fetched { token, messages });
+            assert!(asked.len() == 1 || world.fetches[0].len() == 1);
+        }
+        world.commit();
+        let all: Vec<_> = (1..=4_u64).map(|number| number.to_le_bytes()).collect();
+        assert_eq!(world.payloads(receiver), all, "{part:?}");
+        assert!(world.fetches[0].is_empty());
+    }
+}
+
 /// A queue became empty because the store refused what was in it, and nobody looked after what was held back behind that: the next message
 /// went past it.
 #[test]

@@ -142,6 +142,28 @@ fn settled(link: &mut StoreLink, lsn: u64) -> Vec<Lsn> {
     refused
 }
 
+fn fetch(link: &StoreLink, token: u64, ids: &[u64]) {
+    fetch_at(link, token, ids, 1_000);
+}
+
+fn fetch_at(link: &StoreLink, token: u64, ids: &[u64], wall_minus_mono_ms: u64) {
+    link.fetch(Fetch {
+        token: FetchToken(token),
+        messages: ids.iter().copied().map(StoredMessage).collect(),
+        wall_minus_mono_ms,
+    });
+}
+
+/// The next answer to a fetch: its token, and which messages came and which are not there.
+fn fetched(link: &mut StoreLink) -> (u64, Vec<(u64, bool)>) {
+    let (token, messages) = until(link, |mut news| {
+        assert!(news.fetched.len() <= 1);
+        news.fetched.pop()
+    });
+    let came = messages.iter().map(|(id, found)| (id.0, found.is_some()));
+    (token.0, came.collect())
+}
+
 fn waiting(recovered: &Recovered) -> BTreeSet<u64> {
     let sessions = recovered.sessions.iter().flatten();
     sessions
@@ -160,14 +182,8 @@ fn what_is_settled_is_there_again_and_can_be_fetched() {
         link.submit(vec![session(), message(10, 50), message(11, 50)]);
         link.submit(vec![message(12, 5_000), ended(11)]);
         assert!(settled(&mut link, 5).is_empty());
-        let fetch = |link: &mut StoreLink, ids: &[u64]| {
-            link.fetch(Fetch {
-                token: FetchToken(3),
-                messages: ids.iter().copied().map(StoredMessage).collect(),
-            });
-            until(link, |mut news| news.fetched.pop())
-        };
-        let (token, fetched) = fetch(&mut link, &[12, 11, 10]);
+        fetch(&link, 3, &[12, 11, 10]);
+        let (token, fetched) = until(&mut link, |mut news| news.fetched.pop());
         assert_eq!(token, FetchToken(3));
         let payloads: Vec<_> = fetched
             .iter()
@@ -272,6 +288,147 @@ fn what_sessions_leave_is_removed_beside_a_stream_that_does_not_pause() {
         assert!(Instant::now() < deadline, "{} are still there", left());
     }
     drop(conn);
+    store.stop();
+}
+
+/// The clock of the start counted: where it had been set since, what came later was read back with as much too little or too much time.
+#[test]
+fn what_is_read_back_expires_by_the_present_clock() {
+    let scratch = Scratch::new("clock");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    link.submit(vec![session()]);
+    let expiring = |id, present| {
+        let parts = MessageParts::new("plant/line", QoS::AtLeastOnce, b"soon");
+        let mut record = message(id, 0);
+        if let Record::Message {
+            message,
+            wall_minus_mono_ms,
+            ..
+        } = &mut record
+        {
+            *message = Message::new(&MessageParts {
+                number: id,
+                expires_at_ms: 60_000,
+                ..parts
+            });
+            *wall_minus_mono_ms = present;
+        }
+        record
+    };
+    // It started at 1,000.
+    for (present, ids) in [(0, [1, 2]), (3_601_000, [3, 4])] {
+        link.submit(ids.map(|id| expiring(id, present)).to_vec());
+        settled(&mut link, 1 + ids[1]);
+        // Side by side, and one by one.
+        for ids in [ids, [ids[1], ids[0]]] {
+            fetch_at(&link, 1, &ids, present);
+            let (_, messages) = until(&mut link, |mut news| news.fetched.pop());
+            let expiries = messages.iter().map(|(_, message)| {
+                let message = message.as_ref().expect("it is there");
+                message.expires_at_ms()
+            });
+            assert_eq!(expiries.collect::<Vec<_>>(), [60_000, 60_000]);
+        }
+    }
+    store.stop();
+}
+
+/// What of it makes no sense was taken for what is not there, and its delivery ended.
+#[test]
+fn what_cannot_be_read_waits_and_holds_up_nobody() {
+    let scratch = Scratch::new("senseless");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    link.submit(vec![session()]);
+    link.submit((1..=4).map(|id| message(id, 50)).collect());
+    settled(&mut link, 5);
+    let conn = Connection::open(scratch.db()).unwrap();
+    let set_qos = |qos: u8| {
+        let sql = "UPDATE msg SET qos = ?1 WHERE id = 3";
+        conn.execute(sql, [qos]).unwrap();
+    };
+    set_qos(7);
+    fetch(&link, 1, &[3, 4]);
+    // What stands before it comes, here and for others.
+    fetch(&link, 2, &[1, 2, 3, 4]);
+    assert_eq!(fetched(&mut link), (2, vec![(1, true), (2, true)]));
+    fetch(&link, 3, &[4]);
+    assert_eq!(fetched(&mut link), (3, vec![(4, true)]));
+    // Commits go on, and so do the checkpoints, for which nobody may be reading.
+    link.submit(vec![message(5, 50)]);
+    assert!(settled(&mut link, 6).is_empty());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while store.stats().wal_bytes.load(Relaxed) > 0 {
+        assert!(Instant::now() < deadline, "the log does not begin anew");
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(link.poll().fetched.is_empty());
+    set_qos(1);
+    assert_eq!(fetched(&mut link), (1, vec![(3, true), (4, true)]));
+    drop(conn);
+    store.stop();
+}
+
+/// Stores 48 MB of messages and ends them all; returns how long the file was, and the number of the last record.
+fn fill_and_empty(path: &Path, link: &mut StoreLink) -> (u64, u64) {
+    const MESSAGES: u64 = 12_000;
+    const GROUP: u64 = 500;
+    link.submit(vec![session()]);
+    let mut lsn = 1;
+    for first in (1..=MESSAGES).step_by(GROUP as usize) {
+        link.submit(
+            (first..first + GROUP)
+                .map(|id| message(id, 4_000))
+                .collect(),
+        );
+        lsn += GROUP;
+        assert!(settled(link, lsn).is_empty());
+    }
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let length = || fs::metadata(path).unwrap().len();
+    while length() < 40 << 20 {
+        assert!(Instant::now() < deadline, "the log is not in the database");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let full = length();
+    link.submit((1..=MESSAGES).map(ended).collect());
+    lsn += MESSAGES;
+    settled(link, lsn);
+    (full, lsn)
+}
+
+/// One page a minute was given back to the file system, and only if nothing was written in that minute.
+#[test]
+fn a_store_that_was_emptied_becomes_small_when_it_is_idle() {
+    let scratch = Scratch::new("small-idle");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    let (full, _) = fill_and_empty(&scratch.db(), &mut link);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let length = || fs::metadata(scratch.db()).unwrap().len();
+    while length() > 18 << 20 {
+        assert!(Instant::now() < deadline, "{} of {full} B", length());
+        thread::sleep(Duration::from_millis(50));
+    }
+    store.stop();
+}
+
+#[test]
+fn nor_does_it_stay_large_beside_a_trickle_of_writes() {
+    let scratch = Scratch::new("small-trickle");
+    let (store, _, mut link) = open(&scratch.db(), Durability::Process);
+    let (full, mut lsn) = fill_and_empty(&scratch.db(), &mut link);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Up to 8 MB of the log may not be in it yet.
+    let length = || fs::metadata(scratch.db()).unwrap().len();
+    for id in 20_000.. {
+        link.submit(vec![message(id, 100), ended(id - 1)]);
+        lsn += 2;
+        assert!(settled(&mut link, lsn).is_empty());
+        if length() <= 26 << 20 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{} of {full} B", length());
+        thread::sleep(Duration::from_millis(100));
+    }
     store.stop();
 }
 
@@ -418,13 +575,28 @@ fn child() {
             store.stop();
             println!("kept 4");
         }
+        Ok("unreadable") => {
+            link.submit(vec![session(), message(1, 30_000), message(2, 30_000)]);
+            assert!(settled(&mut link, 3).is_empty());
+            store.stop();
+            let (store, _, mut link) = open(&dir.join(schema::FILE), durability);
+            faults("r");
+            fetch(&link, 1, &[1, 2]);
+            thread::sleep(Duration::from_millis(1_200));
+            let answer = link.poll().fetched;
+            assert!(answer.is_empty(), "{answer:?}");
+            faults("n");
+            assert_eq!(fetched(&mut link), (1, vec![(1, true), (2, true)]));
+            store.stop();
+            println!("read 2");
+        }
         other => panic!("{other:?}"),
     }
 }
 
 fn spawn_child(dir: &Path, work: &str, mode: &str, durability: Durability) -> Child {
     let faults = dir.join("faults");
-    let changes_it = matches!(work, "fail" | "late");
+    let changes_it = matches!(work, "fail" | "late" | "unreadable");
     fs::write(&faults, if changes_it { "n" } else { mode }).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
@@ -466,6 +638,17 @@ fn a_failing_disk_refuses_messages_keeps_state_and_recovers() {
 #[test]
 fn what_was_sent_before_its_shard_knew_of_a_refusal_is_refused_too() {
     fails_and_recovers("late", "e");
+}
+
+/// SQLite takes a device that does not read for a database that is damaged, and the reader took that for a message that is not there: its
+/// delivery was ended.
+#[test]
+fn what_a_failing_disk_does_not_read_comes_when_it_does() {
+    let scratch = Scratch::new("unreadable");
+    let child = spawn_child(&scratch.0, "unreadable", "r", Durability::Power);
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("read 2"), "{text}");
 }
 
 /// A number that differs from run to run; a failure prints it.

@@ -367,7 +367,7 @@ impl Inflight {
             .collect()
     }
 
-    /// A message was read back, or cannot be.
+    /// A message was read back, or is not there.
     pub fn arrived(&mut self, number: u64, message: Option<&Rc<Message>>) -> Arrived {
         // Not before: what is sent has been read back.
         let unsent = self.entries.range(self.unsent_from..);

@@ -240,7 +240,7 @@ impl Queue {
         next.map(|delivery| delivery.number).collect()
     }
 
-    /// A message was read back, or cannot be: then the delivery is let go of. Nothing happens unless it is the next in the store.
+    /// A message was read back, or is not there: then the delivery is let go of. Nothing happens unless it is the next in the store.
     /// `group` finds the shared group that it came through.
     pub fn arrived(
         &mut self,

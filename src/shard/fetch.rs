@@ -87,6 +87,7 @@ impl Shard {
         outbox.fetch.push(Fetch {
             token,
             messages: numbers.into_iter().map(StoredMessage).collect(),
+            wall_minus_mono_ms: self.wall_minus_mono_ms(),
         });
     }
 
@@ -132,7 +133,7 @@ impl Shard {
         self.pump(key, outbox);
     }
 
-    /// A message of a session was read back, or cannot be.
+    /// A message of a session was read back, or is not there.
     fn arrived(
         &mut self,
         key: SessionKey,
@@ -255,8 +256,9 @@ impl Shard {
         messages: Vec<(StoredMessage, Option<Message>)>,
         outbox: &mut Outbox,
     ) {
-        assert_eq!(self.keeper.redispatches[job].fetching, messages.len());
-        self.keeper.redispatches[job].fetching = 0;
+        let fetching = std::mem::take(&mut self.keeper.redispatches[job].fetching);
+        // Fewer if one cannot be read: those are asked for again.
+        assert!((1..=fetching).contains(&messages.len()));
         for (number, message) in messages {
             assert_eq!(self.keeper.redispatches[job].left[0].number, number.0);
             self.redispatch_one(job, message.map(Rc::new), outbox);

@@ -178,7 +178,8 @@ pub enum Input<'a> {
     Fetched {
         /// Which one it answers.
         token: FetchToken,
-        /// All messages asked for, in that order; `None` for one that cannot be read.
+        /// The messages asked for, in that order, up to the first that cannot be read, which is not the first of all: it may be asked for
+        /// again. `None` for one that is not there.
         messages: Vec<(StoredMessage, Option<Message>)>,
     },
     /// Whether the store takes messages: it does until it says otherwise.

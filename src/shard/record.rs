@@ -295,6 +295,8 @@ pub struct Fetch {
     pub token: FetchToken,
     /// Which, at least one.
     pub messages: Vec<StoredMessage>,
+    /// The present difference of the clocks, which makes their wall-clock expiry monotonic.
+    pub wall_minus_mono_ms: u64,
 }
 
 /// Tells the answers to fetches apart.

@@ -760,7 +760,7 @@ impl Shard {
         }
     }
 
-    fn wall_minus_mono_ms(&self) -> u64 {
+    pub(super) fn wall_minus_mono_ms(&self) -> u64 {
         self.now.wall_ms.saturating_sub(self.now.mono_ms)
     }
 }

@@ -42,6 +42,7 @@ impl Fault {
             }
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => FaultKind::Damaged,
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => FaultKind::Busy,
+            None if is_senseless(error) => FaultKind::Damaged,
             _ => FaultKind::Other,
         };
         Self {
@@ -75,7 +76,8 @@ impl Fault {
                 "see that the directory and its files belong to the broker's user and that the file system is not mounted read-only"
             }
             FaultKind::Damaged => {
-                "stop the broker and run `ringmq store check`, then `ringmq store repair`"
+                // SQLite says the same of a device that does not read.
+                "check the device (dmesg); if it is well, stop the broker and run `ringmq store check`, then `ringmq store repair`"
             }
             FaultKind::Busy => {
                 "another program holds the database; close it, and do not copy the file while the broker runs: use `ringmq store backup`"
@@ -101,4 +103,16 @@ impl fmt::Display for Fault {
         };
         write!(f, "{what} ({}); {}", self.detail, self.remedy())
     }
+}
+
+/// Whether a value is none that this program writes.
+fn is_senseless(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    matches!(
+        error,
+        Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::Utf8Error(..)
+    )
 }

@@ -9,7 +9,7 @@
 //! | [`schema`] | the tables, opening, migrations |
 //! | [`port`] | a core's end of the store |
 //! | `batch`, `tables` | what is committed together, and how it is written |
-//! | `writer`, `sweep` | the writing thread: commits, faults, checkpoints, tidying |
+//! | `writer`, `sweep`, `vacuum` | the writing thread: commits, faults, checkpoints, tidying |
 //! | `checkpoint` | the thread that brings the log into the database |
 //! | `reader` | the reading thread |
 //! | [`load`] | everything at the start |
@@ -32,6 +32,7 @@ mod tables;
 #[cfg(test)]
 mod testing;
 pub mod tool;
+mod vacuum;
 mod writer;
 
 use crate::config::LogLevel;
@@ -160,7 +161,6 @@ impl Store {
             threads: Arc::clone(&threads),
             stop: Arc::clone(&stop_reading),
             reading,
-            wall_minus_mono_ms: setup.wall_minus_mono_ms,
             stats: Arc::clone(&stats),
             log,
         };

@@ -43,7 +43,7 @@ pub(super) struct Group {
 pub(super) enum Reply {
     /// Records that are not kept, ascending; what stands before them may have to wait for the disk.
     Refused(Vec<Lsn>),
-    /// Messages that were asked for; `None` for one that is not there.
+    /// Messages that were asked for, at least one, up to what cannot be read; `None` for one that is not there.
     Fetched(FetchToken, Vec<Read>),
     /// The store can be written again, or cannot.
     Available(bool),
@@ -102,7 +102,7 @@ pub struct StoreLink {
     failures: u64,
 }
 
-/// A message that was asked for; `None` if it cannot be read.
+/// A message that was asked for; `None` if it is not there.
 pub type Read = (StoredMessage, Option<Message>);
 
 /// What [`StoreLink::poll`] found.
@@ -112,7 +112,7 @@ pub struct News {
     pub settled: Option<Lsn>,
     /// Those that were refused, ascending; some may be beyond that number.
     pub refused: Vec<Lsn>,
-    /// Answers to fetches, with what they asked for.
+    /// Answers to fetches, with the first of what they asked for.
     pub fetched: Vec<(FetchToken, Vec<Read>)>,
     /// Whether the store takes messages, if that has changed.
     pub accepting: Option<bool>,
@@ -215,7 +215,7 @@ impl StoreLink {
         }
     }
 
-    /// Asks for messages; it is answered with `Reply::Fetched`.
+    /// Asks for messages; it is answered with `Reply::Fetched`, once the first can be read.
     pub fn fetch(&self, fetch: Fetch) {
         lock(&self.threads.fetches).push_back((self.shard, fetch));
         if let Some(reader) = self.threads.reader.get() {

@@ -27,6 +27,7 @@ use super::port::{Group, Port, Reply, Urgency, lock};
 use super::stats::{Bytes, HistogramCounts, StoreStats};
 use super::sweep::{self, Sweep};
 use super::tables::{Kept, Tables};
+use super::vacuum::Vacuum;
 use super::{StoreLog, give_up};
 use crate::config::LogLevel;
 use crate::shard::record::Lsn;
@@ -81,10 +82,6 @@ const EXPIRE_FIRST: Duration = Duration::from_secs(60);
 const EXPIRE: Duration = Duration::from_secs(3_600);
 /// How long they have been expired: clocks are set, too.
 const EXPIRED_MS: u64 = 3_600_000;
-/// Pages given back to the file system in one go.
-const VACUUM_PAGES: u32 = 256;
-/// Free pages that are kept for what comes next.
-const FREE_PAGES_KEPT: u64 = 4_096;
 
 /// What the writer is made from.
 pub(super) struct WriterSetup {
@@ -120,7 +117,8 @@ struct Writer<'c> {
     /// Per port: the last record taken into the batch, and the bytes charged for it.
     taken: Vec<(Lsn, usize)>,
     sweep: Option<Sweep>,
-    /// When a piece of it may be done beside work, and when one is to begin there however little there is for it.
+    vacuum: Vacuum,
+    /// When a piece of them may be done beside work, and when one is to begin there however little there is for it.
     piece_at: Instant,
     overdue_at: Instant,
     /// The topic after which the search for expired retained messages goes on, and when the next begins.
@@ -208,6 +206,7 @@ pub(super) fn run(setup: WriterSetup) {
         batch: Batch::new(count),
         taken: vec![(Lsn(0), 0); count],
         sweep: None,
+        vacuum: Vacuum::new(Instant::now()),
         piece_at: Instant::now(),
         overdue_at: Instant::now() + OVERDUE,
         expired_after: None,
@@ -253,7 +252,12 @@ impl Writer<'_> {
                 idle_since = now;
             } else if stopping {
                 return;
-            } else if now - idle_since < IDLE || !self.tidy() {
+            } else if now - idle_since < IDLE {
+                // What has begun goes on between writes that come now and then.
+                self.tidy_beside_work();
+                let has_more = self.is_sweeping() || self.vacuum.has_more();
+                thread::park_timeout(if has_more { PIECE_PAUSE } else { IDLE });
+            } else if !self.tidy() {
                 let has_log = self.wal_bytes() > 0 || self.sweep.is_some();
                 thread::park_timeout(if has_log { IDLE } else { REPORT });
             }
@@ -570,35 +574,42 @@ impl Writer<'_> {
             .store(self.wal_bytes(), Ordering::Relaxed);
     }
 
-    /// Goes on with the sweep if it has waited for long or much has gathered: there may be work without a pause for years, and what is
-    /// gone takes memory and space until then.
+    /// Goes on with the sweep if it has waited for long or much has gathered, and then gives back pages that are spare: there may be work
+    /// without a pause for years, and what is gone takes memory and space until then.
     fn tidy_beside_work(&mut self) {
         let now = Instant::now();
         if self.failing.is_some() || now < self.piece_at {
             return;
         }
-        let is_under_way = self.sweep.is_some() || self.expired_after.is_some();
-        if is_under_way || now >= self.overdue_at || sweep::is_much(&self.tables.kept) {
-            let pause = match self.sweep() {
-                true => PIECE_PAUSE,
-                false => SWEEP_PAUSE,
-            };
-            self.piece_at = Instant::now() + pause;
+        let sweeps =
+            self.is_sweeping() || now >= self.overdue_at || sweep::is_much(&self.tables.kept);
+        let was_giving_back = self.vacuum.has_more();
+        // What fails is tried again the next time.
+        let has_more =
+            sweeps && self.sweep() || self.vacuum.step(self.tables.conn, now).unwrap_or(false);
+        if was_giving_back && !self.vacuum.has_more() {
+            // The file becomes shorter with a checkpoint, which would be far where little is written.
+            self.checkpointer.begin();
         }
+        self.keep_log_short();
+        let pause = if has_more { PIECE_PAUSE } else { SWEEP_PAUSE };
+        self.piece_at = Instant::now() + pause;
+    }
+
+    fn is_sweeping(&self) -> bool {
+        self.sweep.is_some() || self.expired_after.is_some()
     }
 
     /// Does a piece of what can wait, and returns whether there is more.
     fn tidy(&mut self) -> bool {
-        if self.sweep() {
+        if self.sweep() || self.vacuum.step_idle(self.tables.conn).unwrap_or(false) {
+            self.keep_log_short();
             return true;
         }
-        if self.wal_bytes() > 0 {
-            if !self.checkpointer.is_busy() {
-                self.checkpoint();
-            }
-            return false;
+        if self.wal_bytes() > 0 && !self.checkpointer.is_busy() {
+            self.checkpoint();
         }
-        self.give_back().unwrap_or(false)
+        false
     }
 
     /// Removes a piece of what nobody waits for any more, and returns whether there is more.
@@ -630,22 +641,6 @@ impl Writer<'_> {
         }
         self.overdue_at = Instant::now() + OVERDUE;
         false
-    }
-
-    /// Gives free pages back to the file system when they are many.
-    fn give_back(&mut self) -> rusqlite::Result<bool> {
-        let pragma = |name| {
-            self.tables
-                .conn
-                .pragma_query_value(None, name, |row| row.get::<_, i64>(0))
-                .map(|value| u64::try_from(value).unwrap_or(0))
-        };
-        if pragma("freelist_count")? < FREE_PAGES_KEPT + u64::from(VACUUM_PAGES) {
-            return Ok(false);
-        }
-        let text = format!("PRAGMA incremental_vacuum({VACUUM_PAGES})");
-        self.tables.conn.execute_batch(&text)?;
-        Ok(true)
     }
 
     fn end(mut self) {

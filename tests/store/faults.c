@@ -4,6 +4,7 @@
 //   n  as it should be
 //   f  full: files cannot grow (ENOSPC)
 //   e  writing and flushing fail (EIO)
+//   r  reading fails (EIO)
 //   s  what is flushed is copied to FILE.synced, which is what a power cut would leave
 //   l  the process is killed while it makes the log longer, in the middle of some write
 //   c  the process is killed while it brings the log into the database, in the middle of some write or before a flush
@@ -64,6 +65,14 @@ static int refuses(int fd, off_t end) {
     return 1;
 }
 
+static int unreadable(int fd) {
+    char path[4096];
+    if (mode() != 'r' || !path_of(fd, path, sizeof path))
+        return 0;
+    errno = EIO;
+    return 1;
+}
+
 static unsigned below(unsigned end) {
     unsigned random = 0;
     return syscall(SYS_getrandom, &random, sizeof random, 0) == sizeof random ? random % end : 0;
@@ -89,6 +98,16 @@ static int kills(int fd, char how, const char *name) {
     static type (*real)(__VA_ARGS__);                           \
     if (real == NULL)                                           \
         real = (type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
+
+ssize_t pread64(int fd, void *bytes, size_t count, off64_t at) {
+    REAL(ssize_t, "pread64", int, void *, size_t, off64_t);
+    return unreadable(fd) ? -1 : real(fd, bytes, count, at);
+}
+
+ssize_t pread(int fd, void *bytes, size_t count, off_t at) {
+    REAL(ssize_t, "pread", int, void *, size_t, off_t);
+    return unreadable(fd) ? -1 : real(fd, bytes, count, at);
+}
 
 ssize_t pwrite64(int fd, const void *bytes, size_t count, off64_t at) {
     REAL(ssize_t, "pwrite64", int, const void *, size_t, off64_t);
