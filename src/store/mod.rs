@@ -20,6 +20,8 @@ mod batch;
 mod checkpoint;
 pub mod codec;
 pub mod fault;
+#[cfg(test)]
+mod kept_tests;
 pub mod load;
 #[cfg(test)]
 mod model_tests;
