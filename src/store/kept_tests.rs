@@ -14,6 +14,7 @@ use crate::shard::record::{
     next_number,
 };
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 fn load_from(path: &Path) -> Recovered {
     load(&LoadSetup {
@@ -83,7 +84,9 @@ fn batch(records: impl IntoIterator<Item = Record>) -> Batch {
 }
 
 fn write(tables: &mut Tables<'_>, records: impl IntoIterator<Item = Record>) {
-    tables.write(&mut batch(records), writer::now_ms()).unwrap();
+    tables
+        .write(&mut batch(records), writer::now_ms(), Instant::now())
+        .unwrap();
 }
 
 /// The number that is given next when the clock says 1970.
@@ -188,4 +191,27 @@ fn a_restart_finds_every_number_that_stands_anywhere() {
         let numbers = (found.last_session, found.last_message);
         assert_eq!(numbers, (last_session, last_message), "{sql}");
     }
+}
+
+#[test]
+fn an_end_is_remembered_for_as_long_as_its_message_may_be_held_back() {
+    let scratch = Scratch::new("held-back");
+    let path = scratch.path().join(schema::FILE);
+    let conn = schema::open(&path).unwrap();
+    let mut tables = Tables::new(&conn, Kept::default()).unwrap();
+    let start = Instant::now();
+    let mut write_at = |records: Vec<Record>, s: u64| {
+        let mut batch = batch(records);
+        let now = start + Duration::from_secs(s);
+        tables.write(&mut batch, writer::now_ms(), now).unwrap();
+    };
+    write_at(vec![session(1), session(2)], 0);
+    write_at(vec![ended(9, 1)], 0);
+    // Queues on another shard have held it back for as long as they may.
+    for minute in 1..60 {
+        write_at(vec![session(3)], minute * 60);
+    }
+    write_at(vec![message(9, &[1, 2])], 3_600);
+    assert_eq!(waiting(&load_from(&path), 1), [] as [u64; 0]);
+    assert_eq!(waiting(&load_from(&path), 2), [9]);
 }

@@ -370,7 +370,7 @@ impl Writer<'_> {
         let wal_before = self.wal_pages.load(Ordering::Relaxed);
         let rows = self
             .tables
-            .write(&mut self.batch, now_ms())
+            .write(&mut self.batch, now_ms(), now)
             .map_err(|error| Fault::of(&error))?;
         if let Some(sweep) = &mut self.sweep {
             sweep.note(&self.batch, &self.tables.kept);

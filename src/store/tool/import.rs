@@ -17,6 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Instant;
 
 /// Records written in one transaction.
 const BATCH_RECORDS: u64 = 10_000;
@@ -311,7 +312,7 @@ impl Importer<'_> {
     fn flush(&mut self) -> Result<(), String> {
         let mut batch = std::mem::replace(&mut self.batch, Batch::new(1));
         self.tables
-            .write(&mut batch, now_ms())
+            .write(&mut batch, now_ms(), Instant::now())
             .map(|_| ())
             .map_err(|error| crate::store::fault::Fault::of(&error).to_string())
     }
