@@ -215,3 +215,39 @@ fn an_end_is_remembered_for_as_long_as_its_message_may_be_held_back() {
     assert_eq!(waiting(&load_from(&path), 1), [] as [u64; 0]);
     assert_eq!(waiting(&load_from(&path), 2), [9]);
 }
+
+#[test]
+fn cleared_topics_are_remembered_up_to_a_bound() {
+    let scratch = Scratch::new("cleared");
+    let conn = schema::open(&scratch.path().join(schema::FILE)).unwrap();
+    let mut tables = Tables::new(&conn, Kept::default()).unwrap();
+    for first in (1..=300_000u64).step_by(50_000) {
+        let clear = |stamp: u64| Record::Retained {
+            message: Message::new(&MessageParts {
+                stamp,
+                ..MessageParts::new(&format!("t/{stamp}"), QoS::AtMostOnce, b"")
+            }),
+            wall_minus_mono_ms: 0,
+        };
+        write(&mut tables, (first..first + 50_000).map(clear));
+    }
+    assert!((100_000..=250_000).contains(&tables.kept.cleared.len()));
+}
+
+#[test]
+fn what_is_remembered_gives_its_memory_back_while_nothing_is_written() {
+    let scratch = Scratch::new("memory-back");
+    let conn = schema::open(&scratch.path().join(schema::FILE)).unwrap();
+    let mut tables = Tables::new(&conn, Kept::default()).unwrap();
+    let gone = (1..=1_000).map(|n| Record::SessionEnded(StoredSession(n)));
+    let early = (1..=1_000).map(|n| ended(n, 5_000));
+    let now = Instant::now();
+    write(&mut tables, gone.chain(early));
+    let kept = &mut tables.kept;
+    for minutes in [0, 62] {
+        kept.forget_old(now + Duration::from_secs(minutes * 60));
+        assert_eq!((kept.early.len(), kept.ended.len()), (1_000, 1_000));
+    }
+    kept.forget_old(now + Duration::from_secs(124 * 60));
+    assert_eq!(kept.early.capacity() + kept.ended.capacity(), 0);
+}

@@ -5,12 +5,14 @@ use std::hash::Hash;
 use std::mem::take;
 use std::time::{Duration, Instant};
 
-/// A map that forgets: what was put into it is there for `span`, and for not much more than twice that.
+/// A map that forgets: what was put into it is there for `span`, and for not much more than twice that; or until `count_max` others have
+/// come, and not longer than twice as many.
 ///
 /// It is two generations, and the older is dropped whole: nothing is searched for what is old, and a burst leaves no memory behind.
 #[derive(Debug)]
 pub(super) struct Remembered<K, V> {
     span: Duration,
+    count_max: usize,
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     /// When the young began.
@@ -18,10 +20,11 @@ pub(super) struct Remembered<K, V> {
 }
 
 impl<K: Eq + Hash, V> Remembered<K, V> {
-    /// Remembers for `span` at least.
-    pub(super) fn new(span: Duration) -> Self {
+    /// Remembers for `span` at least, unless there are `count_max` in that time.
+    pub(super) fn new(span: Duration, count_max: usize) -> Self {
         Self {
             span,
+            count_max,
             young: HashMap::new(),
             old: HashMap::new(),
             turned_at: Instant::now(),
@@ -29,7 +32,10 @@ impl<K: Eq + Hash, V> Remembered<K, V> {
     }
 
     /// Remembers `value`, from now on.
-    pub(super) fn insert(&mut self, key: K, value: V) {
+    pub(super) fn insert(&mut self, key: K, value: V, now: Instant) {
+        if self.young.len() >= self.count_max {
+            self.turn(now);
+        }
         self.young.insert(key, value);
     }
 
@@ -54,6 +60,19 @@ impl<K: Eq + Hash, V> Remembered<K, V> {
         self.young.is_empty() && self.old.is_empty()
     }
 
+    /// How many are remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        let also_old = |key: &&K| self.old.contains_key(*key);
+        self.young.len() + self.old.len() - self.young.keys().filter(also_old).count()
+    }
+
+    /// How many it has memory for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.young.capacity() + self.old.capacity()
+    }
+
     /// Forgets what is older than it has to be. To be called now and then.
     pub(super) fn forget_old(&mut self, now: Instant) {
         if now.saturating_duration_since(self.turned_at) >= self.span {
@@ -75,20 +94,34 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_there_for_the_span_and_forgotten_after_twice_that() {
-        let mut map = Remembered::new(SPAN);
+        let mut map = Remembered::new(SPAN, usize::MAX);
         let start = Instant::now() + SPAN;
         map.forget_old(start);
-        map.insert(1, "one");
+        map.insert(1, "one", start);
         map.forget_old(start + SPAN - Duration::from_secs(1));
-        map.insert(2, "two");
+        map.insert(2, "two", start);
         map.forget_old(start + SPAN);
         assert_eq!((map.get(&1), map.get(&2)), (Some(&"one"), Some(&"two")));
         // What is young goes before what is old, and is removed with it.
-        map.insert(1, "another");
+        map.insert(1, "another", start);
         assert_eq!(map.get(&1), Some(&"another"));
         assert_eq!(map.remove(&1), Some("another"));
         assert!(!map.contains(&1) && !map.is_empty());
         map.forget_old(start + 2 * SPAN);
         assert!(map.is_empty());
+    }
+
+    #[test]
+    fn no_more_are_remembered_than_twice_the_count() {
+        let now = Instant::now();
+        let mut map = Remembered::new(SPAN, 100);
+        for n in 0..1_050 {
+            map.insert(n, n, now);
+            assert!(map.len() <= 200 && map.contains(&n));
+        }
+        assert!((950..1_050).all(|n| map.contains(&n)));
+        map.forget_old(now + SPAN);
+        map.forget_old(now + 2 * SPAN);
+        assert!(map.is_empty() && map.capacity() == 0);
     }
 }

@@ -5,6 +5,7 @@ use super::codec::{acks_text, expiry_to_wall, optional, receivers_text, sql};
 use super::remembered::Remembered;
 use crate::config::limits::QUEUE_HOLD_MS_MAX;
 use crate::shard::record::{OutgoingStep, Receiver, SessionRecord, StoredMessage, StoredSession};
+use crate::topic::retained::TOMBSTONES_MAX;
 use rusqlite::{Connection, Result, Statement, params};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,6 +18,10 @@ const _: () = assert!(EARLY.as_millis() > QUEUE_HOLD_MS_MAX as u128);
 
 /// How long something else is remembered that a record on its way may still need, which takes milliseconds.
 const LATELY: Duration = Duration::from_secs(60);
+/// Of how many cleared topics and ended sessions the older are forgotten sooner: in the milliseconds that matter there are far fewer. No
+/// more cleared topics are remembered than the retained index does.
+const CLEARED_COUNT_MAX: usize = TOMBSTONES_MAX / 2;
+const ENDED_COUNT_MAX: usize = 500_000;
 
 /// Messages between those to be removed, beside as many as these, after which the others are looked for one by one.
 const STRANGERS_MAX: usize = 64;
@@ -34,13 +39,13 @@ pub(super) struct Kept {
     /// Pairs in the rows of `done`.
     pub(super) done_parts: u64,
     /// Ends whose message has not come yet.
-    early: Remembered<StoredMessage, Vec<SessionPart>>,
+    pub(super) early: Remembered<StoredMessage, Vec<SessionPart>>,
     /// The stamps of cleared topics.
-    cleared: Remembered<Box<str>, u64>,
+    pub(super) cleared: Remembered<Box<str>, u64>,
     /// Sessions that ended since the last sweep: messages may still name them.
     pub(super) gone: BTreeSet<StoredSession>,
     /// Sessions that ended lately: what another shard says of them may come after their end, and counts no more.
-    ended: Remembered<StoredSession, ()>,
+    pub(super) ended: Remembered<StoredSession, ()>,
 }
 
 impl Default for Kept {
@@ -50,10 +55,10 @@ impl Default for Kept {
             done: VecDeque::new(),
             done_seq: 0,
             done_parts: 0,
-            early: Remembered::new(EARLY),
-            cleared: Remembered::new(LATELY),
+            early: Remembered::new(EARLY, usize::MAX),
+            cleared: Remembered::new(LATELY, CLEARED_COUNT_MAX),
             gone: BTreeSet::new(),
-            ended: Remembered::new(LATELY),
+            ended: Remembered::new(LATELY, ENDED_COUNT_MAX),
         }
     }
 }
@@ -495,14 +500,14 @@ impl Kept {
         }
         for (id, mut parts) in delta.early {
             parts.extend(self.early.remove(&id).unwrap_or_default());
-            self.early.insert(id, parts);
+            self.early.insert(id, parts, now);
         }
         for (topic, stamp) in delta.cleared {
-            self.cleared.insert(topic, stamp);
+            self.cleared.insert(topic, stamp, now);
         }
         self.gone.extend(&batch.sessions_ended);
         for session in &batch.sessions_ended {
-            self.ended.insert(*session, ());
+            self.ended.insert(*session, (), now);
         }
         self.forget_old(now);
     }

@@ -595,6 +595,7 @@ impl Writer<'_> {
 
     /// Does a piece of what can wait, and returns whether there is more.
     fn tidy(&mut self) -> bool {
+        self.tables.kept.forget_old(Instant::now());
         if self.sweep() {
             return true;
         }
