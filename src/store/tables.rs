@@ -165,6 +165,20 @@ impl<'c> Tables<'c> {
         Ok(rows)
     }
 
+    /// Writes a batch within a transaction of the caller's, which is to end with the use of this if it fails or is rolled back: what is gone
+    /// then was taken for written here.
+    pub(super) fn write_part(
+        &mut self,
+        batch: &mut Batch,
+        wall_ms: u64,
+        now: Instant,
+    ) -> Result<()> {
+        batch.sort();
+        let (delta, _) = self.apply(batch, wall_ms)?;
+        self.kept.merge(batch, delta, now);
+        Ok(())
+    }
+
     /// Does `work` in a transaction.
     pub(super) fn transaction<T>(
         &mut self,
