@@ -959,3 +959,53 @@ fn a_full_queue_may_refuse_or_hold() {
         assert_eq!(world.next(publisher), refused);
     }
 }
+
+/// A receiver acknowledged what another one of its shard held back. Its end went to the store ahead of the message, and stayed there when
+/// that was refused.
+#[test]
+fn who_is_done_with_what_is_held_back_is_not_recorded() {
+    for is_refused in [true, false] {
+        let limits = Limits {
+            queue_messages_max: 1,
+            inflight_messages_max: 1,
+            queue_full: QueueFullPolicy::Hold,
+            queue_hold_ms: 1_000,
+            ..Limits::default()
+        };
+        let mut world = World::with_store(2, limits, Durability::Power);
+        let [slow, quick, here] =
+            [(1, "slow"), (1, "quick"), (0, "here")].map(|(shard, id)| world.id_on(shard, id));
+        let slow = subscribed(&mut world, &slow, "t", QoS::AtLeastOnce);
+        let quick = subscribed(&mut world, &quick, "t", QoS::AtLeastOnce);
+        let publisher = world.connect(0, &here, Version::V5);
+        // One in flight, one in the queue, one held back.
+        for id in 1..=3 {
+            world.publish(publisher, "t", &[id as u8], QoS::AtLeastOnce, id);
+            for message in world.messages(quick) {
+                world.ack(quick, PacketType::Puback, message.id.expect("QoS 1"));
+            }
+            if id < 3 {
+                world.pass(100);
+                world.commit();
+                let accepted = ack_of(PacketType::Puback, id, ReasonCode::Success);
+                assert_eq!(world.next(publisher), accepted);
+            }
+        }
+        let is_empty = |world: &World| world.records.iter().all(Vec::is_empty);
+        assert!(is_empty(&world), "{:?}", world.records);
+        if is_refused {
+            world.pass(1_100);
+            let refused = ack_of(PacketType::Puback, 3, ReasonCode::QuotaExceeded);
+            assert_eq!(world.next(publisher), refused);
+            assert!(is_empty(&world), "{:?}", world.records);
+            continue;
+        }
+        let first = world.messages(slow).remove(0);
+        world.ack(slow, PacketType::Puback, first.id.expect("QoS 1"));
+        let receivers = world.records[0].iter().map(|record| match record {
+            Record::Message { receivers, .. } => receivers.len(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(receivers.collect::<Vec<_>>(), [1], "the quick one is done");
+    }
+}

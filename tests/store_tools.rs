@@ -321,3 +321,34 @@ fn the_dump_of_mosquittos_older_store_is_taken_over() {
         5
     );
 }
+
+#[test]
+fn an_import_that_fails_adds_nothing_and_can_be_done_again() {
+    let many = Dir::new("many", 12_000, 10);
+    let lines = many.ok(&["export"]);
+    let other = Dir::new("import-half", 1, 0);
+    other.ok(&["sessions", "--delete"]);
+    let file = other.0.join("lines.json");
+    fs::write(&file, format!("{lines}{{\"type\":\"no such\"}}\n")).unwrap();
+    let (ok, text) = other.run(&["import", file.to_str().unwrap()]);
+    assert!(!ok, "{text}");
+    for table in [
+        "session",
+        "subscription",
+        "msg",
+        "outgoing",
+        "incoming",
+        "retained",
+    ] {
+        let count = other.count(&format!("SELECT count(*) FROM {table}"));
+        assert_eq!(count, 0, "rows in {table}");
+    }
+    assert!(text.contains("nothing was added"), "{text}");
+    fs::write(&file, &lines).unwrap();
+    let text = other.ok(&["import", file.to_str().unwrap()]);
+    assert!(
+        text.contains("12000 sessions, 12000 subscriptions, 10 messages"),
+        "{text}"
+    );
+    assert_eq!(other.ok(&["export"]), lines);
+}

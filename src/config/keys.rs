@@ -3,7 +3,7 @@
 //! A flag, a key of the file, an environment variable, the printed sample and every error use these words.
 
 use super::key::{Change, Key, Kind, Places, Value, one_of};
-use super::limits::{Limits, PublishRatePolicy, QueueFullPolicy, QueueFullRule};
+use super::limits::{Limits, PublishRatePolicy, QUEUE_HOLD_MS_MAX, QueueFullPolicy, QueueFullRule};
 use super::listener::{
     AuthMethod, Bind, CertificateName, CertificateSpec, ClientCertificate, ListenerSpec, Network,
     ProxySpec, TlsSpec, TlsVersion, WebSocketSpec,
@@ -165,7 +165,7 @@ limit_keys! {
         "How long a stored message may wait for one session.";
     queue_bytes_all_max: u64, "queue-bytes-all-max", Live, Bytes, 1024..=(1024 * GIB), &[],
         "Bytes of messages waiting for all sessions.";
-    queue_hold_ms: u32, "queue-hold", Live, Milliseconds, 1..=3_600_000, &[],
+    queue_hold_ms: u32, "queue-hold", Live, Milliseconds, 1..=QUEUE_HOLD_MS_MAX, &[],
         "How long an acknowledgement may wait for room in a queue whose policy is \"hold\".";
     outbound_bytes_max: u32, "outbound-bytes-max", Live, Bytes, 1024..=U32, &[],
         "Outbound bytes of one connection above which its QoS 0 messages are dropped and others wait.";

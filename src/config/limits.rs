@@ -2,6 +2,9 @@
 //!
 //! The key each bound has in a configuration file, its range and its unit are in `config/keys.rs`.
 
+/// The longest that `queue_hold_ms` may be.
+pub const QUEUE_HOLD_MS_MAX: u64 = 3_600_000;
+
 /// What happens to a QoS 1 or 2 message for a session whose queue is full. Every drop is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueFullPolicy {

@@ -14,7 +14,7 @@
 //! may be among the receivers more than once, by its own subscriptions and through shared groups: `Ended` says which [`Part`] it takes out.
 //! An `Ended` that is ahead of its message need not be durable, because the message cannot come after a crash; what is ahead of a
 //! message that is refused is forgotten with it; and as a message may be refused before it reaches the store, an `Ended` that is
-//! ahead of its message by more than two hours (longer than an answer may wait) is to be forgotten too. An `Ended` may come after the `SessionEnded` of its session,
+//! ahead of its message for longer than an answer may wait (`queue-hold`, an hour at most) is to be forgotten in time, too. An `Ended` may come after the `SessionEnded` of its session,
 //! when another shard says it; the session's part has gone with the session then, and it counts no more. A message may be written before the `Session` record of a receiver on another
 //! shard; if that never comes, its place is dropped at the next start. The store removes nothing of a message by itself, expired or not: that is the
 //! receiver's shard to say.

@@ -36,6 +36,8 @@ pub(super) struct Storing {
     receivers: Vec<Receiver>,
     /// Answers that have not come: of other shards, and of queues here that hold it back.
     awaiting: u32,
+    /// Receivers that were done while answers were awaited, perhaps that which names them.
+    ended: Vec<(StoredSession, Part)>,
     /// A receiver refuses it.
     refused: bool,
     /// A receiver is not about to acknowledge it.
@@ -146,6 +148,11 @@ impl Storing {
 
     /// Takes a receiver out while nothing is recorded; false if something is, or it is not among the receivers, or these are very many.
     pub(super) fn end_unwritten(&mut self, session: StoredSession, part: Part) -> bool {
+        if self.awaiting > 0 {
+            // An answer may wait for an hour, and the message be refused then: the store is not to hear of it.
+            self.ended.push((session, part));
+            return true;
+        }
         if self.receivers.len() > Self::SEARCHED_MAX {
             return false;
         }
@@ -157,6 +164,16 @@ impl Storing {
             self.receivers.swap_remove(at);
         }
         at.is_some()
+    }
+
+    /// All answers are there: takes out who was done before.
+    fn take_out_ended(&mut self) {
+        if !self.ended.is_empty() {
+            let mut ended = std::mem::take(&mut self.ended);
+            ended.sort_unstable();
+            let place = |it: &Receiver| ended.binary_search(&(it.session, it.flags.part()));
+            self.receivers.retain(|it| place(it).is_err());
+        }
     }
 
     /// Adds what more sessions of its shard have made of it.
@@ -317,6 +334,7 @@ impl Shard {
                 message: Some(publication.shared()),
                 receivers,
                 awaiting,
+                ended: Vec::new(),
                 refused,
                 slowly,
                 takers: 0,
@@ -435,6 +453,7 @@ impl Shard {
         let keeper = &mut self.keeper;
         let storing = keeper.storing.get_mut(&number).expect("it is being stored");
         assert!(storing.awaiting == 0 && storing.message_record == 0);
+        storing.take_out_ended();
         let is_retained = storing.source.is_retained;
         let is_refusable = storing.source.publish.is_some();
         let wants_room = is_retained || !storing.receivers.is_empty();

@@ -42,7 +42,8 @@ pub struct Recovered {
     pub sessions: Vec<Vec<RecoveredSession>>,
     /// All retained messages, for every shard.
     pub retained: Vec<Message>,
-    /// The greatest numbers found.
+    /// The greatest numbers that stand anywhere, of what is gone, too: was one given again, what is left of its first bearer would be
+    /// the second's.
     pub last_session: u64,
     /// See `last_session`.
     pub last_message: u64,
@@ -117,12 +118,30 @@ pub struct LoadSetup<'a> {
     pub wall_minus_mono_ms: u64,
 }
 
+/// Numbers are less until the year 2109. One that is not stands in a damaged row, and would leave none to be given.
+const NUMBERS_END: u64 = 1 << 62;
+
+/// Raises `last` to a number that was found.
+fn note_number(last: &mut u64, number: u64) {
+    if number < NUMBERS_END {
+        *last = number.max(*last);
+    }
+}
+
 type Tables = BTreeMap<&'static str, Unreadable>;
 
 /// A session, and its QoS 2 messages on their way to the client.
 struct Found {
     session: RecoveredSession,
     published: Vec<(StoredMessage, Part, PacketId)>,
+}
+
+/// What a range of session numbers has.
+#[derive(Default)]
+struct FoundRange {
+    found: Vec<Found>,
+    lost: Tables,
+    last_session: u64,
 }
 
 /// Reads everything.
@@ -146,15 +165,17 @@ pub fn load(setup: &LoadSetup<'_>) -> Result<Recovered, LoadError> {
     });
     let mut found = Vec::new();
     let mut unreadable = Tables::new();
-    for part in sessions {
-        let (mut part, lost) = part?;
-        found.append(&mut part);
-        join(&mut unreadable, lost);
+    let mut last_session = 0;
+    for range in sessions {
+        let mut range = range?;
+        found.append(&mut range.found);
+        join(&mut unreadable, range.lost);
+        note_number(&mut last_session, range.last_session);
     }
     let (retained, lost) = retained?;
     join(&mut unreadable, lost);
     let mut recovered = Recovered {
-        last_session: found.last().map_or(0, |last| last.session.record.session.0),
+        last_session,
         last_message: retained.iter().map(Message::number).max().unwrap_or(0),
         retained,
         unreadable,
@@ -168,6 +189,7 @@ pub fn load(setup: &LoadSetup<'_>) -> Result<Recovered, LoadError> {
     } in found
     {
         for (message, part, packet_id) in published {
+            note_number(&mut recovered.last_message, message.0);
             set_packet_id(&mut session.deliveries, message, part, packet_id);
         }
         let owner = (setup.owner)(&session.record.client_id);
@@ -237,30 +259,33 @@ fn ranges(conn: &Connection, workers: usize) -> Result<Vec<(i64, i64)>, LoadErro
     Ok(firsts.iter().copied().zip(ends).collect())
 }
 
-fn read_sessions(
-    setup: &LoadSetup<'_>,
-    range: (i64, i64),
-) -> Result<(Vec<Found>, Tables), LoadError> {
+fn read_sessions(setup: &LoadSetup<'_>, range: (i64, i64)) -> Result<FoundRange, LoadError> {
     let conn = schema::open_read_only(setup.path)?;
-    let mut lost = Tables::new();
-    let mut found = Vec::new();
+    let FoundRange {
+        mut found,
+        mut lost,
+        mut last_session,
+    } = FoundRange::default();
     each_row(
         &conn,
         "session",
         "SELECT * FROM session WHERE id >= ?1 AND id < ?2 ORDER BY id",
         range,
-        |row| match session(row) {
-            Ok(record) => found.push(Found {
-                session: RecoveredSession {
-                    record,
-                    subscriptions: Vec::new(),
-                    deliveries: Vec::new(),
-                    released: Vec::new(),
-                    received: Vec::new(),
-                },
-                published: Vec::new(),
-            }),
-            Err(error) => note(&mut lost, "session", || format!("{} ({error})", key(row))),
+        |row| {
+            note_number(&mut last_session, number_at(row, 0).unwrap_or(0));
+            match session(row) {
+                Ok(record) => found.push(Found {
+                    session: RecoveredSession {
+                        record,
+                        subscriptions: Vec::new(),
+                        deliveries: Vec::new(),
+                        released: Vec::new(),
+                        received: Vec::new(),
+                    },
+                    published: Vec::new(),
+                }),
+                Err(error) => note(&mut lost, "session", || format!("{} ({error})", key(row))),
+            }
         },
     )?;
     let mut belongings =
@@ -269,6 +294,7 @@ fn read_sessions(
             let mut at = 0;
             each_row(&conn, table, sql, range, |row| {
                 let result = number_at(row, 0).and_then(|session| {
+                    note_number(&mut last_session, session);
                     while found
                         .get(at)
                         .is_some_and(|found| found.session.record.session.0 < session)
@@ -321,7 +347,11 @@ fn read_sessions(
             Ok(())
         },
     )?;
-    Ok((found, lost))
+    Ok(FoundRange {
+        found,
+        lost,
+        last_session,
+    })
 }
 
 fn each_row(
@@ -407,15 +437,21 @@ fn read_messages(
 ) -> Result<(), LoadError> {
     let conn = schema::open_read_only(setup.path)?;
     let (kept, lost) = (&mut recovered.kept, &mut recovered.unreadable);
+    let (last_session, last_message) = (&mut recovered.last_session, &mut recovered.last_message);
     let mut done = Done::default();
     read_done(&conn, |seq, newest, acks| {
         kept.done.push_back((seq, newest));
+        note_number(last_message, newest.0);
         match add_acks(&mut done, acks) {
             Some(parts) => kept.done_parts += parts,
             None => note(lost, "done", || seq.to_string()),
         }
     })
     .map_err(|error| LoadError::Table("done", error))?;
+    for (message, (session, _)) in &done {
+        note_number(last_message, message.0);
+        note_number(last_session, session.0);
+    }
     let overhead = MessageParts::new("", crate::protocol::QoS::AtMostOnce, &[]).encoded_len();
     each_row(
         &conn,
@@ -427,10 +463,12 @@ fn read_messages(
             let (mut count, mut ended) = (0, 0);
             let result = (|| {
                 let id = StoredMessage(number_at(row, 0)?);
+                note_number(last_message, id.0);
                 let bytes = number_at(row, 2)? + overhead as u64;
                 let is_whole = each_receiver(row.get_ref(1)?.as_str()?, |receiver| {
                     count += 1;
                     let session = receiver.session;
+                    note_number(last_session, session.0);
                     if done.contains(&(id, part_of(&receiver))) {
                         ended += 1;
                         return;
@@ -450,7 +488,6 @@ fn read_messages(
                         }
                     }
                 });
-                recovered.last_message = recovered.last_message.max(id.0);
                 recovered.messages += 1;
                 if count > 1 {
                     // Those that are gone leave with the next sweep.

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`schema`] | the tables, opening, migrations |
 //! | [`port`] | a core's end of the store |
-//! | `batch`, `tables` | what is committed together, and how it is written |
+//! | `batch`, `tables`, `remembered` | what is committed together, how it is written, and what is known of it for a while |
 //! | `writer`, `sweep`, `vacuum` | the writing thread: commits, faults, checkpoints, tidying |
 //! | `checkpoint` | the thread that brings the log into the database |
 //! | `reader` | the reading thread |
@@ -20,11 +20,14 @@ mod batch;
 mod checkpoint;
 pub mod codec;
 pub mod fault;
+#[cfg(test)]
+mod kept_tests;
 pub mod load;
 #[cfg(test)]
 mod model_tests;
 pub mod port;
 mod reader;
+mod remembered;
 pub mod schema;
 pub mod stats;
 mod sweep;

@@ -16,6 +16,7 @@ use crate::shard::record::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Instant;
 
 const WALL_MINUS_MONO_MS: u64 = 1_000_000_000;
 
@@ -479,7 +480,9 @@ fn run(seed: u64) {
                     batch.add(random.below(3) as usize, Lsn(lsn), record);
                 }
             }
-            tables.write(&mut batch, writer::now_ms()).unwrap();
+            tables
+                .write(&mut batch, writer::now_ms(), Instant::now())
+                .unwrap();
             // Beside what is written, piece by piece.
             if let Some(sweep) = &mut sweep {
                 sweep.note(&batch, &tables.kept);
@@ -508,7 +511,9 @@ fn run(seed: u64) {
         let (id, session) = (StoredMessage(id), StoredSession(session));
         batch.add(0, Lsn(at as u64 + 1), Record::Ended { id, session, part });
     }
-    tables.write(&mut batch, writer::now_ms()).unwrap();
+    tables
+        .write(&mut batch, writer::now_ms(), Instant::now())
+        .unwrap();
     while let Some(mut sweep) = Sweep::begin(&tables) {
         while sweep.step(&mut tables).unwrap() {}
     }
@@ -549,7 +554,7 @@ fn expired_retained_messages_are_removed_in_slices() {
             },
         );
     }
-    tables.write(&mut batch, 1).unwrap();
+    tables.write(&mut batch, 1, Instant::now()).unwrap();
     let mut after = Some(String::new());
     let mut slices = 0;
     while let Some(topic) = after {

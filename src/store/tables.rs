@@ -2,22 +2,33 @@
 
 use super::batch::{Batch, NewMessage, SessionPart, part_of};
 use super::codec::{acks_text, expiry_to_wall, optional, receivers_text, sql};
+use super::remembered::Remembered;
+use crate::config::limits::QUEUE_HOLD_MS_MAX;
 use crate::shard::record::{OutgoingStep, Receiver, SessionRecord, StoredMessage, StoredSession};
+use crate::topic::retained::TOMBSTONES_MAX;
 use rusqlite::{Connection, Result, Statement, params};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::mem::take;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
-/// How long something is remembered that a record on its way may still need: an end before its message, the stamp of a
-/// cleared topic. Records are on their way for milliseconds.
-const REMEMBERED_MS: u64 = 60_000;
+/// How long an end is remembered whose message has not come. The answer of one shard may wait for queues while a receiver on another has
+/// acknowledged.
+const EARLY: Duration = Duration::from_secs(61 * 60);
+const _: () = assert!(EARLY.as_millis() > QUEUE_HOLD_MS_MAX as u128);
+
+/// How long something else is remembered that a record on its way may still need, which takes milliseconds.
+const LATELY: Duration = Duration::from_secs(60);
+/// Of how many cleared topics and ended sessions the older are forgotten sooner: in the milliseconds that matter there are far fewer. No
+/// more cleared topics are remembered than the retained index does.
+const CLEARED_COUNT_MAX: usize = TOMBSTONES_MAX / 2;
+const ENDED_COUNT_MAX: usize = 500_000;
 
 /// Messages between those to be removed, beside as many as these, after which the others are looked for one by one.
 const STRANGERS_MAX: usize = 64;
 
 /// What the writer knows by heart about the rows. Bounds: 24 bytes for each message with more than one receiver, 16
-/// for each row of `done`, and what happened in the last minutes.
-#[derive(Debug, Default)]
+/// for each row of `done`, and what happened lately.
+#[derive(Debug)]
 pub(super) struct Kept {
     /// Messages that several receivers wait for, and how many still do.
     pub(super) shared: BTreeMap<StoredMessage, u32>,
@@ -27,15 +38,29 @@ pub(super) struct Kept {
     done_seq: u64,
     /// Pairs in the rows of `done`.
     pub(super) done_parts: u64,
-    /// Ends whose message has not come yet, and since when.
-    early: HashMap<StoredMessage, (Vec<SessionPart>, u64)>,
-    /// Cleared topics: the stamp, and since when.
-    cleared: HashMap<Box<str>, (u64, u64)>,
+    /// Ends whose message has not come yet.
+    pub(super) early: Remembered<StoredMessage, Vec<SessionPart>>,
+    /// The stamps of cleared topics.
+    pub(super) cleared: Remembered<Box<str>, u64>,
     /// Sessions that ended since the last sweep: messages may still name them.
     pub(super) gone: BTreeSet<StoredSession>,
-    /// Sessions that ended lately, and since when: what another shard says of them may come after their end, and counts no more.
-    ended: HashMap<StoredSession, u64>,
-    forget_at_ms: u64,
+    /// Sessions that ended lately: what another shard says of them may come after their end, and counts no more.
+    pub(super) ended: Remembered<StoredSession, ()>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            shared: BTreeMap::new(),
+            done: VecDeque::new(),
+            done_seq: 0,
+            done_parts: 0,
+            early: Remembered::new(EARLY, usize::MAX),
+            cleared: Remembered::new(LATELY, CLEARED_COUNT_MAX),
+            gone: BTreeSet::new(),
+            ended: Remembered::new(LATELY, ENDED_COUNT_MAX),
+        }
+    }
 }
 
 /// What a transaction will have changed in [`Kept`] once it is committed.
@@ -124,8 +149,8 @@ impl<'c> Tables<'c> {
     }
 
     /// Writes the batch in one transaction. If it fails nothing has changed. An empty batch writes something too: it
-    /// tries the disk.
-    pub(super) fn write(&mut self, batch: &mut Batch, now_ms: u64) -> Result<Rows> {
+    /// tries the disk. `wall_ms` is for people; how long something is remembered must not hang on a clock that can be set.
+    pub(super) fn write(&mut self, batch: &mut Batch, wall_ms: u64, now: Instant) -> Result<Rows> {
         batch.sort();
         let batch = &*batch;
         let (delta, rows) = self.transaction(|tables| {
@@ -134,10 +159,24 @@ impl<'c> Tables<'c> {
                     .conn
                     .pragma_update(None, "user_version", super::schema::VERSION as u32)?;
             }
-            tables.apply(batch, now_ms)
+            tables.apply(batch, wall_ms)
         })?;
-        self.kept.merge(batch, delta, now_ms);
+        self.kept.merge(batch, delta, now);
         Ok(rows)
+    }
+
+    /// Writes a batch within a transaction of the caller's, which is to end with the use of this if it fails or is rolled back: what is gone
+    /// then was taken for written here.
+    pub(super) fn write_part(
+        &mut self,
+        batch: &mut Batch,
+        wall_ms: u64,
+        now: Instant,
+    ) -> Result<()> {
+        batch.sort();
+        let (delta, _) = self.apply(batch, wall_ms)?;
+        self.kept.merge(batch, delta, now);
+        Ok(())
     }
 
     /// Does `work` in a transaction.
@@ -154,7 +193,7 @@ impl<'c> Tables<'c> {
         result
     }
 
-    fn apply(&mut self, batch: &Batch, now_ms: u64) -> Result<(Delta, Rows)> {
+    fn apply(&mut self, batch: &Batch, wall_ms: u64) -> Result<(Delta, Rows)> {
         for session in batch.sessions.values() {
             if !batch.sessions_ended.contains(&session.session) {
                 self.write_session(session)?;
@@ -181,7 +220,7 @@ impl<'c> Tables<'c> {
         // Shards interleave, so the numbers of a batch are nearly in order.
         let mut messages: Vec<&NewMessage> = batch.messages.iter().collect();
         messages.sort_unstable_by_key(|new| new.id);
-        let rows = self.write_messages(batch, &messages, &mut delta, now_ms)?;
+        let rows = self.write_messages(batch, &messages, &mut delta, wall_ms)?;
         self.end_messages(batch, &messages, &mut delta)?;
         for ((session, packet_id), step) in &batch.outgoing {
             let (message, part) = match step {
@@ -232,7 +271,7 @@ impl<'c> Tables<'c> {
         batch: &Batch,
         messages: &[&NewMessage],
         delta: &mut Delta,
-        now_ms: u64,
+        wall_ms: u64,
     ) -> Result<Rows> {
         let mut rows = Rows::default();
         for new in messages {
@@ -251,7 +290,7 @@ impl<'c> Tables<'c> {
             self.message.execute(params![
                 sql(new.id.0),
                 receivers_text(&receivers),
-                sql(now_ms),
+                sql(wall_ms),
                 expiry_to_wall(message.expires_at_ms(), new.wall_minus_mono_ms),
                 message.qos() as u8,
                 message.retain(),
@@ -272,7 +311,7 @@ impl<'c> Tables<'c> {
     /// Who still waits for a new message.
     fn receivers_left<'m>(&self, new: &'m NewMessage, batch: &Batch) -> Cow<'m, [Receiver]> {
         let now = batch.ended_of(new.id);
-        let early = self.kept.early.get(&new.id).map(|(parts, _)| parts);
+        let early = self.kept.early.get(&new.id);
         if now.is_empty()
             && early.is_none()
             && batch.sessions_ended.is_empty()
@@ -288,7 +327,7 @@ impl<'c> Tables<'c> {
             !done.contains(&part_of(receiver))
                 && !batch.sessions_ended.contains(session)
                 && !self.kept.gone.contains(session)
-                && !self.kept.ended.contains_key(session)
+                && !self.kept.ended.contains(session)
         });
         Cow::Owned(left.cloned().collect())
     }
@@ -339,7 +378,7 @@ impl<'c> Tables<'c> {
         parts: &'p [(StoredMessage, SessionPart)],
     ) -> impl Iterator<Item = SessionPart> + use<'p, '_> {
         let parts = parts.iter().map(|(_, part)| *part);
-        parts.filter(|(session, _)| !self.kept.ended.contains_key(session))
+        parts.filter(|(session, _)| !self.kept.ended.contains(session))
     }
 
     /// Removes messages, by ascending number, and returns those that are not there. What stands side by side goes at once, for a third of
@@ -412,8 +451,8 @@ impl<'c> Tables<'c> {
 
     fn write_retained(&mut self, batch: &Batch, delta: &mut Delta) -> Result<()> {
         for (topic, (message, wall_minus_mono_ms)) in &batch.retained {
-            let cleared = self.kept.cleared.get(topic).map(|(stamp, _)| *stamp);
-            if cleared.is_some_and(|stamp| stamp >= message.stamp()) {
+            let cleared = self.kept.cleared.get(topic);
+            if cleared.is_some_and(|stamp| *stamp >= message.stamp()) {
                 continue;
             }
             let stamp = sql(message.stamp());
@@ -443,7 +482,7 @@ impl Kept {
     }
 
     /// Takes over what a transaction has changed.
-    fn merge(&mut self, batch: &Batch, delta: Delta, now_ms: u64) {
+    fn merge(&mut self, batch: &Batch, delta: Delta, now: Instant) {
         for (id, left) in delta.shared {
             if left == 0 {
                 self.shared.remove(&id);
@@ -474,27 +513,23 @@ impl Kept {
             }
         }
         for (id, mut parts) in delta.early {
-            let (known, since_ms) = self.early.entry(id).or_default();
-            known.append(&mut parts);
-            *since_ms = now_ms;
+            parts.extend(self.early.remove(&id).unwrap_or_default());
+            self.early.insert(id, parts, now);
         }
         for (topic, stamp) in delta.cleared {
-            self.cleared.insert(topic, (stamp, now_ms));
+            self.cleared.insert(topic, stamp, now);
         }
         self.gone.extend(&batch.sessions_ended);
-        let ended = batch.sessions_ended.iter();
-        self.ended.extend(ended.map(|session| (*session, now_ms)));
-        if now_ms >= self.forget_at_ms {
-            self.forget_at_ms = now_ms.saturating_add(REMEMBERED_MS / 10);
-            let recent = |since_ms: u64| now_ms.saturating_sub(since_ms) < REMEMBERED_MS;
-            self.early.retain(|_, (_, since_ms)| recent(*since_ms));
-            self.cleared.retain(|_, (_, since_ms)| recent(*since_ms));
-            self.ended.retain(|_, since_ms| recent(*since_ms));
-            self.ended.shrink_to_fit();
-            if self.early.is_empty() {
-                // A burst made it large.
-                drop(take(&mut self.early));
-            }
+        for session in &batch.sessions_ended {
+            self.ended.insert(*session, (), now);
         }
+        self.forget_old(now);
+    }
+
+    /// Forgets what no record on its way can need any more.
+    pub(super) fn forget_old(&mut self, now: Instant) {
+        self.early.forget_old(now);
+        self.cleared.forget_old(now);
+        self.ended.forget_old(now);
     }
 }

@@ -368,7 +368,7 @@ impl Writer<'_> {
         let wal_before = self.wal_pages.load(Ordering::Relaxed);
         let rows = self
             .tables
-            .write(&mut self.batch, now_ms())
+            .write(&mut self.batch, now_ms(), now)
             .map_err(|error| Fault::of(&error))?;
         if let Some(sweep) = &mut self.sweep {
             sweep.note(&self.batch, &self.tables.kept);
@@ -602,6 +602,7 @@ impl Writer<'_> {
 
     /// Does a piece of what can wait, and returns whether there is more.
     fn tidy(&mut self) -> bool {
+        self.tables.kept.forget_old(Instant::now());
         if self.sweep() || self.vacuum.step_idle(self.tables.conn).unwrap_or(false) {
             self.keep_log_short();
             return true;

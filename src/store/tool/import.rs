@@ -1,4 +1,6 @@
 //! Adding sessions and messages that another store had, through the same batches that the broker writes.
+//!
+//! All in one transaction: of what was added in part, the rest could not be added later, because its clients have sessions here by then.
 
 use crate::protocol::{PacketId, QoS};
 use crate::session::DeliveryOptions;
@@ -13,12 +15,14 @@ use crate::store::load::{LoadSetup, load};
 use crate::store::schema;
 use crate::store::tables::Tables;
 use crate::store::writer::now_ms;
+use rusqlite::{Transaction, TransactionBehavior};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::Path;
+use std::time::Instant;
 
-/// Records written in one transaction.
+/// Records given to SQLite at once. It keeps what its cache does not hold in the write-ahead log, which the commit makes count.
 const BATCH_RECORDS: u64 = 10_000;
 
 /// What was added, and what was not.
@@ -103,7 +107,7 @@ pub(super) struct Importer<'c> {
 
 /// Opens the store, lets `fill` add to it, and returns what was added.
 ///
-/// Errors: a sentence for the operator; what was written before stays.
+/// Errors: a sentence for the operator; nothing was added then.
 pub(super) fn import(
     path: &Path,
     fill: impl FnOnce(&mut Importer<'_>) -> Result<(), String>,
@@ -122,6 +126,8 @@ pub(super) fn import(
         .flatten()
         .map(|session| session.record.client_id.clone())
         .collect();
+    let whole = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate)
+        .map_err(super::sqlite(path))?;
     let mut importer = Importer {
         tables: Tables::new(&conn, found.kept).map_err(super::sqlite(path))?,
         batch: Batch::new(1),
@@ -132,9 +138,12 @@ pub(super) fn import(
         sessions: HashMap::new(),
         report: Report::default(),
     };
-    fill(&mut importer)?;
-    importer.flush()?;
-    Ok(importer.report)
+    let filled = fill(&mut importer).and_then(|()| importer.flush());
+    let report = importer.report;
+    // Rolled back if it is dropped without.
+    let committed = filled.and_then(|()| whole.commit().map_err(super::sqlite(path)));
+    committed.map_err(|error| format!("{error}; nothing was added"))?;
+    Ok(report)
 }
 
 impl Importer<'_> {
@@ -311,8 +320,7 @@ impl Importer<'_> {
     fn flush(&mut self) -> Result<(), String> {
         let mut batch = std::mem::replace(&mut self.batch, Batch::new(1));
         self.tables
-            .write(&mut batch, now_ms())
-            .map(|_| ())
+            .write_part(&mut batch, now_ms(), Instant::now())
             .map_err(|error| crate::store::fault::Fault::of(&error).to_string())
     }
 }
