@@ -5,7 +5,7 @@
 //!
 //! | level | from | what is given up |
 //! |---|---|---|
-//! | tight | 80 % | what only saves time (up to a megabyte of a core); QoS 0 messages of clients that do not keep up, at an eighth of their outgoing buffer; messages retained on new topics |
+//! | tight | 80 % | what only saves time (up to a megabyte of a core); QoS 0 messages of clients that do not keep up, at an eighth of their outgoing buffer; what is retained on new topics, or takes more than what it replaces |
 //! | scarce | 90 % | room in queues that are not stored: each new message takes the place of older ones; new sessions and new subscriptions |
 //! | exhausted | 100 % | new connections (by the shell); the queues of sessions that are away, unless they are stored; and publishers are not read until it is over |
 
@@ -108,7 +108,7 @@ impl Shard {
         self.budget.level >= MemoryLevel::Scarce
     }
 
-    /// Whether topics that have no retained message may get one.
+    /// Whether what is retained may become more.
     pub(super) fn has_memory_to_retain(&self) -> bool {
         self.budget.level == MemoryLevel::Ample
     }

@@ -230,21 +230,20 @@ impl Shard {
         let expires_at_ms = will.message_expiry_s.map_or(NEVER, |seconds| {
             self.now.mono_ms + u64::from(seconds) * 1_000
         });
-        let stamp = if message.retain() {
-            self.retain_stamp(message.topic(), message.payload())
-        } else {
-            0
-        };
-        Message::new(&MessageParts {
+        let mut parts = MessageParts {
             topic: message.topic(),
             properties: &[message.properties()],
             payload: message.payload(),
             qos: message.qos(),
             retain: message.retain(),
             expires_at_ms,
-            stamp,
+            stamp: 0,
             number: 0,
-        })
+        };
+        if parts.retain {
+            parts.stamp = self.retain_stamp(&parts);
+        }
+        Message::new(&parts)
     }
 
     /// Ends a session without a connection and without messages to make room for another: the one that would expire first, of some

@@ -10,7 +10,7 @@ use super::gate::Ticket;
 use super::hold::Withheld;
 use super::input::{ConnKey, ShardId};
 use super::mesh_message::{Taken, TakenEnd};
-use super::message::Message;
+use super::message::{CLEARS, Message, MessageParts};
 use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
 use super::record::{
@@ -753,7 +753,15 @@ impl Shard {
         }
     }
 
-    fn retained_record(&self, message: Message) -> Record {
+    /// The record of a retained message, or of the topic that it clears.
+    fn retained_record(&self, mut message: Message) -> Record {
+        if message.stamp() & CLEARS != 0 {
+            message = Message::new(&MessageParts {
+                retain: true,
+                stamp: message.stamp() & !CLEARS,
+                ..MessageParts::new(message.topic(), message.qos(), b"")
+            });
+        }
         Record::Retained {
             message,
             wall_minus_mono_ms: self.wall_minus_mono_ms(),
