@@ -39,14 +39,15 @@ impl Shard {
                 statement: end.statement,
             });
         }
-        if session.expiry_s == 0 {
+        self.take_back_if_ungranted(conn, key);
+        let (_, end_ms) = self.session_deadlines(key);
+        if end_ms.is_some_and(|end_ms| end_ms <= now_ms) {
             self.end_session(key, outbox);
             return;
         }
-        session.trim();
-        let will_is_due = session.will.as_ref().is_some_and(|will| will.delay_s == 0);
+        self.sessions[key.0 as usize].trim();
         self.set_online(key, false, outbox);
-        if will_is_due {
+        if self.is_will_due(key) {
             self.publish_will(key, None, outbox);
         } else {
             self.keep_session(key, outbox);
@@ -289,6 +290,12 @@ impl Shard {
         };
         let end = (session.expiry_s != NEVER_EXPIRES).then(|| at(session.expiry_s));
         (session.will.as_ref().map(|will| at(will.delay_s)), end)
+    }
+
+    /// Whether the Will of a session without a connection is to go out.
+    pub(super) fn is_will_due(&self, key: SessionKey) -> bool {
+        let (will_ms, _) = self.session_deadlines(key);
+        will_ms.is_some_and(|will_ms| will_ms <= self.now.mono_ms)
     }
 
     pub(super) fn set_session_timer(&mut self, key: SessionKey) {
