@@ -122,22 +122,6 @@ impl Shard {
         }
     }
 
-    /// Bounds a queue more tightly for want of memory, unless its messages are stored.
-    pub(super) fn tighten(&self, session: &Session, limits: QueueLimits) -> QueueLimits {
-        if !self.is_short_of_memory() || session.stored != 0 {
-            return limits;
-        }
-        let queued = session.state.as_ref().map_or(0, |state| state.queue.len());
-        QueueLimits {
-            messages_max: limits.messages_max.min(queued.max(1)),
-            policy: match limits.policy {
-                QueueFullPolicy::DropOldest => QueueFullPolicy::DropOldest,
-                _ => QueueFullPolicy::DropNewest,
-            },
-            ..limits
-        }
-    }
-
     /// A client publishes: it is not read any more while memory is exhausted.
     pub(super) fn pause_for_memory(&mut self, key: ConnKey, outbox: &mut Outbox) {
         if self.budget.level == MemoryLevel::Exhausted
@@ -195,6 +179,22 @@ impl Shard {
         if self.budget.level == MemoryLevel::Exhausted {
             self.sacrifice(outbox);
         }
+    }
+}
+
+/// Bounds a queue more tightly for want of memory, unless its messages are stored.
+pub(super) fn tighten(session: &Session, limits: QueueLimits) -> QueueLimits {
+    if session.stored != 0 {
+        return limits;
+    }
+    let queued = session.state.as_ref().map_or(0, |state| state.queue.len());
+    QueueLimits {
+        messages_max: limits.messages_max.min(queued.max(1)),
+        policy: match limits.policy {
+            QueueFullPolicy::DropOldest => QueueFullPolicy::DropOldest,
+            _ => QueueFullPolicy::DropNewest,
+        },
+        ..limits
     }
 }
 

@@ -348,18 +348,16 @@ impl Shard {
         publication: &mut Publication<'_>,
         outbox: &mut Outbox,
     ) -> bool {
+        let bounds = self.queue_bounds();
         let sessions = &self.sessions;
         let guard = &mut self.guard;
         let topic = publication.topic;
         let mut may = |member: &super::Subscription| {
             may_have(guard, sessions, SessionKey(member.session), topic)
         };
-        let queue_max = self.limits.queue_messages_max as usize;
+        let bytes = publication.with_parts(|parts| parts.encoded_len());
         let has_space = |member: &super::Subscription| {
-            let state = &sessions[member.session as usize].state;
-            state
-                .as_ref()
-                .is_none_or(|state| state.queue.len() < queue_max)
+            bounds.has_room(&sessions[member.session as usize], bytes)
         };
         let usable = |member: &super::Subscription| has_space(member) && may(member);
         let member = match self.groups.pick_member(group, usable) {

@@ -153,8 +153,12 @@ impl Shard {
     }
 
     /// A member that keeps its session has left: what it had from a shared group and not acknowledged goes to a
-    /// member that is here, if any. QoS 2 messages under way wait for it ([MQTT-4.8.2-4]).
+    /// member that is here, if any. QoS 2 messages under way wait for it ([MQTT-4.8.2-4]). While the broker stops nobody stays:
+    /// the last one would get all of it, and have no room.
     fn redispatch_when_offline(&mut self, key: SessionKey, outbox: &mut Outbox) {
+        if self.stopping {
+            return;
+        }
         let session = &mut self.sessions[key.0 as usize];
         let stored = session.stored;
         let Some(state) = &mut session.state else {
