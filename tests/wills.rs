@@ -4,7 +4,7 @@ mod world;
 
 use ringmq::config::limits::Limits;
 use ringmq::protocol::connect::Will;
-use ringmq::protocol::{Connect, QoS, ReasonCode, Version};
+use ringmq::protocol::{Connect, PublishProperties, QoS, ReasonCode, Version};
 use ringmq::shard::record::{Durability, Record, SessionRecord};
 use world::{Packet, World, nothing, persistent};
 
@@ -183,4 +183,36 @@ fn what_a_client_says_before_its_connack_holds() {
     world.commit();
     world.pass(60_000);
     assert_eq!(world.payloads(watcher), Vec::<Vec<u8>>::new());
+}
+
+/// What was to be retained while the disk failed was refused, by a Will or at QoS 0 to nobody: the store kept the message before it, and
+/// the next start retained that again.
+#[test]
+fn what_nobody_can_be_told_of_is_not_refused() {
+    let can_be = |world: &World| -> Vec<bool> {
+        let retained = world.records[0].iter().filter_map(|record| match record {
+            Record::Retained { refusable, .. } => Some(*refusable),
+            _ => None,
+        });
+        retained.collect()
+    };
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let (mut world, _) = watched();
+        let connect = Connect {
+            will: Some(Will {
+                qos,
+                retain: true,
+                ..will(b"offline", 0)
+            }),
+            ..persistent("client", Version::V5)
+        };
+        let client = granted(&mut world, connect);
+        let properties = PublishProperties::default();
+        let id = u16::from(qos != QoS::AtMostOnce);
+        world.publish_with(client, "state", b"online", qos, id, true, properties);
+        assert_eq!(can_be(&world), [qos != QoS::AtMostOnce], "{qos:?}");
+        world.commit();
+        world.cut(client);
+        assert_eq!(can_be(&world), [false], "{qos:?}");
+    }
 }

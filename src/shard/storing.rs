@@ -269,7 +269,7 @@ impl Shard {
     ) {
         if publication.numbering != Numbering::Own {
             if source.is_retained && self.keeper.is_on() {
-                let record = self.retained_record(publication.shared());
+                let record = self.retained_record(publication.shared(), source.publish.is_some());
                 self.keep(record, outbox);
             }
             self.acknowledge_source(&source, outbox);
@@ -445,7 +445,7 @@ impl Shard {
             let message = storing.message.take().expect("its record is not written");
             if is_retained && accepts {
                 // It is in force on every shard already.
-                let record = self.retained_record(message);
+                let record = self.retained_record(message, is_refusable);
                 self.keep(record, outbox);
             }
             self.follow(then, outbox);
@@ -512,7 +512,7 @@ impl Shard {
             self.storing(number).message_record = record;
         }
         if is_retained {
-            let record = self.retained_record(message);
+            let record = self.retained_record(message, is_refusable);
             let record = self.keep(record, outbox);
             self.storing(number).retained_record = record;
         }
@@ -754,7 +754,7 @@ impl Shard {
     }
 
     /// The record of a retained message, or of the topic that it clears.
-    fn retained_record(&self, mut message: Message) -> Record {
+    fn retained_record(&self, mut message: Message, refusable: bool) -> Record {
         if message.stamp() & CLEARS != 0 {
             message = Message::new(&MessageParts {
                 retain: true,
@@ -765,6 +765,7 @@ impl Shard {
         Record::Retained {
             message,
             wall_minus_mono_ms: self.wall_minus_mono_ms(),
+            refusable,
         }
     }
 
