@@ -113,6 +113,18 @@ fn message(id: u64, payload_bytes: usize) -> Record {
     }
 }
 
+fn retained(stamp: u64, topic: &str, payload: &str, refusable: bool) -> Record {
+    Record::Retained {
+        message: Message::new(&MessageParts {
+            retain: true,
+            stamp,
+            ..MessageParts::new(topic, QoS::AtLeastOnce, payload.as_bytes())
+        }),
+        wall_minus_mono_ms: 1_000,
+        refusable,
+    }
+}
+
 fn ended(id: u64) -> Record {
     Record::Ended {
         id: StoredMessage(id),
@@ -590,13 +602,48 @@ fn child() {
             store.stop();
             println!("read 2");
         }
+        Ok("retain") => {
+            let set = |stamp, topic, payload, refusable| retained(stamp, topic, payload, refusable);
+            link.submit(vec![
+                set(1, "a", "online", true),
+                set(2, "b", "online", true),
+            ]);
+            assert!(settled(&mut link, 2).is_empty());
+            faults(&std::env::var("RINGMQ_CHILD_MODE").unwrap());
+            // A Will, whose publisher is gone, and what a client that is told would replace it with.
+            link.submit(vec![
+                set(3, "a", "offline", false),
+                set(4, "a", "again", true),
+            ]);
+            let begin = Instant::now();
+            let mut refused = Vec::new();
+            while refused.is_empty() {
+                assert!(begin.elapsed() < Duration::from_secs(30));
+                refused.extend(link.poll().refused);
+                thread::sleep(Duration::from_millis(1));
+            }
+            link.submit(vec![
+                set(5, "b", "never", true),
+                set(6, "b", "offline", false),
+            ]);
+            // Nobody waits for these, and others need not wait for them.
+            let more = settled(&mut link, 6);
+            assert_eq!([refused, more].concat(), [Lsn(4), Lsn(5)]);
+            faults("n");
+            until(&mut link, |news| {
+                (news.accepting == Some(true)).then_some(())
+            });
+            println!("kept 4");
+            // It is there without a proper end.
+            std::process::exit(0);
+        }
         other => panic!("{other:?}"),
     }
 }
 
 fn spawn_child(dir: &Path, work: &str, mode: &str, durability: Durability) -> Child {
     let faults = dir.join("faults");
-    let changes_it = matches!(work, "fail" | "late" | "unreadable");
+    let changes_it = matches!(work, "fail" | "late" | "retain" | "unreadable");
     fs::write(&faults, if changes_it { "n" } else { mode }).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored", "--nocapture"])
@@ -611,16 +658,17 @@ fn spawn_child(dir: &Path, work: &str, mode: &str, durability: Durability) -> Ch
         .unwrap()
 }
 
-fn fails_and_recovers(work: &str, mode: &str) {
+fn after_failing(work: &str, mode: &str) -> Recovered {
     let scratch = Scratch::new(&format!("{work}-{mode}"));
     let child = spawn_child(&scratch.0, work, mode, Durability::Power);
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("kept 4"), "{text}");
-    assert_eq!(
-        waiting(&load(&setup(&scratch.db())).unwrap()),
-        BTreeSet::from([4])
-    );
+    load(&setup(&scratch.db())).unwrap()
+}
+
+fn fails_and_recovers(work: &str, mode: &str) {
+    assert_eq!(waiting(&after_failing(work, mode)), BTreeSet::from([4]));
 }
 
 #[test]
@@ -631,6 +679,20 @@ fn a_full_disk_refuses_messages_keeps_state_and_recovers() {
 #[test]
 fn a_failing_disk_refuses_messages_keeps_state_and_recovers() {
     fails_and_recovers("fail", "e");
+}
+
+/// A Will that was to be retained while the disk was full was refused, to nobody: the next start found the client `online`.
+#[test]
+fn what_is_retained_while_nobody_can_be_told_that_it_is_not_is_kept() {
+    for mode in ["f", "e"] {
+        let recovered = after_failing("retain", mode);
+        let found: Vec<_> = recovered
+            .retained
+            .iter()
+            .map(|it| (it.topic(), it.payload()))
+            .collect();
+        assert_eq!(found, [("a", &b"offline"[..]), ("b", b"offline")], "{mode}");
+    }
 }
 
 /// A client that is disconnected because a message of its was refused sends it again, and what it had sent behind it: the store must not

@@ -785,10 +785,10 @@ mod tests {
         let difference = before.difference(&after);
         assert_eq!(
             difference.to_string(),
-            "changed: log-level, listener.a.deny, limits.sessions-max; \
-             needs restart: cores, listener.a.bind, listener.b, listener.c, limits.packet-bytes-max"
+            "changed: log-level, limits.sessions-max; \
+             needs restart: cores, listener.a.bind, listener.a.deny, listener.b, listener.c, limits.packet-bytes-max"
         );
-        let now = before.with_changes(&after);
+        let now = before.with_changes(&after).unwrap();
         assert_eq!(before.difference(&now).needs_restart, [""; 0]);
         assert_eq!(before.difference(&now).changed, difference.changed);
         assert_eq!(

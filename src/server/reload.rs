@@ -10,7 +10,7 @@ use crate::auth::pool::Pool;
 use crate::auth::users::Users;
 use crate::auth::verifier;
 use crate::config::listener::ListenerSpec;
-use crate::config::{Loaded, LogLevel, Sources};
+use crate::config::{ConfigError, Loaded, LogLevel, Sources};
 use crate::net::live::{Live, Parts};
 use crate::net::transport::Door;
 use crate::net::transport::tls_files::{ServerTls, TlsFileError};
@@ -83,12 +83,12 @@ impl Reloader {
     }
 
     fn prepare(&self) -> Result<(Loaded, Parts, Judgement, String), Vec<String>> {
-        let next = self
-            .sources
-            .load()
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let told = |errors: Vec<ConfigError>| -> Vec<String> {
+            errors.iter().map(ToString::to_string).collect()
+        };
+        let next = self.sources.load().map_err(told)?;
         let mut summary = self.running.difference(&next).to_string();
-        let next = self.running.with_changes(&next);
+        let next = self.running.with_changes(&next).map_err(told)?;
         let current = self.live.parts();
         let mut doors = Vec::with_capacity(current.doors.len());
         let mut mistakes = Vec::new();

@@ -5,7 +5,7 @@
 //!
 //! | level | from | what is given up |
 //! |---|---|---|
-//! | tight | 80 % | what only saves time (up to a megabyte of a core); QoS 0 messages of clients that do not keep up, at an eighth of their outgoing buffer; messages retained on new topics |
+//! | tight | 80 % | what only saves time (up to a megabyte of a core); QoS 0 messages of clients that do not keep up, at an eighth of their outgoing buffer; what is retained on new topics, or takes more than what it replaces |
 //! | scarce | 90 % | room in queues that are not stored: each new message takes the place of older ones; new sessions and new subscriptions |
 //! | exhausted | 100 % | new connections (by the shell); the queues of sessions that are away, unless they are stored; and publishers are not read until it is over |
 
@@ -108,7 +108,7 @@ impl Shard {
         self.budget.level >= MemoryLevel::Scarce
     }
 
-    /// Whether topics that have no retained message may get one.
+    /// Whether what is retained may become more.
     pub(super) fn has_memory_to_retain(&self) -> bool {
         self.budget.level == MemoryLevel::Ample
     }
@@ -119,22 +119,6 @@ impl Shard {
         match self.budget.level {
             MemoryLevel::Ample => bytes_max,
             _ => bytes_max / 8,
-        }
-    }
-
-    /// Bounds a queue more tightly for want of memory, unless its messages are stored.
-    pub(super) fn tighten(&self, session: &Session, limits: QueueLimits) -> QueueLimits {
-        if !self.is_short_of_memory() || session.stored != 0 {
-            return limits;
-        }
-        let queued = session.state.as_ref().map_or(0, |state| state.queue.len());
-        QueueLimits {
-            messages_max: limits.messages_max.min(queued.max(1)),
-            policy: match limits.policy {
-                QueueFullPolicy::DropOldest => QueueFullPolicy::DropOldest,
-                _ => QueueFullPolicy::DropNewest,
-            },
-            ..limits
         }
     }
 
@@ -195,6 +179,22 @@ impl Shard {
         if self.budget.level == MemoryLevel::Exhausted {
             self.sacrifice(outbox);
         }
+    }
+}
+
+/// Bounds a queue more tightly for want of memory, unless its messages are stored.
+pub(super) fn tighten(session: &Session, limits: QueueLimits) -> QueueLimits {
+    if session.stored != 0 {
+        return limits;
+    }
+    let queued = session.state.as_ref().map_or(0, |state| state.queue.len());
+    QueueLimits {
+        messages_max: limits.messages_max.min(queued.max(1)),
+        policy: match limits.policy {
+            QueueFullPolicy::DropOldest => QueueFullPolicy::DropOldest,
+            _ => QueueFullPolicy::DropNewest,
+        },
+        ..limits
     }
 }
 

@@ -1,6 +1,7 @@
 //! What waits for the store: everything that a peer may be told only after a record is durable.
 
 use super::Shard;
+use super::connect::Before;
 use super::connection::PAUSED_BY_RETAINED;
 use super::ending::{Ended, Ending, Leaving};
 use super::fetch::{FetchFor, Redispatch};
@@ -61,6 +62,8 @@ pub(super) struct Keeper {
     pub(super) emitted: u64,
     /// Records settled.
     pub(super) committed: u64,
+    /// Of connections whose CONNACK has not left, by index: what the sessions were before that they resume.
+    pub(super) ungranted: Numbered<Option<Before>>,
     /// By ascending number of the record.
     pub(super) waits: VecDeque<(u64, Wait)>,
     /// The last numbers given.
@@ -116,6 +119,7 @@ impl Keeper {
             accepts: true,
             emitted: 0,
             committed: 0,
+            ungranted: Numbered::default(),
             waits: VecDeque::new(),
             last_session: 0,
             last_message: 0,

@@ -100,14 +100,18 @@ impl Shard {
         let recorded = self.keeper.emitted;
         let identity = admitted.identity;
         let username = identity.username.clone();
-        let (session, session_present) =
+        let (session, before) =
             self.session_for(key, &connect, client_id, username.as_deref(), outbox);
+        let session_present = before.is_some();
         self.open_connection(key, &connect, session);
         self.let_in(key, identity);
         self.keep_session(session, outbox);
         if self.keeper.is_on() {
             let record = Some(self.keeper.emitted).filter(|last| *last > recorded);
             self.hold_connack(key, client_id, record);
+            if self.open(key).is_corked {
+                self.keeper.ungranted.insert(key.index.into(), before);
+            }
         }
         self.set_online(session, true, outbox);
         self.counters.connects += 1;
@@ -179,7 +183,7 @@ impl Shard {
         None
     }
 
-    /// Finds or makes the session, and ends the connection that had it (§3.1.4).
+    /// Finds or makes the session, and ends the connection that had it (§3.1.4). Returns what it was before, if it is resumed.
     fn session_for(
         &mut self,
         key: ConnKey,
@@ -187,7 +191,7 @@ impl Shard {
         client_id: &str,
         username: Option<&str>,
         outbox: &mut Outbox,
-    ) -> (SessionKey, bool) {
+    ) -> (SessionKey, Option<Before>) {
         let mut existing = self.find_session(client_id);
         if let Some(session_key) = existing {
             if let Some(old) = self.sessions[session_key.0 as usize].conn {
@@ -210,26 +214,32 @@ impl Shard {
                 let session = &mut self.sessions[session_key.0 as usize];
                 session.conn = None;
                 session.disconnected_at_ms = self.now.mono_ms as i64;
+                self.take_back_if_ungranted(old, session_key);
                 self.set_online(session_key, false, outbox);
             }
             // What waits for one user is none of another's business, though both give the same Client Identifier.
             let is_of_another = self
                 .owner_of(session_key)
                 .is_some_and(|owner| owner != username);
-            let session = &mut self.sessions[session_key.0 as usize];
-            let will_is_due = session.will.as_ref().is_some_and(|will| will.delay_s == 0);
+            let will_is_due = self.is_will_due(session_key);
+            let session = &self.sessions[session_key.0 as usize];
             // A session that was to end with its connection is not resumed, even when both meet (§3.1.2.11.2).
             if connect.clean_start || session.expiry_s == 0 || is_of_another {
                 self.end_session(session_key, outbox);
                 existing = None;
             } else if will_is_due {
                 self.publish_will(session_key, None, outbox);
-            } else {
-                // [MQTT-3.1.3-9]: resumed before the Will Delay Interval passed.
-                session.will = None;
             }
         }
-        let session_present = existing.is_some();
+        let before = existing.map(|session_key| {
+            let session = &mut self.sessions[session_key.0 as usize];
+            Before {
+                // [MQTT-3.1.3-9]: resumed before the Will Delay Interval passed.
+                will: session.will.take(),
+                expiry_s: session.expiry_s,
+                disconnected_at_ms: session.disconnected_at_ms,
+            }
+        });
         let session_key = existing.unwrap_or_else(|| self.new_session(client_id));
         let expiry_s = match connect.version {
             Version::V5 => connect
@@ -254,7 +264,22 @@ impl Shard {
                 chosen.unwrap_or_else(|| self.limits.queue_full_for(&session.client_id));
         }
         self.make_stored(session_key);
-        (session_key, session_present)
+        (session_key, before)
+    }
+
+    /// The connection of a session ends. If its CONNACK has not left, it was never accepted: its Will is nobody's (§3.1.2.5), and
+    /// the time of the session, and of the Will of the connection before, runs on.
+    pub(super) fn take_back_if_ungranted(&mut self, key: ConnKey, session: SessionKey) {
+        let Some(before) = self.keeper.ungranted.remove(&u64::from(key.index)) else {
+            return;
+        };
+        let session = &mut self.sessions[session.0 as usize];
+        session.will = None;
+        if let Some(before) = before {
+            session.will = before.will;
+            session.expiry_s = before.expiry_s;
+            session.disconnected_at_ms = before.disconnected_at_ms;
+        }
     }
 
     pub(super) fn new_session(&mut self, client_id: &str) -> SessionKey {
@@ -423,6 +448,14 @@ impl Shard {
             }
         }
     }
+}
+
+/// What a connection that is granted changes of the session that it resumes.
+#[derive(Debug)]
+pub(super) struct Before {
+    will: Option<Box<Will>>,
+    expiry_s: u32,
+    disconnected_at_ms: i64,
 }
 
 /// What CONNACK says beside the limits.

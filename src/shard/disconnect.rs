@@ -27,6 +27,8 @@ impl Shard {
         if disconnect.reason == ReasonCode::Success {
             session.will = None;
         }
+        // A client need not wait for CONNACK to say what it wants (§3.1.4).
+        self.keeper.ungranted.remove(&u64::from(key.index));
         self.close(key, outbox);
         self.detach(
             session_key,

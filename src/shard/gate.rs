@@ -176,6 +176,7 @@ impl Shard {
     /// Lets what was held back go. Nothing happens when the connection is gone.
     pub(super) fn uncork(&mut self, key: ConnKey, outbox: &mut Outbox) {
         if self.is_open(key) && std::mem::take(&mut self.open(key).is_corked) {
+            self.keeper.ungranted.remove(&u64::from(key.index));
             outbox.dirty.push(key);
         }
     }

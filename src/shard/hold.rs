@@ -2,6 +2,7 @@
 //! room.
 
 use super::Shard;
+use super::budget::tighten;
 use super::connection::End;
 use super::counters::DropCause;
 use super::deliver::Recipient;
@@ -15,8 +16,8 @@ use super::record::{
 use super::storing::{AtHand, Pace};
 use super::timer::{Timer, TimerKind};
 use crate::protocol::ReasonCode;
-use crate::session::queue::{Front, LetGo, QueueLimits, Queued};
-use crate::session::{Delivery, SessionKey};
+use crate::session::queue::{Front, LetGo, Queue, QueueLimits, Queued};
+use crate::session::{Delivery, Session, SessionKey};
 
 /// Messages that one session may hold back.
 const ON_HOLD_MAX: usize = 32;
@@ -70,6 +71,46 @@ impl Withheld {
         taken.refused |= more.refused;
         taken.promptly &= !more.slowly && more.holding.is_empty();
         self.holding.extend(more.holding);
+    }
+}
+
+/// What bounds every queue of a shard.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct QueueBounds {
+    messages_max: usize,
+    bytes_max: usize,
+    /// Of `queue-bytes-all-max`, what no queue has taken.
+    bytes_left: usize,
+    resident_max: usize,
+    is_short_of_memory: bool,
+}
+
+impl QueueBounds {
+    /// The bounds of the queue of this session.
+    fn of(&self, session: &Session) -> QueueLimits {
+        let queue = session.state.as_ref().map(|state| &state.queue);
+        let queued = queue.map_or(0, Queue::bytes);
+        let limits = QueueLimits {
+            messages_max: self.messages_max,
+            bytes_max: self.bytes_max.min(queued.saturating_add(self.bytes_left)),
+            resident_max: self.resident_max,
+            policy: session.queue_full,
+        };
+        if self.is_short_of_memory {
+            tighten(session, limits)
+        } else {
+            limits
+        }
+    }
+
+    /// Whether a message of this size may wait for the session too. Cost where nothing waits: this branch; a client that
+    /// is here and owed nothing is most likely sent it.
+    pub(super) fn has_room(&self, session: &Session, bytes: usize) -> bool {
+        let Some(state) = &session.state else {
+            return true;
+        };
+        state.queue.is_empty() && session.conn.is_some()
+            || state.on_hold.is_empty() && state.queue.has_room(bytes, &self.of(session))
     }
 }
 
@@ -140,21 +181,21 @@ impl Shard {
 
     /// The bounds of a session's queue as they are now.
     fn queue_limits(&self, session: SessionKey) -> QueueLimits {
-        let session = &self.sessions[session.0 as usize];
-        let queued = session
-            .state
-            .as_ref()
-            .map_or(0, |state| state.queue.bytes());
+        let bounds = self.queue_bounds();
+        bounds.of(&self.sessions[session.0 as usize])
+    }
+
+    /// What bounds the queues of this shard as it is now.
+    pub(super) fn queue_bounds(&self) -> QueueBounds {
         let all_max = self.limits.queue_bytes_all_max / self.shard_count as u64;
         let left = all_max.saturating_sub(self.queued_bytes);
-        let left = usize::try_from(left).unwrap_or(usize::MAX);
-        let limits = QueueLimits {
+        QueueBounds {
             messages_max: self.limits.queue_messages_max as usize,
-            bytes_max: (self.limits.queue_bytes_max as usize).min(queued.saturating_add(left)),
+            bytes_max: self.limits.queue_bytes_max as usize,
+            bytes_left: usize::try_from(left).unwrap_or(usize::MAX),
             resident_max: self.limits.queue_resident_max as usize,
-            policy: session.queue_full,
-        };
-        self.tighten(session, limits)
+            is_short_of_memory: self.is_short_of_memory(),
+        }
     }
 
     /// Puts a message into a queue, if its policy allows.

@@ -20,6 +20,10 @@ const FLAG_RETAIN: u8 = 0b100;
 /// `expires_at_ms` of a message without a Message Expiry Interval.
 pub const NEVER: u64 = u64::MAX;
 
+/// In `stamp`: the message found no room among the retained ones, and clears its topic instead of replacing what that had.
+/// No time before the year 4199 has this bit.
+pub const CLEARS: u64 = 1 << 62;
+
 /// A message of so many bytes may be spare.
 const SMALL_BYTES_MAX: usize = 512;
 
@@ -62,7 +66,7 @@ pub struct MessageParts<'a> {
     pub retain: bool,
     /// Monotonic milliseconds after which the message has expired, or [`NEVER`].
     pub expires_at_ms: u64,
-    /// Order among retained messages of one topic; 0 when it is not to be retained.
+    /// Order among retained messages of one topic; 0 when it changes none. See [`CLEARS`].
     pub stamp: u64,
     /// The number under which it is stored for sessions, or 0: a `StoredMessage`'s.
     pub number: u64,

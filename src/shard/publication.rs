@@ -43,7 +43,7 @@ pub(super) struct Publication<'a> {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) expires_at_ms: u64,
-    /// 0 unless the message is to be retained.
+    /// 0 unless the message is to be retained, or clears its topic.
     pub(super) stamp: u64,
     /// See `numbering`; 0 if it has none.
     pub(super) number: u64,

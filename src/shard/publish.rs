@@ -8,7 +8,7 @@ use super::deliver::Recipient;
 use super::input::{ConnKey, Pressure, ShardId};
 use super::limited::Limit;
 use super::mesh_message::MeshMessage;
-use super::message::{Envelope, MessageParts, NEVER};
+use super::message::{CLEARS, Envelope, MessageParts, NEVER};
 use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
 use super::storing::{Source, SourcePublish};
@@ -93,24 +93,23 @@ impl Shard {
         } else {
             &joined[..]
         }];
-        let stamp = if publish.retain {
-            self.retain_stamp(topic, publish.payload)
-        } else {
-            0
-        };
-        if publish.retain && stamp == 0 {
-            self.refused_under(Limit::Retained, key, outbox);
-        }
-        let mut publication = Publication::new(&MessageParts {
+        let mut parts = MessageParts {
             topic,
             properties: &properties,
             payload: publish.payload,
             qos: publish.qos,
             retain: publish.retain,
             expires_at_ms,
-            stamp,
+            stamp: 0,
             number: 0,
-        });
+        };
+        if publish.retain {
+            parts.stamp = self.retain_stamp(&parts);
+            if parts.stamp == 0 || parts.stamp & CLEARS != 0 {
+                self.refused_under(Limit::Retained, key, outbox);
+            }
+        }
+        let mut publication = Publication::new(&parts);
         self.begin_storing(&mut publication);
         let matched = self.route(Some(session), &mut publication, Some(key), outbox);
         let publish = publish.packet_id.map(|packet_id| SourcePublish {
@@ -349,18 +348,16 @@ impl Shard {
         publication: &mut Publication<'_>,
         outbox: &mut Outbox,
     ) -> bool {
+        let bounds = self.queue_bounds();
         let sessions = &self.sessions;
         let guard = &mut self.guard;
         let topic = publication.topic;
         let mut may = |member: &super::Subscription| {
             may_have(guard, sessions, SessionKey(member.session), topic)
         };
-        let queue_max = self.limits.queue_messages_max as usize;
+        let bytes = publication.with_parts(|parts| parts.encoded_len());
         let has_space = |member: &super::Subscription| {
-            let state = &sessions[member.session as usize].state;
-            state
-                .as_ref()
-                .is_none_or(|state| state.queue.len() < queue_max)
+            bounds.has_room(&sessions[member.session as usize], bytes)
         };
         let usable = |member: &super::Subscription| has_space(member) && may(member);
         let member = match self.groups.pick_member(group, usable) {

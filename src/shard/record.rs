@@ -3,7 +3,7 @@
 //! A shard numbers its records from 1 ([`Lsn`]) and the store makes them durable in that order; records of
 //! different shards come in any order. What a peer is told only after a record is durable waits for its number
 //! (`Input::Committed`). All records that one drain of an `Outbox` carries are committed together or not at all; only
-//! [`Record::Message`] and [`Record::Retained`] may be refused one by one, when the store has no room for them. All others it
+//! [`Record::Message`] and [`Record::Retained`] may be refused one by one, if they say so, when the store has no room for them. All others it
 //! tries again until they are in.
 //!
 //! # Messages
@@ -255,6 +255,8 @@ pub enum Record {
         message: Message,
         /// Wall-clock minus monotonic milliseconds.
         wall_minus_mono_ms: u64,
+        /// Its publisher can be told that it is not kept.
+        refusable: bool,
     },
 }
 

@@ -5,7 +5,7 @@
 
 use super::Shard;
 use super::counters::DropCause;
-use super::message::{Message, NEVER};
+use super::message::{CLEARS, Message, MessageParts, NEVER};
 use super::publication::Publication;
 use super::timer::{Timer, TimerKind};
 use crate::topic::retained::{Cursor, RetainedEntry, ScanOutcome, Stamp};
@@ -45,24 +45,40 @@ impl RetainedEntry for Message {
 }
 
 impl Shard {
-    /// The stamp for a message to be retained now, or 0 when the limits forbid to store it: it is delivered all the same.
-    pub(super) fn retain_stamp(&mut self, topic: &str, payload: &[u8]) -> u64 {
-        let is_full = self.retained.count() >= self.limits.retained_messages_max as usize
-            || self.retained.bytes() as u64 >= self.limits.retained_bytes_max;
-        let is_full = is_full || !self.has_memory_to_retain();
-        if is_full && !payload.is_empty() && self.retained.get(topic).is_none() {
-            self.counters.drop_one(DropCause::RetainedLimit);
-            return 0;
+    /// The stamp for a message to be retained now. There may be no room for it, which is counted; it is delivered all the same.
+    /// Then it is 0, or with [`CLEARS`] if the topic has a message, which is true no more.
+    pub(super) fn retain_stamp(&mut self, message: &MessageParts<'_>) -> u64 {
+        let bytes = message.encoded_len();
+        let has_room = self.has_room_to_retain(bytes)
+            && self.retained.count() < self.limits.retained_messages_max as usize;
+        let mut clears = 0;
+        if !has_room && !message.payload.is_empty() {
+            let before = self.retained.get(message.topic).map(Message::bytes);
+            let fits =
+                before.is_some_and(|old| bytes <= old || self.has_room_to_retain(bytes - old));
+            if !fits {
+                self.counters.drop_one(DropCause::RetainedLimit);
+                if before.is_none() {
+                    return 0;
+                }
+                clears = CLEARS;
+            }
         }
-        self.stamps.next(self.now.wall_ms).0
+        self.stamps.next(self.now.wall_ms).0 | clears
     }
 
-    /// Stores a retained message, or clears its topic when the payload is empty ([MQTT-3.3.1-6]).
+    /// Whether so many bytes more may be retained.
+    fn has_room_to_retain(&self, bytes: usize) -> bool {
+        let all = (self.retained.bytes() + bytes) as u64;
+        all <= self.limits.retained_bytes_max && self.has_memory_to_retain()
+    }
+
+    /// Stores a retained message, or clears its topic when the payload is empty ([MQTT-3.3.1-6]) or has no room.
     pub(super) fn retain(&mut self, publication: &mut Publication<'_>) {
         assert!(publication.stamp != 0);
-        let stamp = Stamp(publication.stamp);
+        let stamp = Stamp(publication.stamp & !CLEARS);
         self.stamps.observe(stamp);
-        if publication.payload.is_empty() {
+        if publication.payload.is_empty() || publication.stamp & CLEARS != 0 {
             self.retained
                 .clear(publication.topic, stamp, self.now.mono_ms);
             self.set_upkeep_timer(UPKEEP_MS);

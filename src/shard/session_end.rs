@@ -39,14 +39,15 @@ impl Shard {
                 statement: end.statement,
             });
         }
-        if session.expiry_s == 0 {
+        self.take_back_if_ungranted(conn, key);
+        let (_, end_ms) = self.session_deadlines(key);
+        if end_ms.is_some_and(|end_ms| end_ms <= now_ms) {
             self.end_session(key, outbox);
             return;
         }
-        session.trim();
-        let will_is_due = session.will.as_ref().is_some_and(|will| will.delay_s == 0);
+        self.sessions[key.0 as usize].trim();
         self.set_online(key, false, outbox);
-        if will_is_due {
+        if self.is_will_due(key) {
             self.publish_will(key, None, outbox);
         } else {
             self.keep_session(key, outbox);
@@ -152,8 +153,12 @@ impl Shard {
     }
 
     /// A member that keeps its session has left: what it had from a shared group and not acknowledged goes to a
-    /// member that is here, if any. QoS 2 messages under way wait for it ([MQTT-4.8.2-4]).
+    /// member that is here, if any. QoS 2 messages under way wait for it ([MQTT-4.8.2-4]). While the broker stops nobody stays:
+    /// the last one would get all of it, and have no room.
     fn redispatch_when_offline(&mut self, key: SessionKey, outbox: &mut Outbox) {
+        if self.stopping {
+            return;
+        }
         let session = &mut self.sessions[key.0 as usize];
         let stored = session.stored;
         let Some(state) = &mut session.state else {
@@ -230,21 +235,20 @@ impl Shard {
         let expires_at_ms = will.message_expiry_s.map_or(NEVER, |seconds| {
             self.now.mono_ms + u64::from(seconds) * 1_000
         });
-        let stamp = if message.retain() {
-            self.retain_stamp(message.topic(), message.payload())
-        } else {
-            0
-        };
-        Message::new(&MessageParts {
+        let mut parts = MessageParts {
             topic: message.topic(),
             properties: &[message.properties()],
             payload: message.payload(),
             qos: message.qos(),
             retain: message.retain(),
             expires_at_ms,
-            stamp,
+            stamp: 0,
             number: 0,
-        })
+        };
+        if parts.retain {
+            parts.stamp = self.retain_stamp(&parts);
+        }
+        Message::new(&parts)
     }
 
     /// Ends a session without a connection and without messages to make room for another: the one that would expire first, of some
@@ -290,6 +294,12 @@ impl Shard {
         };
         let end = (session.expiry_s != NEVER_EXPIRES).then(|| at(session.expiry_s));
         (session.will.as_ref().map(|will| at(will.delay_s)), end)
+    }
+
+    /// Whether the Will of a session without a connection is to go out.
+    pub(super) fn is_will_due(&self, key: SessionKey) -> bool {
+        let (will_ms, _) = self.session_deadlines(key);
+        will_ms.is_some_and(|will_ms| will_ms <= self.now.mono_ms)
     }
 
     pub(super) fn set_session_timer(&mut self, key: SessionKey) {

@@ -10,7 +10,7 @@ use super::gate::Ticket;
 use super::hold::Withheld;
 use super::input::{ConnKey, ShardId};
 use super::mesh_message::{Taken, TakenEnd};
-use super::message::Message;
+use super::message::{CLEARS, Message, MessageParts};
 use super::outbox::Outbox;
 use super::publication::{Numbering, Publication};
 use super::record::{
@@ -286,7 +286,7 @@ impl Shard {
     ) {
         if publication.numbering != Numbering::Own {
             if source.is_retained && self.keeper.is_on() {
-                let record = self.retained_record(publication.shared());
+                let record = self.retained_record(publication.shared(), source.publish.is_some());
                 self.keep(record, outbox);
             }
             self.acknowledge_source(&source, outbox);
@@ -464,7 +464,7 @@ impl Shard {
             let message = storing.message.take().expect("its record is not written");
             if is_retained && accepts {
                 // It is in force on every shard already.
-                let record = self.retained_record(message);
+                let record = self.retained_record(message, is_refusable);
                 self.keep(record, outbox);
             }
             self.follow(then, outbox);
@@ -531,7 +531,7 @@ impl Shard {
             self.storing(number).message_record = record;
         }
         if is_retained {
-            let record = self.retained_record(message);
+            let record = self.retained_record(message, is_refusable);
             let record = self.keep(record, outbox);
             self.storing(number).retained_record = record;
         }
@@ -772,10 +772,19 @@ impl Shard {
         }
     }
 
-    fn retained_record(&self, message: Message) -> Record {
+    /// The record of a retained message, or of the topic that it clears.
+    fn retained_record(&self, mut message: Message, refusable: bool) -> Record {
+        if message.stamp() & CLEARS != 0 {
+            message = Message::new(&MessageParts {
+                retain: true,
+                stamp: message.stamp() & !CLEARS,
+                ..MessageParts::new(message.topic(), message.qos(), b"")
+            });
+        }
         Record::Retained {
             message,
             wall_minus_mono_ms: self.wall_minus_mono_ms(),
+            refusable,
         }
     }
 

@@ -42,8 +42,17 @@ pub(super) fn is_refusable(record: &Record) -> bool {
         Record::Message {
             refusable: true,
             ..
-        } | Record::Retained { .. }
+        } | Record::Retained {
+            refusable: true,
+            ..
+        }
     )
+}
+
+/// Whether what follows the record waits until it is durable. What is retained and nobody can be told of is kept until then; but
+/// nobody waits for it, and QoS 0 goes on while the disk is full.
+fn is_waited_for(record: &Record) -> bool {
+    !is_refusable(record) && !matches!(record, Record::Retained { .. })
 }
 
 /// Whether nobody waits for the record, and a crash that loses it lets a client have again what it knows to be a repetition:
@@ -79,10 +88,12 @@ pub(super) struct Batch {
     pub(super) retained: BTreeMap<Box<str>, (Message, u64)>,
     /// Records taken in.
     pub(super) records: u64,
-    /// Per shard: the first record that cannot be refused.
+    /// Per shard: the first record that cannot be refused and that others wait for.
     pub(super) steadfast: Vec<Option<Lsn>>,
-    /// The records in `retained`, and those that they have replaced.
+    /// The records of retained messages that can be refused.
     retained_records: Vec<(usize, Lsn)>,
+    /// The topics of those in `retained` that can be refused, with what stays then.
+    retained_over: BTreeMap<Box<str>, Option<(Message, u64)>>,
     /// Where in `messages` an identifier came into use.
     incoming: BTreeMap<(StoredSession, PacketId), usize>,
 }
@@ -99,7 +110,7 @@ impl Batch {
     /// Takes in the next record of a shard.
     pub(super) fn add(&mut self, shard: usize, lsn: Lsn, record: Record) {
         self.records += 1;
-        if !is_refusable(&record) {
+        if is_waited_for(&record) {
             self.steadfast[shard].get_or_insert(lsn);
         }
         match record {
@@ -161,17 +172,33 @@ impl Batch {
             Record::Retained {
                 message,
                 wall_minus_mono_ms,
+                refusable,
             } => {
-                self.retained_records.push((shard, lsn));
-                let newer = self
-                    .retained
-                    .get(message.topic())
-                    .is_none_or(|(old, _)| old.stamp() < message.stamp());
-                if newer {
-                    self.retained
-                        .insert(message.topic().into(), (message, wall_minus_mono_ms));
+                if refusable {
+                    self.retained_records.push((shard, lsn));
                 }
+                self.retain((message, wall_minus_mono_ms), refusable);
             }
+        }
+    }
+
+    /// The newest of a topic counts, and beneath it the newest that cannot be refused.
+    fn retain(&mut self, new: (Message, u64), refusable: bool) {
+        let topic: Box<str> = new.0.topic().into();
+        let is_newer = |old: &(Message, u64)| old.0.stamp() < new.0.stamp();
+        if self.retained.get(&topic).is_none_or(is_newer) {
+            if refusable {
+                let before = self.retained.insert(topic.clone(), new);
+                self.retained_over.entry(topic).or_insert(before);
+            } else {
+                self.retained_over.remove(&topic);
+                self.retained.insert(topic, new);
+            }
+        } else if !refusable
+            && let Some(stays) = self.retained_over.get_mut(&topic)
+            && stays.as_ref().is_none_or(is_newer)
+        {
+            *stays = Some(new);
         }
     }
 
@@ -184,7 +211,12 @@ impl Batch {
         for (shard, lsn) in self.retained_records.drain(..) {
             refused.records[shard].push(lsn);
         }
-        self.retained.clear();
+        for (topic, stays) in std::mem::take(&mut self.retained_over) {
+            match stays {
+                Some(stays) => self.retained.insert(topic, stays),
+                None => self.retained.remove(&topic),
+            };
+        }
         self.messages.retain(|message| {
             let Some((shard, lsn)) = message.refusable else {
                 return true;
@@ -232,5 +264,55 @@ impl Batch {
             && self.outgoing.is_empty()
             && self.incoming_ended.is_empty()
             && self.retained.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::QoS;
+    use crate::shard::message::MessageParts;
+
+    fn retained(stamp: u64, refusable: bool) -> Record {
+        Record::Retained {
+            message: Message::new(&MessageParts {
+                retain: true,
+                stamp,
+                ..MessageParts::new("t", QoS::AtLeastOnce, b"x")
+            }),
+            wall_minus_mono_ms: 0,
+            refusable,
+        }
+    }
+
+    /// Shards' stamps come in any order, and so do those that can be refused.
+    #[test]
+    fn of_a_topic_the_newest_stays_that_cannot_be_refused() {
+        for (records, newest, stays) in [
+            (&[(1, true)][..], 1, None),
+            (&[(1, false)], 1, Some(1)),
+            (&[(1, false), (2, true)], 2, Some(1)),
+            (&[(2, true), (1, false)], 2, Some(1)),
+            (&[(1, true), (2, false)], 2, Some(2)),
+            (&[(2, false), (1, true)], 2, Some(2)),
+            (&[(1, false), (3, true), (2, false), (4, true)], 4, Some(2)),
+            (&[(2, false), (4, true), (1, false), (3, true)], 4, Some(2)),
+            (&[(1, false), (2, true), (3, false), (4, true)], 4, Some(3)),
+        ] {
+            let mut batch = Batch::new(1);
+            for (lsn, (stamp, refusable)) in (1..).zip(records) {
+                batch.add(0, Lsn(lsn), retained(*stamp, *refusable));
+            }
+            let stamp = |batch: &Batch| batch.retained.values().next().map(|(it, _)| it.stamp());
+            assert_eq!(stamp(&batch), Some(newest), "{records:?}");
+            let refused = batch.refuse();
+            let can_be = records.iter().filter(|(_, refusable)| *refusable).count();
+            assert_eq!(refused.records[0].len(), can_be, "{records:?}");
+            assert_eq!(stamp(&batch), stays, "{records:?}");
+            assert_eq!(batch.steadfast, [None], "nobody waits for it");
+            // As long as the disk is full it is asked again and again.
+            assert!(batch.refuse().records[0].is_empty());
+            assert_eq!(stamp(&batch), stays, "{records:?}");
+        }
     }
 }

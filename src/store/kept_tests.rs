@@ -228,6 +228,7 @@ fn cleared_topics_are_remembered_up_to_a_bound() {
                 ..MessageParts::new(&format!("t/{stamp}"), QoS::AtMostOnce, b"")
             }),
             wall_minus_mono_ms: 0,
+            refusable: true,
         };
         write(&mut tables, (first..first + 50_000).map(clear));
     }

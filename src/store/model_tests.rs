@@ -439,6 +439,7 @@ impl Source {
                 Some(Record::Retained {
                     message: message(random, &topic, stamp, &payload),
                     wall_minus_mono_ms: WALL_MINUS_MONO_MS,
+                    refusable: random.below(2) == 0,
                 })
             }
         }
@@ -551,6 +552,7 @@ fn expired_retained_messages_are_removed_in_slices() {
             Record::Retained {
                 message,
                 wall_minus_mono_ms: 0,
+                refusable: false,
             },
         );
     }

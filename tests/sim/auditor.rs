@@ -1,6 +1,8 @@
 //! Watches every connection at the broker's edge: what a shard has read, which moves the model, and what it
 //! writes, which the model must allow.
 
+mod leave;
+
 use crate::model::{
     Delivered, Flight, MessageId, Model, Payload, Replay, SessionId, Subscription, Will, id_of,
     split_share,
@@ -77,6 +79,8 @@ struct PendingSuback {
 pub struct Auditor {
     pub model: Model,
     pub conns: Vec<Conn>,
+    /// Those whose CONNACK has not left.
+    ungranted: Vec<SocketId>,
     limits: Limits,
     /// Sockets that the present step must close.
     must_close: BTreeSet<SocketId>,
@@ -98,6 +102,7 @@ impl Auditor {
         Self {
             model: Model::new(refuses),
             conns: Vec::new(),
+            ungranted: Vec::new(),
             limits: limits.clone(),
             must_close: BTreeSet::new(),
             wills: 0,
@@ -117,6 +122,7 @@ impl Auditor {
 
     /// Checks what a step of `shard` did against what the model says.
     pub fn end_step(&mut self, world: &World, shard: usize, effects: &Effects) {
+        self.note_granted(world, shard, &effects.events);
         for socket in &effects.closes {
             if !self.must_close.remove(socket) {
                 self.closed_by_broker(world, *socket, effects);
@@ -250,21 +256,6 @@ impl Auditor {
         }
     }
 
-    /// A shard was told to stop: it closes everything and publishes no Will.
-    pub fn shut_down(&mut self, world: &World, shard: usize) {
-        for socket in 0..self.conns.len() {
-            let it = &world.sockets[socket];
-            if it.shard != shard || !self.conns[socket].open {
-                continue;
-            }
-            self.must_close.insert(socket);
-            self.conns[socket].disconnect = Some(ReasonCode::ServerShuttingDown);
-            let session = self.conns[socket].session.expect("it is open");
-            self.model.sessions[session].will = None;
-            self.detach(socket);
-        }
-    }
-
     /// Time passed on a shard, and it was told.
     pub fn ticked(&mut self, shard: usize) {
         self.wills += self.model.timers(shard);
@@ -389,6 +380,7 @@ impl Auditor {
                 if disconnect.reason == ReasonCode::Success {
                     it.will = None;
                 }
+                it.before = None;
                 self.must_close.insert(socket);
                 self.detach(socket);
             }
@@ -409,16 +401,14 @@ impl Auditor {
                 conn.disconnect = Some(ReasonCode::SessionTakenOver);
                 let uncertain = &mut self.model.sessions[session].uncertain;
                 uncertain.extend(conn.pubrecs.iter());
-                self.model.set_socket(session, None);
+                self.model.leave(session);
             }
             let it = &mut self.model.sessions[session];
             if connect.clean_start || it.expiry_s == 0 {
                 self.wills += self.model.end_session(session);
             } else {
-                if it.will.as_ref().is_some_and(|will| will.delay_s == 0) {
+                if it.is_will_due(self.model.now_ms) {
                     self.wills += self.model.publish_will(session);
-                } else {
-                    it.will = None;
                 }
                 resumed = Some(session);
             }
@@ -426,9 +416,11 @@ impl Auditor {
         let shard = world.sockets[socket].shard;
         let session = resumed.unwrap_or_else(|| self.model.new_session(client, shard));
         self.model.set_socket(session, Some(socket));
+        self.ungranted.push(socket);
         let properties = &connect.properties;
         let it = &mut self.model.sessions[session];
         assert_eq!(it.shard, shard, "a session has one home");
+        it.before = Some(resumed.is_some().then(|| it.take_before()));
         it.expiry_s = match connect.version {
             Version::V5 => properties
                 .session_expiry_s
@@ -456,6 +448,7 @@ impl Auditor {
             .receive_maximum
             .map_or(65_535, |max| max.get().into());
         conn.alias_maximum = properties.topic_alias_maximum;
+        self.note_granted(world, shard, &[]);
     }
 
     fn publish(&mut self, socket: SocketId, session: SessionId, publish: &Publish<'_>) {

@@ -4,7 +4,7 @@
 //!   different shards in any; each is durable some time before its shard is told.
 //! - A crash loses every drain that was not applied, and whatever the shards were not told. Half a transaction, a torn page, a failed
 //!   write and its repetition are all the same from above: not applied yet.
-//! - While the disk is full, messages that may be refused and retained messages are, each by itself, and their shard is told at once;
+//! - While the disk is full, messages and retained messages that may be refused are, each by itself, and their shard is told at once;
 //!   everything else goes in.
 //! - It is strict about what a shard may ask: a read of what is not durable, a step of a session that does not exist, or an
 //!   end that has no beginning breaks the run.
@@ -119,8 +119,9 @@ impl Disk {
             let lsn = Lsn(self.ports[shard].last);
             is_over |= matches!(record, Record::Ended { .. } | Record::SessionEnded(_));
             let may_refuse = match &record {
-                Record::Message { refusable, .. } => *refusable,
-                Record::Retained { .. } => true,
+                Record::Message { refusable, .. } | Record::Retained { refusable, .. } => {
+                    *refusable
+                }
                 _ => false,
             };
             if self.is_full && may_refuse {
@@ -311,6 +312,7 @@ impl Disk {
             Record::Retained {
                 message,
                 wall_minus_mono_ms,
+                ..
             } => {
                 let stamp = message.stamp();
                 assert!(stamp != 0);

@@ -159,6 +159,14 @@ pub struct Will {
     pub delay_s: u32,
 }
 
+/// What a connection changes of a session once it is granted.
+#[derive(Debug)]
+pub struct Before {
+    will: Option<Will>,
+    expiry_s: u32,
+    disconnected_ms: u64,
+}
+
 /// A session, dead ones included.
 #[derive(Debug)]
 pub struct Session {
@@ -167,6 +175,8 @@ pub struct Session {
     pub alive: bool,
     pub expiry_s: u32,
     pub will: Option<Will>,
+    /// While a CONNACK has not left: what it was, if it is resumed.
+    pub before: Option<Option<Before>>,
     pub socket: Option<usize>,
     /// The connection, since when.
     pub sockets: Vec<(u64, Option<usize>)>,
@@ -203,6 +213,25 @@ pub struct Session {
     pub replayed: BTreeSet<MessageId>,
     /// It had ended, and came back after a crash: what came by before then is not owed, for it ended with it.
     pub owed_from: u64,
+}
+
+impl Session {
+    fn is_due(&self, seconds: u32, now_ms: u64) -> bool {
+        self.disconnected_ms + u64::from(seconds) * 1_000 <= now_ms
+    }
+
+    pub fn is_will_due(&self, now_ms: u64) -> bool {
+        let will = self.will.as_ref();
+        will.is_some_and(|will| self.is_due(will.delay_s, now_ms))
+    }
+
+    pub fn take_before(&mut self) -> Before {
+        Before {
+            will: self.will.take(),
+            expiry_s: self.expiry_s,
+            disconnected_ms: self.disconnected_ms,
+        }
+    }
 }
 
 /// What a session got of one message.
@@ -291,6 +320,7 @@ impl Model {
             alive: true,
             expiry_s: 0,
             will: None,
+            before: None,
             socket: None,
             sockets: vec![(tick, None)],
             disconnected_ms: 0,
@@ -421,14 +451,28 @@ impl Model {
         1
     }
 
+    /// A session's connection is gone; one that was never granted has changed nothing, and had no Will.
+    pub fn leave(&mut self, session: SessionId) {
+        self.set_socket(session, None);
+        let it = &mut self.sessions[session];
+        if let Some(before) = it.before.take() {
+            it.will = None;
+            if let Some(before) = before {
+                it.will = before.will;
+                it.expiry_s = before.expiry_s;
+                it.disconnected_ms = before.disconnected_ms;
+            }
+        }
+    }
+
     /// A session's connection ended. Returns how many Wills went out.
     pub fn detach(&mut self, session: SessionId) -> u64 {
-        self.set_socket(session, None);
+        self.leave(session);
         let it = &self.sessions[session];
-        if it.expiry_s == 0 {
+        if it.expiry_s != u32::MAX && it.is_due(it.expiry_s, self.now_ms) {
             return self.end_session(session);
         }
-        if it.will.as_ref().is_some_and(|will| will.delay_s == 0) {
+        if it.is_will_due(self.now_ms) {
             return self.publish_will(session);
         }
         0
@@ -442,11 +486,9 @@ impl Model {
             if !it.alive || it.socket.is_some() || it.shard != shard {
                 continue;
             }
-            let is_due =
-                |seconds: u32| it.disconnected_ms + u64::from(seconds) * 1_000 <= self.now_ms;
-            if it.expiry_s != u32::MAX && is_due(it.expiry_s) {
+            if it.expiry_s != u32::MAX && it.is_due(it.expiry_s, self.now_ms) {
                 wills += self.end_session(session);
-            } else if it.will.as_ref().is_some_and(|will| is_due(will.delay_s)) {
+            } else if it.is_will_due(self.now_ms) {
                 wills += self.publish_will(session);
             }
         }

@@ -133,6 +133,7 @@ fn time_in_which_the_disk_keeps_a_core_from_reading_is_no_silence() {
             ..MessageParts::new("large", QoS::AtMostOnce, &payload)
         }),
         wall_minus_mono_ms: 0,
+        refusable: true,
     };
     core.driver.store.as_mut().unwrap().submit(vec![large]);
     for _ in 0..6 {

@@ -300,6 +300,7 @@ impl Importer<'_> {
         self.add(Record::Retained {
             message: message.made(stamp, number),
             wall_minus_mono_ms: 0,
+            refusable: false,
         })
     }
 
