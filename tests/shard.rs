@@ -214,8 +214,8 @@ fn a_queue_is_bounded_and_every_drop_counted() {
     }
 }
 
-#[test]
-fn drops_not_told_of_yet_are_told_of_at_the_shutdown() {
+/// A shard that dropped five messages, and told of the first when it happened.
+fn drops_not_told_of_yet() -> World {
     let limits = Limits {
         queue_messages_max: 3,
         ..Limits::default()
@@ -225,18 +225,42 @@ fn drops_not_told_of_yet_are_told_of_at_the_shutdown() {
     let (subscriber, _) = world.reconnect(0, persistent("subscriber", Version::V311));
     world.subscribe(subscriber, "t", QoS::AtLeastOnce);
     world.cut(subscriber);
+    // The time to CONNECT is over, and nothing is due.
+    world.pass(60_000);
     for id in 1..=8 {
         world.publish(publisher, "t", &[id as u8], QoS::AtLeastOnce, id);
     }
     assert_eq!(world.shards[0].counters().dropped_total, 5);
+    world
+}
+
+/// The drops that a shard tells of when it is given `input`.
+fn told_with(world: &mut World, input: Input<'_>) -> u64 {
     let mut outbox = Outbox::default();
-    world.shards[0].handle(world.now, Input::Shutdown, &mut outbox);
+    world.shards[0].handle(world.now, input, &mut outbox);
     let told = outbox.events.iter().map(|event| match event {
         Event::Dropped { counts, .. } => counts.iter().sum::<u64>(),
         _ => 0,
     });
-    // The first was told of when it happened.
-    assert_eq!(told.sum::<u64>(), 4);
+    told.sum()
+}
+
+#[test]
+fn drops_not_told_of_yet_are_told_of_at_the_shutdown() {
+    let mut world = drops_not_told_of_yet();
+    assert_eq!(told_with(&mut world, Input::Shutdown), 4);
+}
+
+#[test]
+fn drops_not_told_of_yet_are_told_of_in_time_though_nothing_else_happens() {
+    let mut world = drops_not_told_of_yet();
+    let end_ms = world.now.mono_ms + 10_000;
+    let mut told = 0;
+    while let Some(due_ms) = world.shards[0].next_deadline().filter(|at| *at <= end_ms) {
+        world.now.mono_ms = due_ms.max(world.now.mono_ms + 1);
+        told += told_with(&mut world, Input::Tick);
+    }
+    assert_eq!(told, 4);
 }
 
 #[test]

@@ -49,6 +49,16 @@ impl Guard {
         self.is_on
     }
 
+    /// When the denials that were not told of yet are to be, in monotonic milliseconds; none when all were.
+    pub(super) fn tells_at_ms(&self) -> Option<u64> {
+        (!self.named.is_empty()).then_some(self.tell_at_ms)
+    }
+
+    /// Has what was denied until now told at once: nobody may be there to tell it later.
+    pub(super) fn tell_now(&mut self) {
+        self.tell_at_ms = 0;
+    }
+
     /// Answers for a client that has no session yet.
     fn ask_as(&mut self, identity: &Identity, client_id: &str, may: May<'_>) -> bool {
         let force = InForce {
@@ -254,7 +264,10 @@ impl Shard {
     /// Tells the operator what was denied, or would be, and by which rule.
     pub(super) fn tell_denials(&mut self, outbox: &mut Outbox) {
         let guard = &mut self.guard;
-        if guard.named.is_empty() || self.now.mono_ms < guard.tell_at_ms {
+        if guard
+            .tells_at_ms()
+            .is_none_or(|at_ms| self.now.mono_ms < at_ms)
+        {
             return;
         }
         guard.tell_at_ms = self.now.mono_ms + TELL_DENIALS_MS;

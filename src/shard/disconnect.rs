@@ -43,6 +43,7 @@ impl Shard {
     pub(super) fn shutdown(&mut self, outbox: &mut Outbox) {
         self.stopping = true;
         self.tell_drops_now();
+        self.guard.tell_now();
         for index in 0..self.conns.len() {
             let conn = &self.conns[index];
             let key = ConnKey {

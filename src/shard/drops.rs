@@ -58,12 +58,21 @@ impl Shard {
         self.drops.tell_at_ms = 0;
     }
 
+    /// When the drops that were not told of yet are to be, in monotonic milliseconds; none when all were.
+    pub(super) fn tells_drops_at_ms(&self) -> Option<u64> {
+        let is_owed = self.counters.dropped_total != self.drops.told_total;
+        is_owed.then_some(self.drops.tell_at_ms)
+    }
+
     /// Tells of drops, if there were any and it is time.
     pub(super) fn tell_drops(&mut self, outbox: &mut Outbox) {
-        let drops = &mut self.drops;
-        if self.counters.dropped_total == drops.told_total || self.now.mono_ms < drops.tell_at_ms {
+        if self
+            .tells_drops_at_ms()
+            .is_none_or(|at_ms| self.now.mono_ms < at_ms)
+        {
             return;
         }
+        let drops = &mut self.drops;
         let told = std::mem::replace(&mut drops.told, self.counters.dropped);
         drops.told_total = self.counters.dropped_total;
         drops.tell_at_ms = self.now.mono_ms + TELL_DROPS_MS;

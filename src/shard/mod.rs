@@ -344,10 +344,14 @@ impl Shard {
     /// Monotonic milliseconds at which `Input::Tick` is due, if anything is timed.
     pub fn next_deadline(&self) -> Option<u64> {
         if self.wheel.is_due() {
-            Some(self.now.mono_ms)
-        } else {
-            self.wheel.next_deadline_ms()
+            return Some(self.now.mono_ms);
         }
+        let deadlines = [
+            self.wheel.next_deadline_ms(),
+            self.tells_drops_at_ms(),
+            self.guard.tells_at_ms(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The bytes that wait for the connection's socket, in wire order; nothing for a dead key.
