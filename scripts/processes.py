@@ -1,8 +1,18 @@
-"""What the scripts that measure share: ports, what a process uses, and how it is ended."""
+"""What the scripts that measure share: where programs are, ports, what a process uses, and how it is ended."""
 
 import os
+import signal
 import socket
 import subprocess
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Where Cargo builds.
+TARGET = os.environ.get("CARGO_TARGET_DIR", os.path.join(ROOT, "target"))
+
+
+def end_on_sigterm():
+    """Has SIGTERM end the script as Ctrl-C does: what it started is ended, and what it changed is put back."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def free_port():

@@ -20,6 +20,43 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[test]
+fn a_file_that_is_missing_is_named_with_the_key_that_names_it_and_its_place() {
+    let dir = Scratch::new("missing");
+    let there = dir.write("there.pem", "nothing of that kind\n");
+    let file = dir.write(
+        "ringmq.toml",
+        "[listener.a]\nbind = \"127.0.0.1:8883\"\ntls.certificate-file = \"a.pem\"\ntls.key-file = \"a.key\"\n\n\
+         [listener.b]\nbind = \"127.0.0.1:1884\"\n\n\
+         [acl]\nfile = \"rules\"\n\n\
+         [login]\njwt.key-file = [\"there.pem\", \"token.pem\"]\npassword-file = \"users\"\n\
+         http.url = \"http://127.0.0.1:1/\"\nhttp.authorization-file = \"bearer\"\n",
+    );
+    let shadow = format!("acl.shadow-file={}", dir.path("shadow"));
+    let output = ringmq(&["--test-config", "--config", &file, "--set", &shadow]);
+    assert_eq!(output.status.code(), Some(3));
+    let of = |place: &str, key: &str, name: &str, what: &str| {
+        let name = dir.path(name);
+        format!("ringmq: {place}: `{key}`: {name}: {what}No such file or directory (os error 2)\n")
+    };
+    let at = |place: &str| format!("{file}:{place}");
+    let expected = [
+        of(
+            &at("3:5"),
+            "listener.a.tls.certificate-file",
+            "a.pem",
+            "cannot be read: ",
+        ),
+        of(&at("14:1"), "login.password-file", "users", ""),
+        format!("ringmq: {there}: there is no key that can be used\n"),
+        of(&at("13:5"), "login.jwt.key-file", "token.pem", ""),
+        of(&at("16:6"), "login.http.authorization-file", "bearer", ""),
+        of(&at("10:1"), "acl.file", "rules", ""),
+        of("--set", "acl.shadow-file", "shadow", ""),
+    ];
+    assert_eq!(stderr(&output), expected.concat());
+}
+
+#[test]
 fn a_mistake_in_the_file_is_named_with_its_place() {
     let dir = Scratch::new("mistake");
     let file = dir.write(
@@ -352,11 +389,11 @@ fn certificates_are_replaced_without_a_restart() {
     let mut broker = Running::start(&["--config", &file, "--cores", "1"]);
     fs::write(dir.path("certs/server.key"), "no key").unwrap();
     broker.signal("HUP");
-    broker.await_log("SIGHUP: listener tls: ");
+    broker.await_log("`listener.tls.tls.key-file`: ");
     broker.await_log("SIGHUP: nothing was changed");
     // Also when they were found wrong before: by the thread that watches them, or by this.
     broker.signal("HUP");
-    broker.await_times("SIGHUP: listener tls: ", 2);
+    broker.await_times("`listener.tls.tls.key-file`: ", 2);
     make();
     broker.signal("HUP");
     broker.await_log("SIGHUP: read again; no key has changed");

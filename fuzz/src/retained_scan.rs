@@ -212,7 +212,8 @@ fn slice(
         throughout,
         seen,
     } = scan;
-    let outcome = retained.scan(filter, cursor, limit, visits_max, |message| {
+    let mut visits = visits_max;
+    let outcome = retained.scan(filter, cursor, limit, &mut visits, |message| {
         count += 1;
         let topic = message.topic();
         assert!(matches(filter, topic), "{filter} does not match {topic}");
@@ -220,6 +221,14 @@ fn slice(
         assert!(seen.insert(topic.to_owned()), "{topic} was seen before");
     });
     assert!(count <= limit);
+    // A slice goes on until one of both is used up, and has one visit at least.
+    assert!(visits <= visits_max.max(1));
+    if outcome != ScanOutcome::Done {
+        assert!(
+            count == limit || visits == 0,
+            "{filter}: {visits} visits are left"
+        );
+    }
     if outcome == ScanOutcome::Done {
         for topic in &*throughout {
             assert!(seen.contains(topic), "{filter} missed {topic}");

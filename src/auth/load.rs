@@ -8,7 +8,7 @@ use super::verifier::Sources;
 use crate::access::{Rules, RulesInForce};
 use crate::config::Loaded;
 use crate::config::listener::AuthMethod;
-use crate::config::login::{HttpSpec, JwtSpec};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -30,7 +30,7 @@ pub fn judgement(loaded: &Loaded, secret: &[u8; 32]) -> Result<Judgement, Vec<St
     let login = &loaded.config.login;
     let mut errors = Vec::new();
     let users = login.password_file.as_deref().and_then(|path| {
-        let text = keep(text(path), &mut errors)?;
+        let text = keep(text(loaded, "login.password-file", path), &mut errors)?;
         let users = Users::parse(&path.display().to_string(), &text, secret);
         let told = users.map_err(|wrong| errors.extend(wrong.iter().map(ToString::to_string)));
         told.ok()
@@ -38,8 +38,8 @@ pub fn judgement(loaded: &Loaded, secret: &[u8; 32]) -> Result<Judgement, Vec<St
     let tokens = login
         .jwt
         .has_keys()
-        .then(|| (tokens(&login.jwt, &mut errors), login.jwt.rules.clone()));
-    let service = service(&login.http).transpose();
+        .then(|| (tokens(loaded, &mut errors), login.jwt.rules.clone()));
+    let service = service(loaded).transpose();
     let service = keep(service, &mut errors).flatten();
     if !errors.is_empty() {
         return Err(errors);
@@ -80,9 +80,12 @@ pub fn rules(loaded: &Loaded) -> Result<RulesInForce, Vec<String>> {
     let acl = &loaded.config.acl;
     let (listed, groups) = (acl.listed(&loaded.acl_place()), acl.group_list());
     let mut errors = Vec::new();
-    let mut read = |file: Option<&Path>| {
+    let mut read = |key: &str, file: Option<&Path>| {
         let text = match file {
-            Some(path) => Some((path.display().to_string(), keep(text(path), &mut errors)?)),
+            Some(path) => {
+                let text = keep(text(loaded, key, path), &mut errors)?;
+                Some((path.display().to_string(), text))
+            }
             None => None,
         };
         let file = text.as_ref().map(|(name, text)| (&**name, &**text));
@@ -90,9 +93,11 @@ pub fn rules(loaded: &Loaded) -> Result<RulesInForce, Vec<String>> {
         let told = rules.map_err(|wrong| errors.extend(wrong.iter().map(ToString::to_string)));
         told.ok().map(Arc::new)
     };
-    let rules = acl.is_given().then(|| read(acl.file.as_deref())).flatten();
+    let file = acl.file.as_deref();
+    let rules = acl.is_given().then(|| read("acl.file", file)).flatten();
     // On trial is the file in the place of the one in force; the other rules stay.
-    let shadow = acl.shadow_file.as_deref().and_then(|path| read(Some(path)));
+    let shadow_file = acl.shadow_file.as_deref();
+    let shadow = shadow_file.and_then(|path| read("acl.shadow-file", Some(path)));
     if errors.is_empty() {
         Ok(RulesInForce { rules, shadow })
     } else {
@@ -104,12 +109,14 @@ pub fn rules(loaded: &Loaded) -> Result<RulesInForce, Vec<String>> {
 ///
 /// Errors: everything that is wrong, with file and line.
 pub fn rules_of_file(path: &Path) -> Result<Rules, Vec<String>> {
-    let text = text(path).map_err(|error| vec![error])?;
-    let rules = Rules::new(Some((&path.display().to_string(), &text)), &[], &[]);
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|error| vec![format!("{name}: {error}")])?;
+    let rules = Rules::new(Some((&name, &text)), &[], &[]);
     rules.map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
-fn tokens(spec: &JwtSpec, errors: &mut Vec<String>) -> TokenKeys {
+fn tokens(loaded: &Loaded, errors: &mut Vec<String>) -> TokenKeys {
+    let spec = &loaded.config.login.jwt;
     let mut keys = TokenKeys::default();
     let mut add = |path: &Path, read: &dyn Fn(&str) -> Result<TokenKeys, String>| {
         let more = read(&path.display().to_string());
@@ -119,26 +126,33 @@ fn tokens(spec: &JwtSpec, errors: &mut Vec<String>) -> TokenKeys {
     };
     for path in &spec.secret_files {
         add(path, &|name| {
-            let bytes = std::fs::read(path).map_err(|error| format!("{name}: {error}"))?;
+            let bytes = std::fs::read(path)
+                .map_err(|error| unread(loaded, "login.jwt.secret-file", path, &error))?;
             TokenKeys::from_secret(name, &bytes).map_err(|error| error.to_string())
         });
     }
     for path in &spec.key_files {
         add(path, &|name| {
-            TokenKeys::from_pem(name, &text(path)?).map_err(|error| error.to_string())
+            let text = text(loaded, "login.jwt.key-file", path)?;
+            TokenKeys::from_pem(name, &text).map_err(|error| error.to_string())
         });
     }
     for path in &spec.jwks_files {
         add(path, &|name| {
-            TokenKeys::from_jwks(name, &text(path)?).map_err(|error| error.to_string())
+            let text = text(loaded, "login.jwt.jwks-file", path)?;
+            TokenKeys::from_jwks(name, &text).map_err(|error| error.to_string())
         });
     }
     keys
 }
 
-fn service(spec: &HttpSpec) -> Option<Result<Service, String>> {
+fn service(loaded: &Loaded) -> Option<Result<Service, String>> {
+    let spec = &loaded.config.login.http;
     let url = spec.url.clone()?;
-    let authorization = spec.authorization_file.as_deref().map(text).transpose();
+    let authorization = spec.authorization_file.as_deref();
+    let authorization =
+        authorization.map(|path| text(loaded, "login.http.authorization-file", path));
+    let authorization = authorization.transpose();
     Some(authorization.and_then(|authorization| {
         Service::new(ServiceSpec {
             url,
@@ -147,11 +161,17 @@ fn service(spec: &HttpSpec) -> Option<Result<Service, String>> {
             ca_file: spec.ca_file.clone(),
             authorization: authorization.map(|text| text.trim().to_owned()),
         })
+        .map_err(|error| loaded.wrong_file("login.http.ca-file", error))
     }))
 }
 
-fn text(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+/// Reads the file that the key `key` names.
+fn text(loaded: &Loaded, key: &str, path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| unread(loaded, key, path, &error))
+}
+
+fn unread(loaded: &Loaded, key: &str, path: &Path, error: &io::Error) -> String {
+    loaded.wrong_file(key, format_args!("{}: {error}", path.display()))
 }
 
 fn keep<T>(read: Result<T, String>, errors: &mut Vec<String>) -> Option<T> {

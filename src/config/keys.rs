@@ -775,7 +775,9 @@ pub(super) fn unknown(name: &str) -> String {
         .map(|key| format!("{prefix}{}", key.name));
     let login = LOGIN_KEYS.iter().map(|key| format!("login.{}", key.name));
     let acl = ACL_KEYS.iter().map(|key| format!("acl.{}", key.name));
-    let tables = TABLES.iter().map(|&table| table.to_owned());
+    // The table that the key is in is not what was meant.
+    let tables = TABLES.iter().filter(|table| !is_below(&plain, table));
+    let tables = tables.map(|&table| table.to_owned());
     let all: Vec<String> = tops
         .chain(limits)
         .chain(listeners)
@@ -900,6 +902,11 @@ mod tests {
                 "`cores` is `0`; it must be \"auto\" or a whole number from 1 to 64",
             ),
             ("croes", "1", "unknown key `croes`; did you mean `cores`?"),
+            (
+                "limits.x",
+                "1",
+                "unknown key `limits.x`; `ringmq config default` prints them all",
+            ),
             (
                 "limits.queue_byte_max",
                 "1",

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// The transports of a listener, from the socket up: TCP or a unix socket, then a PROXY header, TLS, WebSocket,
@@ -141,6 +141,24 @@ pub struct TlsSpec {
     pub username_from: CertificateName,
     /// The oldest version that is spoken.
     pub version_min: TlsVersion,
+}
+
+impl TlsSpec {
+    /// The key of the configuration that names the file `path`; where none does, the one without which there is no TLS.
+    pub fn key_of(&self, path: &Path) -> &'static str {
+        let names = |paths: &[PathBuf]| paths.iter().any(|it| it == path);
+        // Both may be in one file.
+        let is_key = |pair: &CertificateSpec| pair.key == path && pair.certificate != path;
+        if self.certificates.iter().any(is_key) {
+            "tls.key-file"
+        } else if names(&self.client_ca) {
+            "tls.client-ca-file"
+        } else if names(&self.crl) {
+            "tls.crl-file"
+        } else {
+            "tls.certificate-file"
+        }
+    }
 }
 
 /// A chain and its key.

@@ -252,6 +252,22 @@ impl Loaded {
         }
     }
 
+    /// That something is wrong with the file that the key `name` names, with where it does.
+    pub fn wrong_file(&self, name: &str, what: impl fmt::Display) -> String {
+        let origin = self.origin(name);
+        let message = format!("`{name}`: {what}");
+        ConfigError { origin, message }.to_string()
+    }
+
+    /// As [`Loaded::wrong_file`], for a file of a listener's TLS.
+    pub fn wrong_tls_file(&self, listener: &str, path: &Path, what: impl fmt::Display) -> String {
+        let mut listeners = self.config.listeners.iter();
+        let spec = listeners.find(|spec| spec.name == listener);
+        let tls = spec.and_then(|spec| spec.tls.as_ref());
+        let key = tls.map_or("tls", |tls| tls.key_of(path));
+        self.wrong_file(&format!("listener.{listener}.{key}"), what)
+    }
+
     /// Where the rules of `[acl]` stand.
     pub fn acl_place(&self) -> String {
         self.origin("acl.rules").to_string()

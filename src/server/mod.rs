@@ -21,7 +21,7 @@ use crate::net::transport::Door;
 use crate::shard::input::ShardId;
 use crate::shard::record::Durability;
 use crate::store::schema;
-use cores::{CoreConfig, Cores, StoreConfig};
+use cores::{CoreConfig, Cores, StartError, StoreConfig};
 use data_dir::Installation;
 use reload::Reloader;
 use std::fmt;
@@ -72,7 +72,7 @@ pub fn check_files(loaded: &Loaded) -> Result<(), Vec<String>> {
     let mut mistakes = Vec::new();
     for spec in &loaded.config.listeners {
         if let Err(error) = Door::open(spec.clone()) {
-            mistakes.push(format!("listener {}: {error}", spec.name));
+            mistakes.push(loaded.wrong_tls_file(&spec.name, &error.path, &error));
         }
     }
     // Whom an unknown user looks like is no matter here.
@@ -148,7 +148,14 @@ fn serve(sources: &Sources, loaded: &Loaded) -> Result<(), Failure> {
                 log: |level, text| log::line(level, text),
             }),
     };
-    let cores = Cores::start(&core_config).map_err(|error| Failure::Other(error.to_string()))?;
+    let cores = Cores::start(&core_config).map_err(|error| {
+        Failure::Other(match error {
+            StartError::Tls { listener, source } => {
+                loaded.wrong_tls_file(&listener, &source.path, &source)
+            }
+            error => error.to_string(),
+        })
+    })?;
     // The log ends when the last sink is gone.
     drop(core_config);
 

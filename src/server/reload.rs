@@ -100,7 +100,9 @@ impl Reloader {
                     }
                     doors.push(next_door);
                 }
-                Err(error) => mistakes.push(format!("listener {}: {error}", spec.name)),
+                Err(error) => {
+                    mistakes.push(next.wrong_tls_file(&spec.name, &error.path, &error));
+                }
             }
         }
         let judgement =
