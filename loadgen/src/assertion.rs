@@ -93,9 +93,21 @@ const FIGURES: &[(&str, Metric)] = &[
 impl Assertion {
     /// `None` when it holds, else what was found, in plain words.
     pub fn breach(&self, summary: &Summary) -> Option<String> {
+        if let Metric::Time(times, statistic) = self.metric
+            && matches!(self.comparison, Comparison::Less | Comparison::LessOrEqual)
+            && let Some(all) = times.of(summary)
+        {
+            let never = times.never(summary);
+            if never as f64 > statistic.above() * (all.count + never) as f64 {
+                let of = all.count + never;
+                return Some(format!(
+                    "{self}: {never} of {of} never came, so it has no bound"
+                ));
+            }
+        }
         let found = match self.metric {
             Metric::Time(times, statistic) => times.of(summary).map(|all| statistic.of(all)),
-            Metric::Count(of) => Some(of(summary) as f64),
+            Metric::Count(of) => summary.has_messages().then(|| of(summary) as f64),
             Metric::Figure(of) => of(summary),
         };
         let Some(found) = found else {
@@ -174,7 +186,32 @@ impl Times {
     }
 }
 
+impl Times {
+    /// How many of its kind have no time, because they did not come about. Where nothing is measured but what came, the
+    /// slowest of all are left out.
+    fn never(self, summary: &Summary) -> u64 {
+        match self {
+            Self::Latency => summary.lost + summary.unsent,
+            Self::Acknowledged => summary.unacknowledged,
+            Self::Connect | Self::Lag => 0,
+        }
+    }
+}
+
 impl Statistic {
+    /// The part of all times that may be above it.
+    fn above(self) -> f64 {
+        match self {
+            Self::Min => 1.0,
+            Self::P50 => 0.5,
+            Self::P90 => 0.1,
+            Self::P99 => 0.01,
+            Self::P99_9 => 0.001,
+            Self::P99_99 => 0.0001,
+            Self::Mean | Self::Max => 0.0,
+        }
+    }
+
     fn of(self, times: &Percentiles) -> f64 {
         match self {
             Self::Min => times.min,
@@ -250,11 +287,13 @@ mod tests {
     fn summary() -> Summary {
         Summary {
             latency_us: Some(Percentiles {
+                count: 50_000,
                 p99: 5_000.0,
                 p99_9: 7_000.0,
                 ..Percentiles::default()
             }),
             lost: 3,
+            expected: 50_003,
             delivered_per_s: 50_000.0,
             ..Summary::default()
         }
@@ -281,6 +320,43 @@ mod tests {
         assert_eq!(breach("p99<5ms").as_deref(), Some("p99<5ms: it is 5000 us"));
         assert_eq!(breach("lost==0").as_deref(), Some("lost==0: it is 3"));
         assert!(breach("p99.9<=6.9ms").is_some() && breach("delivered_per_s>50k").is_some());
+    }
+
+    #[test]
+    fn what_never_came_is_above_every_bound() {
+        let mut summary = summary();
+        let breach =
+            |summary: &Summary, text: &str| text.parse::<Assertion>().unwrap().breach(summary);
+        assert_eq!(
+            breach(&summary, "p99.9<8ms"),
+            None,
+            "3 of 50,003 are less than one of a thousand"
+        );
+        let never = "max<1s: 3 of 50003 never came, so it has no bound";
+        assert_eq!(breach(&summary, "max<1s").as_deref(), Some(never));
+        assert_eq!(breach(&summary, "max>=0s"), None);
+        summary.lost = 600;
+        for text in ["p99<5.001ms", "p99.9<8ms", "mean<1s"] {
+            assert!(
+                breach(&summary, text)
+                    .unwrap()
+                    .contains("600 of 50600 never came"),
+                "{text}"
+            );
+        }
+        assert_eq!(breach(&summary, "p90<1s"), None);
+    }
+
+    #[test]
+    fn a_run_without_messages_holds_nothing_about_them() {
+        let found = "lost==0"
+            .parse::<Assertion>()
+            .unwrap()
+            .breach(&Summary::default());
+        assert_eq!(
+            found.as_deref(),
+            Some("lost==0: the run has no such figure")
+        );
     }
 
     #[test]

@@ -34,13 +34,23 @@ pub struct Point {
 }
 
 /// Steps the rate up from `first` by doubling until a point is not ok, then bisects; the points come back in the
-/// order of their rates. When the first is not ok, it steps down likewise.
-///
-/// Errors: those of `measure`.
+/// order of their rates. When the first is not ok, it steps down likewise. An error of `measure` ends it, and comes
+/// back beside the points until then.
 pub fn find(
     first: f64,
+    measure: impl FnMut(f64) -> Result<Point, String>,
+) -> (Vec<Point>, Option<String>) {
+    let mut points = Vec::new();
+    let ended = search(first, measure, &mut points).err();
+    points.sort_by(|one, other| one.rate.total_cmp(&other.rate));
+    (points, ended)
+}
+
+fn search(
+    first: f64,
     mut measure: impl FnMut(f64) -> Result<Point, String>,
-) -> Result<Vec<Point>, String> {
+    points: &mut Vec<Point>,
+) -> Result<(), String> {
     let mut measure = |rate| {
         let mut point = measure(rate)?;
         for _ in 1..TRIES {
@@ -50,7 +60,7 @@ pub fn find(
         }
         Ok::<_, String>(point)
     };
-    let mut points = vec![measure(first)?];
+    points.push(measure(first)?);
     let up = points[0].ok;
     for _ in 0..DOUBLINGS_MAX {
         let last = &points[points.len() - 1];
@@ -72,8 +82,7 @@ pub fn find(
         }
         points.push(measure((good + bad) / 2.0)?);
     }
-    points.sort_by(|one, other| one.rate.total_cmp(&other.rate));
-    Ok(points)
+    Ok(())
 }
 
 /// What a run says of a rate. Latencies count from when a message was due, so a generator that was late can only have
@@ -171,7 +180,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_knee_of_a_known_server_is_found(knee in 10.0..5e6_f64, first in 10.0..1e6_f64) {
-            let points = find(first, server(knee)).unwrap();
+            let points = find(first, server(knee)).0;
             let best = best(&points).unwrap().rate;
             prop_assert!(best <= knee && best > knee * 0.96, "{best} of {knee}");
             prop_assert!(points.is_sorted_by(|one, other| one.rate <= other.rate));
@@ -189,12 +198,13 @@ mod tests {
             point.ok &= tries % 2 == 0;
             Ok(point)
         });
-        assert!(best(&points.unwrap()).unwrap().rate > 0.96e5);
+        assert!(best(&points.0).unwrap().rate > 0.96e5);
     }
 
     #[test]
     fn a_late_generator_fails_only_what_does_not_hold() {
         let late = Summary {
+            published: 10,
             invalid_because: vec!["it was late".into()],
             ..Summary::default()
         };
@@ -205,9 +215,22 @@ mod tests {
 
     #[test]
     fn a_server_without_a_knee_ends_the_search() {
-        assert_eq!(find(1_000.0, server(f64::INFINITY)).unwrap().len(), 25);
-        let never = find(1_000.0, server(0.0)).unwrap();
+        assert_eq!(find(1_000.0, server(f64::INFINITY)).0.len(), 25);
+        let never = find(1_000.0, server(0.0)).0;
         assert!(best(&never).is_none() && never.len() < 15);
-        assert_eq!(find(1.0, |_| Err("gone".into())), Err("gone".into()));
+        assert_eq!(
+            find(1.0, |_| Err("gone".into())),
+            (vec![], Some("gone".into()))
+        );
+        let mut server = server(f64::INFINITY);
+        let dies = |rate| {
+            if rate > 3_000.0 {
+                Err("gone".into())
+            } else {
+                server(rate)
+            }
+        };
+        let (points, ended) = find(1_000.0, dies);
+        assert_eq!((points.len(), ended), (2, Some("gone".into())));
     }
 }

@@ -87,6 +87,12 @@ impl Usage {
     }
 }
 
+/// CPU time of the calling thread so far, in nanoseconds; 0 where the kernel does not tell.
+pub fn own_thread_cpu_ns() -> u64 {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat");
+    schedstat.map_or(0, |schedstat| first_number(&schedstat))
+}
+
 /// What processes used in an interval, as far as it can be seen without disturbing them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Glance {

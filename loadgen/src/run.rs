@@ -104,8 +104,9 @@ impl<'a> Job<'a> {
             summary.judge();
             return self.conclude(summary, &measured);
         };
-        let mut best: Option<(Measured, Summary)> = None;
-        let points = knee::find(self.first_rate, |rate| {
+        // The step with the highest rate that held, or else the first, and which of both it is.
+        let mut best: Option<(bool, Measured, Summary)> = None;
+        let (points, ended) = knee::find(self.first_rate, |rate| {
             let mut step = self.clone();
             step.pacing.load = Load::Open(Profile::constant(rate));
             let measured = measure(&step)?;
@@ -115,16 +116,20 @@ impl<'a> Job<'a> {
             if !self.common.target.quiet {
                 eprintln!("{point}");
             }
-            let is_better = best
-                .as_ref()
-                .is_none_or(|(_, best)| best.rate.is_some_and(|best| best < rate));
-            if best.is_none() || point.ok && is_better {
-                best = Some((measured, summary));
+            let is_better = best.as_ref().is_none_or(|(held, _, best)| {
+                point.ok && (!held || best.rate.is_some_and(|best| best < rate))
+            });
+            if is_better {
+                best = Some((point.ok, measured, summary));
             }
             Ok(point)
-        })?;
-        let (measured, mut summary) = best.ok_or("no step was measured")?;
+        });
+        let Some((_, measured, mut summary)) = best else {
+            return Err(ended.unwrap_or_else(|| "no step was measured".into()));
+        };
         summary.knee = points;
+        // What broke the search says more than what ended a step that asked for too much.
+        summary.error = ended.or(summary.error.take());
         if knee::best(&summary.knee).is_none() {
             let why = format!("{condition}: it does not hold at any rate that was tried");
             summary.violations.push(why);
@@ -429,6 +434,7 @@ impl<'a> Job<'a> {
                         .saturating_sub(total.counts.spin_ns),
                 ),
                 cores: figures.generator_cores,
+                busiest_core: total.busiest,
                 send_lag_us: Percentiles::of(&total.send_lag),
                 foreign_cores_busy: busy(others),
             },

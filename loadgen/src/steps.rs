@@ -427,6 +427,7 @@ pub fn generator(first: &Sample, last: &Sample) -> Generator {
     Generator {
         cores_busy: own as f64 / interval_ns as f64,
         cores: 1,
+        busiest_core: own as f64 / interval_ns as f64,
         send_lag_us: None,
         // The machine's counters step by 10 ms, which is too coarse for short steps.
         foreign_cores_busy: (foreign as f64 / interval_ns as f64).min(machine_cores),

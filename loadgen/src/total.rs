@@ -25,6 +25,8 @@ pub struct Total {
     pub lost: u64,
     /// Of subscribers that did not read in the measured interval, where there are such.
     pub lost_by_slow: Option<u64>,
+    /// The part of the measured interval that the busiest core worked.
+    pub busiest: f64,
     /// Why it ended before its time.
     pub ended: Option<String>,
 }
@@ -39,6 +41,7 @@ impl Default for Total {
             expected: 0,
             lost: 0,
             lost_by_slow: None,
+            busiest: 0.0,
             ended: None,
         }
     }
@@ -55,6 +58,7 @@ impl Total {
             total.counts.add(&one.counts);
             total.sent += one.sent.iter().map(|(_, count)| count).sum::<u64>();
             total.expected += one.counts.unchecked;
+            total.busiest = total.busiest.max(one.busy);
             if total.ended.is_none() {
                 total.ended = one.ended.map(|(_, why)| why);
             }
@@ -89,6 +93,7 @@ impl Total {
         self.sent += more.sent;
         self.expected += more.expected;
         self.lost += more.lost;
+        self.busiest = self.busiest.max(more.busiest);
         if let Some(lost) = more.lost_by_slow {
             *self.lost_by_slow.get_or_insert(0) += lost;
         }

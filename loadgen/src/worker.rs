@@ -20,6 +20,7 @@ use crate::message::Message;
 use crate::pace::Pace;
 use crate::payload::Payloads;
 use crate::plan::{ClientPlan, Hears, Names};
+use crate::procfs::own_thread_cpu_ns;
 use crate::schedule::{Profile, Schedule};
 use crate::shared::Shared;
 use crate::sys;
@@ -238,7 +239,8 @@ struct State<'a> {
     pings: Option<Pace>,
     pings_sent: u64,
     received: u64,
-    slow_paused: bool,
+    /// Since when it is measured, in ns of the clock, and how long this thread had worked by then, in ns.
+    measured_since: Option<(u64, u64)>,
     interval: Interval,
     /// What intervals have told of trouble and of waiting awake.
     reported: (Trouble, u64),
@@ -324,7 +326,7 @@ impl<'a> State<'a> {
             pings: None,
             pings_sent: 0,
             received: 0,
-            slow_paused: false,
+            measured_since: None,
             interval: Interval::of(0),
             reported: (Trouble::default(), 0),
             outcome: Outcome::default(),
@@ -368,7 +370,7 @@ impl<'a> State<'a> {
             {
                 self.begin(times);
             }
-            self.pause_slow(links, now_ns);
+            self.cross_edge(links, now_ns);
             self.publish(links, now_ns);
             self.ping(links, now_ns);
             reactor.flush(links, self)?;
@@ -396,13 +398,20 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Lets the slow subscribers stop reading when the measured interval begins, and go on when it ends.
-    fn pause_slow(&mut self, links: &mut Links, now_ns: u64) {
+    /// When the measured interval begins, and when it ends: lets the slow subscribers stop reading, and go on, and tells
+    /// how busy this core is.
+    fn cross_edge(&mut self, links: &mut Links, now_ns: u64) {
         let measured = self.times.is_some_and(|times| times.is_measured(now_ns));
-        if measured == self.slow_paused {
+        if measured == self.measured_since.is_some() {
             return;
         }
-        self.slow_paused = measured;
+        let work_ns = own_thread_cpu_ns().saturating_sub(self.outcome.counts.spin_ns);
+        if let Some((since_ns, before_ns)) = self.measured_since.take() {
+            let worked_ns = work_ns.saturating_sub(before_ns);
+            self.outcome.busy = worked_ns as f64 / (now_ns - since_ns).max(1) as f64;
+        } else {
+            self.measured_since = Some((now_ns, work_ns));
+        }
         for index in 0..self.plans.len() {
             if !self.plans[index].slow {
                 continue;

@@ -1,17 +1,20 @@
 //! A broker that loses, repeats, reorders and damages messages on purpose: what it did must be what is counted.
 //! And brokers that refuse, hang up or are not there, and systems that are too small.
 
-use loadgen::cli;
+use loadgen::relay::Relay;
 use loadgen::report::Summary;
-use loadgen::run;
+use loadgen::{cli, knee, run};
 use ringmq::protocol::frame::{Cut, cut};
 use ringmq::protocol::{Connack, ConnackProperties, PacketType, ReasonCode, Version, put_suback};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// What the broker did to the messages that it got.
 #[derive(Debug, Default)]
@@ -370,4 +373,92 @@ fn what_the_system_does_not_allow_is_said_before_it_is_tried() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(said.contains("    ulimit -n 1072"), "{said}");
+}
+
+#[test]
+fn the_highest_rate_is_one_that_held_though_the_first_did_not() {
+    let mut relay = Relay::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = relay.address().port();
+    let over = AtomicBool::new(false);
+    let words = format!(
+        "pubsub -c 1 --find-max published_per_s<500 --rate 800 --warmup 0s -d 200ms -Q -p {port}"
+    );
+    let cli = cli::parse(format!("loadgen {words}").split(' ')).unwrap();
+    let summary = thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let summary = run::verb(&cli.verb);
+            over.store(true, Ordering::Release);
+            summary
+        });
+        while !over.load(Ordering::Acquire) {
+            relay.turn(Duration::from_millis(1)).unwrap();
+        }
+        run.join().unwrap().unwrap()
+    });
+    let best = knee::best(&summary.knee).expect("half of the first rate holds");
+    assert!(best.rate < 500.0, "{:?}", summary.knee);
+    assert_eq!(
+        summary.rate,
+        Some(best.rate),
+        "the figures are those of the rate that held"
+    );
+    assert!(summary.violations.is_empty(), "{:?}", summary.violations);
+}
+
+#[test]
+fn a_search_that_the_broker_s_death_ends_leaves_what_it_found() {
+    let mut relay = Relay::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = relay.address().port();
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("knee-of-the-dead");
+    let _ = std::fs::remove_dir_all(&out);
+    let words = format!(
+        "pubsub -c 1 --find-max p99<1s --rate 50 --warmup 0s -d 400ms -Q --json --out {} -p {port}",
+        out.display()
+    );
+    let (code, summary, why) = thread::scope(|scope| {
+        let run = scope.spawn(|| attempt(&words));
+        // The first step is done and others are not: there are five at least.
+        let end = Instant::now() + Duration::from_millis(1_500);
+        while Instant::now() < end {
+            relay.turn(Duration::from_millis(1)).unwrap();
+        }
+        drop(relay);
+        run.join().unwrap()
+    });
+    assert_eq!(code, Some(1), "{why}");
+    let summary: Summary = serde_json::from_str(&summary).unwrap();
+    assert!(
+        summary.error.is_some() && knee::best(&summary.knee).is_some(),
+        "{summary:?}"
+    );
+    let written = std::fs::read_to_string(out.join("knee.csv")).unwrap();
+    assert_eq!(written.lines().count(), 1 + summary.knee.len());
+}
+
+#[test]
+fn nothing_is_not_verified() {
+    let mut relay = Relay::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = relay.address().port();
+    let over = AtomicBool::new(false);
+    let outputs = thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let sub = attempt(&format!("sub -t nobody -d 100ms --verify -Q -p {port}"));
+            let conn = attempt(&format!(
+                "conn -c 2 --hold 50ms --assert lost==0 -Q -p {port}"
+            ));
+            over.store(true, Ordering::Release);
+            [sub, conn]
+        });
+        while !over.load(Ordering::Acquire) {
+            relay.turn(Duration::from_millis(1)).unwrap();
+        }
+        run.join().unwrap()
+    });
+    for ((code, out, _), wanted) in outputs.iter().zip([
+        "nothing could be verified",
+        "lost==0: the run has no such figure",
+    ]) {
+        assert_eq!(*code, Some(99), "{out}");
+        assert!(out.contains(wanted), "{out}");
+    }
 }

@@ -125,9 +125,10 @@ impl Summary {
             line(broker.line());
         }
         line(format!(
-            "generator  {:.0} % of {} core(s); others {:.2} cores",
+            "generator  {:.0} % of {} core(s), the busiest {:.0} %; others {:.2} cores",
             100.0 * self.generator.cores_busy / self.generator.cores.max(1) as f64,
             self.generator.cores,
+            100.0 * self.generator.busy(),
             self.generator.foreign_cores_busy
         ));
         if let Some(lag) = &self.generator.send_lag_us {

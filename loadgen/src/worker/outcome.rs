@@ -67,6 +67,8 @@ pub struct Outcome {
     pub slow_tracks: Vec<(u32, Track)>,
     /// What became of the messages of publishers in other processes.
     pub stranger_tracks: Vec<Track>,
+    /// The part of the measured interval that it worked, waiting awake not counted; 0 if it did not get to its end.
+    pub busy: f64,
     /// Why this core ended before the run did, and when in ns of the clock.
     pub ended: Option<(u64, String)>,
 }
