@@ -10,8 +10,10 @@
 use crate::args::{Common, LoadArgs};
 use crate::cli::{self, Verb};
 use crate::clock::{Clock, nanoseconds};
+use crate::given::Secret;
 use crate::leader::{Conductor, Figures, Measured, Sample, broker_usage};
 use crate::live::Live;
+use crate::parse::RATE_MAX;
 use crate::plan::part;
 use crate::run::Job;
 use crate::worker::{Interval, Times};
@@ -27,6 +29,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
+/// Agents of a run: a part of the smallest rate for each is still one.
+const AGENTS_MAX: usize = 1_000;
 /// The longest line: the histograms of a run are a few megabytes at most.
 const LINE_BYTES_MAX: u64 = 64 << 20;
 /// From the last agent's being ready to the start: time for the news to reach all of them.
@@ -64,6 +68,9 @@ pub struct RunArgs {
         required = true
     )]
     pub words: Vec<String>,
+    /// The same, as it was read.
+    #[arg(skip)]
+    pub verb: Option<Box<Verb>>,
 }
 
 /// A secret. It crosses the network as it is: use it where nobody listens, or through a tunnel.
@@ -76,7 +83,7 @@ pub struct SecretArgs {
         hide_env_values = true,
         conflicts_with = "secret_file"
     )]
-    secret: Option<String>,
+    secret: Option<Secret>,
     /// The file that it is in.
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
@@ -85,11 +92,53 @@ pub struct SecretArgs {
 impl SecretArgs {
     fn read(&self) -> Result<String, String> {
         let Some(path) = &self.secret_file else {
-            return Ok(self.secret.clone().unwrap_or_default());
+            let secret = self.secret.as_ref().map_or("", Secret::reveal);
+            return Ok(secret.to_owned());
         };
         let text = std::fs::read_to_string(path);
-        let text = text.map_err(|error| format!("{}: {error}", path.display()))?;
+        let text = text.map_err(|error| format!("--secret-file {}: {error}", path.display()))?;
         Ok(text.trim().to_owned())
+    }
+}
+
+impl AgentArgs {
+    /// What it shares with the leader.
+    ///
+    /// Errors: it cannot be read, or there must be one and is none.
+    pub fn secret(&self) -> Result<String, String> {
+        let secret = self.secret.read()?;
+        if secret.is_empty() && !self.listen.ip().is_loopback() {
+            return Err(format!(
+                "--listen {}: it can be reached from elsewhere, so a secret is needed (--secret-file, or LOADGEN_SECRET)",
+                self.listen
+            ));
+        }
+        Ok(secret)
+    }
+}
+
+impl RunArgs {
+    /// What it shares with the agents.
+    ///
+    /// Errors: it cannot be read.
+    pub fn secret(&self) -> Result<String, String> {
+        self.secret.read()
+    }
+
+    /// Errors: the verb is wrong, or cannot be shared among so many.
+    pub fn check(&mut self) -> Result<(), String> {
+        let of = self.agents.len();
+        if of > AGENTS_MAX {
+            return Err(format!(
+                "--agents: these are {of}; at most {AGENTS_MAX} can be led"
+            ));
+        }
+        let Some(verb) = &mut self.verb else {
+            return Ok(());
+        };
+        cli::check(verb)?;
+        // The last has the smallest part.
+        part_of((**verb).clone(), Place { index: of - 1, of }, "", None).map(drop)
     }
 }
 
@@ -101,7 +150,10 @@ enum Order {
         version: String,
     },
     Prepare {
+        /// The verb and its flags, without secrets.
         words: Vec<String>,
+        /// With which the clients connect.
+        password: Option<String>,
         index: usize,
         of: usize,
         /// What Client Identifiers and topics of all agents begin with.
@@ -131,13 +183,7 @@ enum News {
 ///
 /// Errors: it cannot listen, or may not without a secret.
 pub fn serve(args: &AgentArgs) -> Result<Infallible, String> {
-    let secret = args.secret.read()?;
-    if secret.is_empty() && !args.listen.ip().is_loopback() {
-        return Err(format!(
-            "{} can be reached from elsewhere: a secret is needed (--secret-file, or LOADGEN_SECRET)",
-            args.listen
-        ));
-    }
+    let secret = args.secret()?;
     let listener = TcpListener::bind(args.listen)
         .map_err(|error| format!("cannot listen at {}: {error}", args.listen))?;
     eprintln!("agent listens at {}", args.listen);
@@ -184,6 +230,7 @@ fn attend(mut link: Link, secret: &str) -> Result<(), String> {
     while let Some(order) = link.hear()? {
         let Order::Prepare {
             words,
+            password,
             index,
             of,
             prefix,
@@ -197,7 +244,8 @@ fn attend(mut link: Link, secret: &str) -> Result<(), String> {
             link: Mutex::new(link),
             is_over: AtomicBool::new(false),
         };
-        let result = part_of(&words, place, &prefix, rate)
+        let result = ordered(&words, password)
+            .and_then(|verb| part_of(verb, place, &prefix, rate))
             .and_then(|verb| Job::of(&verb)?.measure(&conductor));
         link = conductor.link.into_inner().map_err(|_| "a thread died")?;
         link.say(&match result {
@@ -244,17 +292,27 @@ struct Place {
     of: usize,
 }
 
-/// The part of a command that falls to an agent.
-fn part_of(
-    words: &[String],
-    place: Place,
-    prefix: &str,
-    rate: Option<f64>,
-) -> Result<Verb, String> {
+/// What a leader says, with the password that the clients have.
+fn ordered(words: &[String], password: Option<String>) -> Result<Verb, String> {
     let all = std::iter::once("loadgen").chain(words.iter().map(String::as_str));
-    let mut verb = cli::parse(all).map_err(|error| error.to_string())?.verb;
-    if place.index >= place.of {
+    let read = cli::read(all.map(Into::into).collect());
+    let mut verb = read.map_err(|error| error.to_string())?.verb;
+    if let Some(target) = verb.target() {
+        // Not that of the agent's own environment.
+        target.password = password.map(Secret::from);
+    }
+    Ok(verb)
+}
+
+/// The part of a verb that falls to an agent.
+///
+/// Errors: it cannot be shared, or not among so many.
+fn part_of(mut verb: Verb, place: Place, prefix: &str, rate: Option<f64>) -> Result<Verb, String> {
+    if place.index >= place.of || place.of > AGENTS_MAX {
         return Err("there are fewer agents than that".into());
+    }
+    if rate.is_some_and(|rate| !(rate > 0.0 && rate <= RATE_MAX)) {
+        return Err("there is no such rate".into());
     }
     let few = || {
         format!(
@@ -336,16 +394,28 @@ fn part_of(
             args.common.startnumber += before(args.count);
             let count = own(args.count)?;
             load(&mut args.load, args.count, count);
-            (args.count, args.limit) =
-                (count, args.limit * u64::from(count) / u64::from(args.count));
+            let limit = args.limit * u64::from(count) / u64::from(args.count);
+            if args.limit > 0 && limit == 0 {
+                return Err(format!(
+                    "{} agents need a --limit of more messages",
+                    place.of
+                ));
+            }
+            (args.count, args.limit) = (count, limit);
         }
         Verb::Sub(args) => {
             common(&mut args.common, false);
             args.common.startnumber += before(args.count);
             args.count = own(args.count)?;
         }
-        _ => return Err("this verb cannot be shared among agents".into()),
+        _ => {
+            return Err(
+                "agents share conn, pubsub, fanin, fanout, slow, shared, pub and sub; run the other verbs without --agents"
+                    .into(),
+            );
+        }
     }
+    cli::check(&mut verb)?;
     Ok(verb)
 }
 
@@ -355,10 +425,9 @@ fn part_of(
 ///
 /// Errors: in plain words, why there is no result.
 pub fn run(args: &RunArgs) -> Result<crate::report::Summary, String> {
-    let words = std::iter::once("loadgen").chain(args.words.iter().map(String::as_str));
-    let verb = cli::parse(words).map_err(|error| error.to_string())?.verb;
-    let job = Job::of(&verb)?;
-    let secret = args.secret.read()?;
+    let verb = args.verb.as_ref().ok_or("there is no verb")?;
+    let job = Job::of(verb)?;
+    let secret = args.secret()?;
     let mut agents = Vec::new();
     let (sender, events) = mpsc::channel();
     for (index, address) in args.agents.iter().enumerate() {
@@ -372,6 +441,7 @@ pub fn run(args: &RunArgs) -> Result<crate::report::Summary, String> {
         agents,
         events,
         words: args.words.clone(),
+        password: job.common().target.credentials().password,
         prefix: job.common().target.prefix(),
     };
     job.run_with(|job| leader.measure(job))
@@ -390,6 +460,7 @@ struct Agents {
     agents: Vec<Agent>,
     events: Receiver<Event>,
     words: Vec<String>,
+    password: Option<Secret>,
     prefix: String,
 }
 
@@ -451,6 +522,10 @@ impl Agents {
         for (index, agent) in self.agents.iter().enumerate() {
             let order = Order::Prepare {
                 words: self.words.clone(),
+                password: self
+                    .password
+                    .as_ref()
+                    .map(|secret| secret.reveal().to_owned()),
                 index,
                 of,
                 prefix: self.prefix.clone(),

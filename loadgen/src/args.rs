@@ -1,12 +1,18 @@
 //! The flags that several verbs have in common.
 
 use crate::assertion::Assertion;
-use crate::parse::{Addresses, addresses, duration, milliseconds, part, ramp, rate, stages};
+use crate::given::{Given, Secret};
+use crate::parse::{
+    Addresses, RATE_MAX, addresses, broker_url, duration, milliseconds, part, password, prefix,
+    ramp, rate, stages, string,
+};
+use crate::plan::Names;
 use crate::schedule::Profile;
+use crate::wire::Credentials;
 use crate::worker::Load;
 use clap::{ArgAction, Args};
 use ringmq::client::target::{Target as ClientTarget, TransportArgs};
-use ringmq::client::url;
+use ringmq::client::url::Url;
 use ringmq::protocol::Version;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -26,9 +32,9 @@ pub struct Target {
     /// The broker's port [default: 1883, with TLS 8883, with WebSocket 80 or 443]
     #[arg(short = 'p', long)]
     pub port: Option<u16>,
-    /// Host, port and transport in one: mqtt://host:port, or mqtts, ws, wss, unix
-    #[arg(long, value_name = "URL", conflicts_with_all = ["host", "port", "unix"])]
-    pub url: Option<String>,
+    /// Host, port, transport and who connects in one: mqtt://user:password@host:port, or mqtts, ws, wss, unix
+    #[arg(long, value_name = "URL", value_parser = broker_url, conflicts_with_all = ["host", "port", "unix"])]
+    pub url: Option<Url>,
     /// Use TLS, as --tls
     #[arg(short = 'S', long, action = ArgAction::Set, num_args = 0..=1, default_value_t = false, default_missing_value = "true")]
     pub ssl: bool,
@@ -39,13 +45,13 @@ pub struct Target {
     #[arg(short = 'V', long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(3..=5))]
     pub mqtt_version: u8,
     /// The User Name.
-    #[arg(short = 'u', long)]
+    #[arg(short = 'u', long, value_parser = string)]
     pub username: Option<String>,
     /// The Password.
-    #[arg(short = 'P', long, env = "LOADGEN_PASSWORD", hide_env_values = true)]
-    pub password: Option<String>,
+    #[arg(short = 'P', long, env = "LOADGEN_PASSWORD", hide_env_values = true, value_parser = password)]
+    pub password: Option<Secret>,
     /// What Client Identifiers and topics begin with; by default it names this process.
-    #[arg(long)]
+    #[arg(long, value_parser = prefix)]
     pub prefix: Option<String>,
     /// Source addresses, as a list or IPv4 networks: 127.0.0.2,127.0.0.3 or 127.1.0.0/16.
     #[arg(long, value_parser = addresses)]
@@ -79,6 +85,9 @@ pub struct Target {
     /// Fail (exit 99) unless this holds, such as 'p99<5ms', 'lost==0', 'delivered_per_s>=50k' (repeatable).
     #[arg(long = "assert", value_name = "CONDITION")]
     pub assertions: Vec<Assertion>,
+    /// The command line of all this, for the outputs.
+    #[arg(skip)]
+    pub given: Given,
 }
 
 impl Target {
@@ -86,10 +95,35 @@ impl Target {
     ///
     /// Errors: what cannot be, or a file of TLS that is wrong; in words.
     pub fn broker(&self) -> Result<ClientTarget, String> {
-        let url = self.url.as_deref().map(url::parse).transpose()?;
         let transport = self.transport.clone().or_tls(self.ssl);
         let host = Some(self.host.clone());
-        ClientTarget::new(&transport, url.as_ref(), host, self.port, self.version())
+        let url = self.url.as_ref();
+        ClientTarget::new(&transport, url, host, self.port, self.version())
+    }
+
+    /// Who connects.
+    pub fn credentials(&self) -> Credentials {
+        let of_url = || self.url.clone()?.password;
+        let name_of_url = || self.url.clone()?.username;
+        Credentials {
+            version: self.version(),
+            username: self.username.clone().or_else(name_of_url),
+            password: self.password.clone().or_else(|| of_url().map(Secret::from)),
+        }
+    }
+
+    /// Errors: nobody can connect so.
+    pub fn check(&self) -> Result<(), String> {
+        let who = self.credentials();
+        if who.password.is_some() && who.username.is_none() && who.version != Version::V5 {
+            // MQTT-3.1.2-22 of 3.1.1; 5.0 has no such rule.
+            return Err(
+                "--password (or LOADGEN_PASSWORD) needs a User Name before MQTT 5: give --username NAME, or \
+                 --mqtt-version 5"
+                    .into(),
+            );
+        }
+        Ok(())
     }
 
     /// The version of MQTT.
@@ -156,6 +190,17 @@ impl Common {
         let of_interval = |interval: Duration| 1.0 / interval.as_secs_f64().max(1e-9);
         self.connect_rate
             .or_else(|| self.interval.filter(|one| !one.is_zero()).map(of_interval))
+    }
+
+    /// What clients and their topics are called.
+    pub fn names(&self, short_ids: bool) -> Names {
+        Names {
+            prefix: self.target.prefix(),
+            start_number: self.startnumber,
+            short_ids,
+            username: self.target.credentials().username.unwrap_or_default(),
+            cores: usize::from(self.cores),
+        }
     }
 }
 
@@ -269,7 +314,8 @@ impl LoadArgs {
         } else {
             let interval = self.message_interval.unwrap_or(Duration::from_secs(1));
             let interval_s = interval.as_secs_f64().max(1e-6);
-            open(Profile::constant(f64::from(publishers) / interval_s))
+            let rate = f64::from(publishers) / interval_s;
+            open(Profile::constant(rate.min(RATE_MAX)))
         };
         let whole = match &load {
             Load::Open(profile) => profile.duration(),

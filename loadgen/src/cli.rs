@@ -6,14 +6,27 @@
 pub use crate::args::{Common, LoadArgs, Target};
 
 use crate::agent::{AgentArgs, RunArgs};
+use crate::given::Given;
+use crate::listener;
+use crate::message::Message;
 use crate::parse::{duration, percent, rate, rate_or_zero};
-use crate::suite::Suite;
+use crate::payload::SEQUENCES_MAX;
+use crate::plan::{Names, Role};
+use crate::suite::{self, Suite};
+use crate::worker::Load;
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use ringmq::protocol::text::STRING_BYTES_MAX;
+use ringmq::topic::filter::TopicFilter;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The longest that a limit of messages may take, in seconds: ten years, whose nanoseconds are far from the largest number.
+const LIMITED_S_MAX: f64 = 10.0 * 365.0 * 86_400.0;
+/// Subscriptions of a fan-out; each takes some hundred bytes.
+const SUBSCRIPTIONS_MAX: u32 = 1 << 24;
 
 /// A load generator for MQTT brokers that checks what it received.
 #[derive(Clone, Debug, Parser)]
@@ -79,7 +92,7 @@ pub struct Conn {
     #[command(flatten)]
     pub common: Common,
     /// Connections.
-    #[arg(short = 'c', long, default_value_t = 1_000)]
+    #[arg(short = 'c', long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub count: u32,
     /// Let each client subscribe to a topic of its own.
     #[arg(long)]
@@ -367,7 +380,7 @@ pub struct Publish {
     #[arg(short = 'm', long, conflicts_with = "size")]
     pub message: Option<String>,
     /// Open loop: end after this many messages of all publishers together; 0 is no end.
-    #[arg(short = 'L', long, default_value_t = 0, conflicts_with_all = ["closed_loop", "max", "ramp", "stages", "find_max", "duration"])]
+    #[arg(short = 'L', long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..SEQUENCES_MAX), conflicts_with_all = ["closed_loop", "max", "ramp", "stages", "find_max", "duration"])]
     pub limit: u64,
     /// Let Client Identifiers be the prefix and a number alone.
     #[arg(long = "shortids")]
@@ -455,24 +468,24 @@ pub struct RelayArgs {
 
 impl Verb {
     /// The broker and what to report of it, where there is one.
-    pub fn target(&self) -> Option<&Target> {
+    pub fn target(&mut self) -> Option<&mut Target> {
         Some(match self {
-            Self::Conn(args) => &args.common.target,
-            Self::Pubsub(args) | Self::Fanin(args) => &args.common.target,
-            Self::Fanout(args) => &args.common.target,
-            Self::Shared(args) => &args.common.target,
-            Self::Slow(args) => &args.common.target,
-            Self::Wild(args) => &args.common.target,
-            Self::Pub(args) => &args.common.target,
-            Self::Sub(args) => &args.common.target,
-            Self::Churn(args) => &args.target,
-            Self::Storm(args) => &args.target,
-            Self::Inbox(args) => &args.target,
-            Self::Durable(args) => &args.target,
-            Self::Retained(args) => &args.target,
+            Self::Conn(args) => &mut args.common.target,
+            Self::Pubsub(args) | Self::Fanin(args) => &mut args.common.target,
+            Self::Fanout(args) => &mut args.common.target,
+            Self::Shared(args) => &mut args.common.target,
+            Self::Slow(args) => &mut args.common.target,
+            Self::Wild(args) => &mut args.common.target,
+            Self::Pub(args) => &mut args.common.target,
+            Self::Sub(args) => &mut args.common.target,
+            Self::Churn(args) => &mut args.target,
+            Self::Storm(args) => &mut args.target,
+            Self::Inbox(args) => &mut args.target,
+            Self::Durable(args) => &mut args.target,
+            Self::Retained(args) => &mut args.target,
+            Self::Run(args) => args.verb.as_mut()?.target()?,
             Self::Suite(_)
             | Self::Agent(_)
-            | Self::Run(_)
             | Self::Report(_)
             | Self::Compare(_)
             | Self::Relay(_) => return None,
@@ -492,6 +505,53 @@ impl Verb {
     }
 }
 
+impl Publish {
+    /// How long `--limit` takes, in seconds, if there is one.
+    pub fn limited_s(&self) -> Option<f64> {
+        let Load::Open(profile) = self.load.pacing(self.count).load else {
+            return None;
+        };
+        // The last message of the slowest core is due a slot of that core later.
+        let messages = self.limit as f64 + f64::from(self.common.cores);
+        (self.limit > 0).then(|| messages / profile.rate_max())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let names = self.common.names(self.short_ids);
+        check_topic(&names, &self.topic, Role::Publisher, self.count)?;
+        if names.username.contains(['+', '#']) && self.topic.contains("%u")
+            || self.topic.contains(['+', '#'])
+        {
+            return Err("--topic: a Topic Name has no wildcards".into());
+        }
+        let waits_for_acks = self.load.closed_loop || self.load.find_max.is_some();
+        if waits_for_acks && self.load.qos == 0 {
+            return Err(
+                "nothing comes back for QoS 0: use an open loop, --max, or --qos 1 or 2".into(),
+            );
+        }
+        match self.limited_s() {
+            Some(seconds) if seconds > LIMITED_S_MAX => Err(format!(
+                "--limit {}: at this rate that takes longer than ten years: fewer, or a higher --rate",
+                self.limit
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Errors: the topic, with its places filled in, is empty or does not fit into a packet.
+fn check_topic(names: &Names, topic: &str, role: Role, count: u32) -> Result<(), String> {
+    let bytes = names.filled_bytes(topic, role, count.saturating_sub(1));
+    match bytes {
+        0 => Err("--topic: it has at least one character".into()),
+        1..=STRING_BYTES_MAX => Ok(()),
+        _ => Err(format!(
+            "--topic: with its places filled in it has {bytes} bytes; at most {STRING_BYTES_MAX} can be sent"
+        )),
+    }
+}
+
 /// Reads a command line, the program's name first.
 ///
 /// Errors: clap's, which say what is wrong and end a program with status 2 (`--help`: 0).
@@ -500,53 +560,118 @@ where
     Words: IntoIterator,
     Words::Item: Into<OsString> + Clone,
 {
-    let cli = Cli::try_parse_from(words)?;
-    let wrong = |kind, text: &str| Err(Cli::command().error(kind, text));
-    if cli.verb.load().is_some_and(|load| !load.has_pace()) {
-        return wrong(
-            ErrorKind::MissingRequiredArgument,
-            "how fast? One of --rate, --message-interval, --ramp, --stages, --closed-loop, --max and --find-max is needed",
+    let mut cli = read(words.into_iter().map(Into::into).collect())?;
+    check(&mut cli.verb)
+        .and_then(|()| check_surroundings(&mut cli.verb))
+        .map_err(wrong)?;
+    Ok(cli)
+}
+
+/// Reads a command line word by word: whether what it says goes together is for [`check`] to say. A load of the suite becomes
+/// the verb that it stands for.
+///
+/// Errors: as those of [`parse`].
+pub fn read(words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(words)?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    let given = Given::of(&command, &matches);
+    match &mut cli.verb {
+        Verb::Suite(args) if !args.list => return read(suite::command(args).map_err(wrong)?),
+        Verb::Run(args) => {
+            let words = std::iter::once("loadgen").chain(args.words.iter().map(String::as_str));
+            let mut led = read(words.map(Into::into).collect())?;
+            if let Some(target) = led.verb.target() {
+                args.words = target.given.command[1..].to_vec();
+                target.given.lead(&given);
+            }
+            args.verb = Some(Box::new(led.verb));
+        }
+        verb => {
+            if let Some(target) = verb.target() {
+                target.given = given;
+            }
+        }
+    }
+    Ok(cli)
+}
+
+fn wrong(what: String) -> clap::Error {
+    Cli::command().error(ErrorKind::ValueValidation, what)
+}
+
+/// Errors: what a verb's flags say does not go together.
+pub fn check(verb: &mut Verb) -> Result<(), String> {
+    if let Some(target) = verb.target() {
+        target.check()?;
+    }
+    if verb.load().is_some_and(|load| !load.has_pace()) {
+        return Err(
+            "how fast? One of --rate, --message-interval, --ramp, --stages, --closed-loop, --max and --find-max is needed"
+                .into(),
         );
     }
-    match &cli.verb {
-        Verb::Pub(args) if args.topic.is_empty() || args.topic.contains(['+', '#']) => wrong(
-            ErrorKind::ValueValidation,
-            "a Topic Name has at least one character, and no wildcards",
-        ),
-        Verb::Sub(args) if args.topic.is_empty() => wrong(
-            ErrorKind::ValueValidation,
-            "a Topic Filter has at least one character",
-        ),
-        Verb::Pub(args)
-            if (args.load.closed_loop || args.load.find_max.is_some()) && args.load.qos == 0 =>
-        {
-            wrong(
-                ErrorKind::ArgumentConflict,
-                "nothing comes back for QoS 0: use an open loop, --max, or QoS 1 or 2",
-            )
+    let wrong = |what: &str| Err(what.to_owned());
+    match verb {
+        Verb::Pub(args) => args.check(),
+        Verb::Sub(args) => {
+            let names = args.common.names(args.short_ids);
+            check_topic(&names, &args.topic, Role::Subscriber, args.count)?;
+            let filter = names.fill(&args.topic, Role::Subscriber, 0);
+            let parsed = TopicFilter::parse(&filter);
+            parsed
+                .map(drop)
+                .map_err(|error| format!("--topic: {error}"))
         }
-        Verb::Slow(args) if args.load.closed_loop || args.load.max => wrong(
-            ErrorKind::ArgumentConflict,
-            "a closed loop would wait for the slow ones: use --rate",
-        ),
-        Verb::Slow(args) if args.slow >= args.count => wrong(
-            ErrorKind::ValueValidation,
-            "one subscriber at least must keep up: fewer --slow or more of them",
-        ),
-        Verb::Shared(args) if args.count.min(args.members) < u32::from(args.common.cores) => wrong(
-            ErrorKind::ValueValidation,
-            "each core needs a publisher and a member: fewer --cores or more of them",
-        ),
+        Verb::Fanout(args) if args.count.saturating_mul(args.publishers) > SUBSCRIPTIONS_MAX => {
+            Err(format!(
+                "every subscriber subscribes to each publisher, which is too much: at most {SUBSCRIPTIONS_MAX} \
+                 for --count times --publishers"
+            ))
+        }
+        Verb::Slow(args) if args.load.closed_loop || args.load.max => {
+            wrong("a closed loop would wait for the slow ones: use --rate")
+        }
+        Verb::Slow(args) if args.slow >= args.count => {
+            wrong("one subscriber at least must keep up: fewer --slow or more of them")
+        }
+        Verb::Shared(args) if args.count.min(args.members) < u32::from(args.common.cores) => {
+            wrong("each core needs a publisher and a member: fewer --cores or more of them")
+        }
         Verb::Wild(args)
             if args.count.min(args.filters) < 3 * u32::from(args.common.cores)
                 || args.publishers < u32::from(args.common.cores) =>
         {
-            wrong(
-                ErrorKind::ValueValidation,
-                "each core needs a publisher, three subscribers and three filters",
-            )
+            wrong("each core needs a publisher, three subscribers and three filters")
         }
-        _ => Ok(cli),
+        Verb::Run(args) => args.check(),
+        _ => Ok(()),
+    }
+}
+
+/// Errors: a file that is named is not there or wrong, or a process that is named is not what it should be.
+fn check_surroundings(verb: &mut Verb) -> Result<(), String> {
+    if let Some(target) = verb.target() {
+        let endpoint = target.broker()?.endpoint;
+        if let Some(pid) = target.broker_pid
+            && let Some(doubt) = listener::check(pid, &endpoint)?
+        {
+            eprintln!(
+                "loadgen: --broker-pid {pid}: {doubt}; if it is not the broker, the broker's CPU time and memory are wrong"
+            );
+        }
+    }
+    match verb {
+        Verb::Pub(args) => {
+            let Some(text) = &args.message else {
+                return Ok(());
+            };
+            let message = Message::read(text)?;
+            message.check(&args.common.names(args.short_ids), args.count)
+        }
+        Verb::Run(args) => args.secret().map(drop),
+        Verb::Agent(args) => args.secret().map(drop),
+        _ => Ok(()),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::preflight;
 use crate::report::{Broker, Generator, Percentiles, Step, Summary};
 use crate::run::{judge, resolve_route, save};
 use crate::schedule::{Profile, Schedule};
-use crate::steps::{credentials, generator, since, step, summary};
+use crate::steps::{generator, since, step, summary};
 use crate::timeline::Trouble;
 use crate::track::{Arrival, Track};
 use crate::wire::{Credentials, SessionKind, put_connect, put_subscribe};
@@ -404,7 +404,7 @@ impl Clients {
         };
         Ok(Self {
             clock,
-            credentials: credentials(&args.target),
+            credentials: args.target.credentials(),
             prefix: args.target.prefix(),
             session: if args.keep_sessions {
                 SessionKind::Kept

@@ -13,9 +13,10 @@ const EXIT_ERROR: u8 = 1;
 const EXIT_BREACH: u8 = 99;
 
 fn main() -> ExitCode {
-    let cli = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let mut cli = cli::parse(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let json = cli.verb.target().is_some_and(|target| target.json);
     let result = match &cli.verb {
-        Verb::Suite(args) if args.list => {
+        Verb::Suite(_) => {
             print!("{}", suite::list());
             return ExitCode::SUCCESS;
         }
@@ -25,8 +26,6 @@ fn main() -> ExitCode {
         Verb::Agent(args) => agent::serve(args).map(|never| match never {}),
         verb => run::verb(verb),
     };
-    // The verbs that lead others pass it on.
-    let json = std::env::args_os().any(|word| word == "--json");
     match result {
         Ok(summary) => show(&summary, json),
         Err(error) => failed(&error),

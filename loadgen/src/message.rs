@@ -4,8 +4,11 @@
 //! carries no header: nothing can be checked where it arrives.
 
 use crate::plan::{Names, Role};
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
+
+/// Bytes of a message, as of one that is made up (`--size`).
+const BYTES_MAX: usize = 16 << 20;
 
 /// What `-m` said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +49,30 @@ impl Message {
     ///
     /// Errors: the file cannot be read.
     pub fn read(text: &str) -> Result<Self, String> {
-        let text = match text.strip_prefix("template://") {
-            Some(path) => fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?,
-            None => text.to_owned(),
+        let Some(path) = text.strip_prefix("template://") else {
+            return Ok(Self { text: text.into() });
         };
-        Ok(Self { text })
+        let mut text = String::new();
+        let read = File::open(path).and_then(|file| {
+            // What is longer is refused for its length.
+            file.take(BYTES_MAX as u64 + 1).read_to_string(&mut text)
+        });
+        match read {
+            Ok(_) => Ok(Self { text }),
+            Err(error) => Err(format!("--message: {path}: {error}")),
+        }
+    }
+
+    /// Errors: it is too long with its places filled in for one of `count` publishers.
+    pub fn check(&self, names: &Names, count: u32) -> Result<(), String> {
+        let last = count.saturating_sub(1);
+        let bytes = names.filled_bytes(&self.text, Role::Publisher, last);
+        if bytes <= BYTES_MAX {
+            return Ok(());
+        }
+        Err(format!(
+            "--message: it has {bytes} bytes or more; at most {BYTES_MAX} are sent"
+        ))
     }
 
     /// The message of publisher `number`, with `%i`, `%c` and `%u` filled in.
@@ -115,6 +137,7 @@ impl Prepared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn names() -> Names {
         Names {

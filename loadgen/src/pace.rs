@@ -6,33 +6,34 @@
 //! (the omission of such waits is known as coordinated omission).
 
 const NS_PER_S: u128 = 1_000_000_000;
-/// Denominator of the rate: rates are kept in messages per 1,000 s so that small rates are exact.
-const SCALE: u128 = 1_000;
+/// Denominator of the rate: rates are kept in messages per 10^9 s, so that small parts of small rates are exact.
+const SCALE: u128 = 1_000_000_000;
 
 /// The schedule of one worker, whose publishers take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
     start_ns: u64,
-    /// Messages per 1,000 s.
-    rate_milli: u64,
+    /// Messages per 10^9 s.
+    rate_nano: u64,
 }
 
 impl Pace {
     /// A schedule of `rate` messages a second from `start_ns` on.
     ///
-    /// `phase` (0 to 1) shifts it by a part of the interval, so that workers do not send in step.
+    /// `phase` (0 to 1) shifts it by a part of the interval, so that workers do not send in step. A rate below one in 10^9 s, some
+    /// thirty years, is that: a small part of a small rate is no more than nothing.
     ///
-    /// Panics: when the rate is not positive or above 10^12.
+    /// Panics: when the rate is not positive or above 10^10.
     pub fn new(start_ns: u64, rate: f64, phase: f64) -> Self {
-        let rate_milli = (rate * SCALE as f64).round();
         assert!(
-            (1.0..=1e15).contains(&rate_milli),
-            "the rate is positive and below 10^12"
+            rate > 0.0 && rate <= 1e10,
+            "the rate is positive and at most 10^10"
         );
-        let shift_ns = NS_PER_S as f64 / rate * phase.clamp(0.0, 1.0);
+        let rate_nano = (rate * SCALE as f64).round().max(1.0);
+        let shift_ns = (NS_PER_S * SCALE) as f64 / rate_nano * phase.clamp(0.0, 1.0);
         Self {
-            start_ns: start_ns + shift_ns as u64,
-            rate_milli: rate_milli as u64,
+            start_ns: start_ns.saturating_add(shift_ns as u64),
+            rate_nano: rate_nano as u64,
         }
     }
 
@@ -42,14 +43,14 @@ impl Pace {
             return 0;
         }
         let elapsed = u128::from(now_ns - self.start_ns);
-        let count = elapsed * u128::from(self.rate_milli) / (NS_PER_S * SCALE) + 1;
+        let count = elapsed * u128::from(self.rate_nano) / (NS_PER_S * SCALE) + 1;
         u64::try_from(count).unwrap_or(u64::MAX)
     }
 
     /// When message `index` (from 0) is due.
     pub fn at_ns(&self, index: u64) -> u64 {
         // Rounded up, so that a message is never due before its time.
-        let offset = (u128::from(index) * NS_PER_S * SCALE).div_ceil(u128::from(self.rate_milli));
+        let offset = (u128::from(index) * NS_PER_S * SCALE).div_ceil(u128::from(self.rate_nano));
         self.start_ns
             .saturating_add(u64::try_from(offset).unwrap_or(u64::MAX))
     }
@@ -71,7 +72,9 @@ mod tests {
 
     #[test]
     fn due_and_at_agree() {
-        for rate in [0.001, 0.5, 1.0, 3.0, 7_000.0, 33_333.3, 1e6, 2.7e6] {
+        for rate in [
+            1e-9, 1e-6, 0.001, 0.5, 1.0, 3.0, 7_000.0, 33_333.3, 1e6, 2.7e6,
+        ] {
             let pace = Pace::new(1_000, rate, 0.0);
             assert_eq!(pace.due(999), 0);
             assert_eq!(pace.at_ns(0), 1_000);

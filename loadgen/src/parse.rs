@@ -1,13 +1,21 @@
-//! Words of the command line that are numbers with units, addresses, or stages.
+//! Words of the command line that are numbers with units, addresses, stages or texts, and what each may be at most: nothing behind
+//! the command line has to ask whether a number overflows or a text fits into a packet.
 
+use crate::given::Secret;
 use crate::schedule::{Profile, Stage};
+use ringmq::client::url::{self, Url};
+use ringmq::protocol::text::STRING_BYTES_MAX;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// Source addresses that a list of networks may hold; each is 17 bytes.
 const ADDRESSES_MAX: usize = 1 << 20;
-/// The longest stage; what is longer is a typing error.
-const STAGE_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// The longest duration; what is longer is a typing error.
+pub const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// The highest rate, per second.
+pub const RATE_MAX: f64 = 1e9;
+/// Bytes of a prefix: a subscription may hold it twice, with numbers and levels added.
+const PREFIX_BYTES_MAX: usize = 32_000;
 
 /// Addresses to connect from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,7 +84,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let number: f64 = number
         .parse()
         .map_err(|_| format!("{text} is not a duration"))?;
-    Duration::try_from_secs_f64(number * scale).map_err(|error| error.to_string())
+    let seconds = number * scale;
+    if seconds > DURATION_MAX.as_secs_f64() {
+        return Err(format!("{text} is longer than a week, 168h"));
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// Reads a number of milliseconds, as emqtt-bench takes them.
@@ -84,7 +96,59 @@ pub fn milliseconds(text: &str) -> Result<Duration, String> {
     let number: u64 = text
         .parse()
         .map_err(|_| format!("{text} is not a number of milliseconds"))?;
-    Ok(Duration::from_millis(number))
+    let interval = Duration::from_millis(number);
+    if interval > DURATION_MAX {
+        let most = DURATION_MAX.as_millis();
+        return Err(format!("{text} ms are longer than a week, {most}"));
+    }
+    Ok(interval)
+}
+
+/// Reads a text that goes into a packet, such as a User Name.
+///
+/// Errors: it is too long (MQTT 5 §1.5.4).
+pub fn string(text: &str) -> Result<String, String> {
+    fits(text, STRING_BYTES_MAX)
+}
+
+/// Reads a Password.
+///
+/// Errors: it is too long (MQTT 5 §1.5.6).
+pub fn password(text: &str) -> Result<Secret, String> {
+    string(text).map(Secret::from)
+}
+
+/// Reads where a broker is, and perhaps who connects.
+///
+/// Errors: it is no URL, or who connects does not fit into a packet.
+pub fn broker_url(text: &str) -> Result<Url, String> {
+    let url = url::parse(text)?;
+    for part in [&url.username, &url.password].into_iter().flatten() {
+        string(part)?;
+    }
+    Ok(url)
+}
+
+/// Reads what Client Identifiers and topics begin with.
+///
+/// Errors: it is too long, or has a wildcard, which no Topic Name may have.
+pub fn prefix(text: &str) -> Result<String, String> {
+    if text.contains(['+', '#']) {
+        return Err("topics begin with it: + and # cannot be in it".into());
+    }
+    fits(text, PREFIX_BYTES_MAX)
+}
+
+/// A text, when it has at most so many bytes.
+fn fits(text: &str, bytes_max: usize) -> Result<String, String> {
+    if text.len() <= bytes_max {
+        Ok(text.to_owned())
+    } else {
+        let bytes = text.len();
+        Err(format!(
+            "it has {bytes} bytes; at most {bytes_max} can be sent"
+        ))
+    }
 }
 
 /// Reads a number per second such as `250`, `50k`, `1.5M`; not zero.
@@ -108,7 +172,7 @@ pub fn rate_or_zero(text: &str) -> Result<f64, String> {
         .parse()
         .map_err(|_| format!("{text} is not a rate"))?;
     let rate = number * scale;
-    if rate == 0.0 || (0.001..=1e9).contains(&rate) {
+    if rate == 0.0 || (0.001..=RATE_MAX).contains(&rate) {
         Ok(rate)
     } else {
         Err("a rate is at least 0.001 and at most 1,000,000,000 per second".into())
@@ -125,10 +189,10 @@ pub fn ramp(text: &str) -> Result<Profile, String> {
         return Err(format!("{text} goes nowhere"));
     }
     let seconds = (to - from).abs() / step;
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
-    if duration > STAGE_MAX {
+    if seconds > DURATION_MAX.as_secs_f64() {
         return Err(format!("{text} takes longer than a week"));
     }
+    let duration = Duration::from_secs_f64(seconds);
     Ok(Profile::stages(from, &[Stage { duration, to }]))
 }
 
@@ -139,11 +203,7 @@ pub fn stages(text: &str) -> Result<Profile, String> {
         let (time, to) = part
             .split_once(':')
             .ok_or_else(|| format!("{part} is not a stage such as 5m:50k/s"))?;
-        let duration = duration(time)?;
-        if duration > STAGE_MAX {
-            return Err(format!("{part} takes longer than a week"));
-        }
-        let to = rate_or_zero(to)?;
+        let (duration, to) = (duration(time)?, rate_or_zero(to)?);
         Ok(Stage { duration, to })
     };
     let stages = text
@@ -151,6 +211,9 @@ pub fn stages(text: &str) -> Result<Profile, String> {
         .map(stage)
         .collect::<Result<Vec<_>, String>>()?;
     let profile = Profile::stages(0.0, &stages);
+    if profile.duration() > Some(DURATION_MAX) {
+        return Err(format!("{text} takes longer than a week"));
+    }
     if profile.messages() < 1.0 {
         return Err(format!("{text} sends nothing"));
     }
@@ -183,13 +246,29 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert!(duration("5x").is_err() && duration("s").is_err() && duration("-1s").is_err());
+        for (longest, more) in [("168h", "168.1h"), ("604800s", "9999999h")] {
+            assert_eq!(duration(longest), Ok(DURATION_MAX));
+            assert!(duration(more).unwrap_err().contains("168h"), "{more}");
+        }
         assert_eq!(milliseconds("10"), Ok(Duration::from_millis(10)));
+        assert_eq!(milliseconds("604800000"), Ok(DURATION_MAX));
+        assert!(milliseconds("604800001").unwrap_err().contains("604800000"));
         assert_eq!(rate("50k"), Ok(50_000.0));
         assert_eq!(rate("1.5M"), Ok(1_500_000.0));
         assert_eq!(rate("250/s"), Ok(250.0));
         assert!(rate("0").is_err() && rate("fast").is_err() && rate("NaN").is_err());
         assert_eq!((part("25%"), part("1")), (Ok(0.25), Ok(1.0)));
         assert!(part("101%").is_err() && part("-0.1").is_err() && part("x").is_err());
+    }
+
+    #[test]
+    fn texts_fit_into_a_packet() {
+        let long = "x".repeat(STRING_BYTES_MAX);
+        assert!(string(&long).is_ok() && password(&long).is_ok());
+        assert!(string(&(long + "x")).unwrap_err().contains("65535"));
+        assert!(prefix(&"x".repeat(PREFIX_BYTES_MAX)).is_ok());
+        assert!(prefix(&"x".repeat(PREFIX_BYTES_MAX + 1)).is_err());
+        assert!(prefix("a/b").is_ok() && prefix("a+").is_err() && prefix("#").is_err());
     }
 
     #[test]
@@ -217,7 +296,15 @@ mod tests {
         assert_eq!(profile.messages(), 30e3 + 300.0 * 25_500.0 + 60.0 * 25e3);
         let jump = stages("0s:1k,10s:1k").unwrap();
         assert_eq!(jump.messages(), 10e3);
-        for wrong in ["", "1m", "1m:x", "10s:0", "5k:1m", "200h:1"] {
+        for wrong in [
+            "",
+            "1m",
+            "1m:x",
+            "10s:0",
+            "5k:1m",
+            "200h:1",
+            "100h:1,100h:1",
+        ] {
             assert!(stages(wrong).is_err(), "{wrong}");
         }
     }

@@ -189,7 +189,9 @@ impl Plan {
                     group: 0,
                     publishers,
                 };
-                let filter = format!("$share/{0}-{core}/{0}/{core}/+", names.prefix);
+                // The name of a group has one level.
+                let group = names.prefix.replace('/', "-");
+                let filter = format!("$share/{group}-{core}/{}/{core}/+", names.prefix);
                 plan.add(core, subscriber(member, hears, filter));
                 member += 1;
             }
@@ -365,10 +367,37 @@ impl Names {
     /// A topic or filter with `%i` (the client's number), `%c` (its Client Identifier) and `%u` (its User
     /// Name) filled in.
     pub fn fill(&self, template: &str, role: Role, number: u32) -> String {
-        template
-            .replace("%i", &self.shown(number).to_string())
-            .replace("%c", &self.client_id(role, number))
-            .replace("%u", &self.username)
+        let values = self.values(role, number);
+        let mut filled = String::new();
+        let mut rest = template;
+        while let Some((before, place)) = rest.split_once('%') {
+            let value = values.iter().find(|(name, _)| place.starts_with(*name));
+            filled += before;
+            filled += value.map_or("%", |(_, value)| value);
+            rest = value.map_or(place, |_| &place[1..]);
+        }
+        filled + rest
+    }
+
+    /// How many bytes that would be.
+    pub fn filled_bytes(&self, template: &str, role: Role, number: u32) -> usize {
+        let values = self.values(role, number);
+        let more = values.map(|(name, value)| {
+            let places = template.matches(&format!("%{name}")).count();
+            (places * value.len(), places * 2)
+        });
+        more.iter().fold(template.len(), |bytes, (added, taken)| {
+            bytes + added - taken
+        })
+    }
+
+    /// What places in a template stand for.
+    fn values(&self, role: Role, number: u32) -> [(char, String); 3] {
+        [
+            ('i', self.shown(number).to_string()),
+            ('c', self.client_id(role, number)),
+            ('u', self.username.clone()),
+        ]
     }
 
     fn shown(&self, number: u32) -> u64 {
@@ -537,6 +566,11 @@ mod tests {
         let plan = Plan::publish(&names, 3, "a/%i/%c/%u");
         let publishes = plan.cores[0][2].publishes.as_ref().unwrap();
         assert_eq!(publishes.topic, "a/42/t-p42/me");
+        for template in ["", "%", "%%i%u%", "%x%c", "é%i"] {
+            let filled = names.fill(template, Role::Idle, 7);
+            let bytes = names.filled_bytes(template, Role::Idle, 7);
+            assert_eq!(filled.len(), bytes, "{template}: {filled}");
+        }
         let plan = Plan::subscribe(&names, 1, "a/%i/+");
         assert_eq!(*plan.cores[0][0].filters, ["a/40/+"]);
         let short = Names {

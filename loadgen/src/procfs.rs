@@ -215,7 +215,10 @@ fn rss_bytes(pid: u32) -> io::Result<u64> {
     Ok(line.map_or(0, first_number) * 1024)
 }
 
-fn descendants(pid: u32) -> io::Result<Vec<u32>> {
+/// All that come from a process, themselves not counted.
+///
+/// Errors: processes cannot be listed.
+pub fn descendants(pid: u32) -> io::Result<Vec<u32>> {
     let mut parents = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(child) = entry?

@@ -18,7 +18,6 @@ use crate::report::{Broker, Generator, Percentiles, Summary, files};
 use crate::schedule::Profile;
 use crate::steps;
 use crate::storm;
-use crate::suite;
 use crate::timeline::Timeline;
 use crate::worker::{Load, Payload, Settings, Times};
 use ringmq::client::target::{Endpoint, Target as ClientTarget};
@@ -39,7 +38,6 @@ pub fn verb(verb: &Verb) -> Result<Summary, String> {
         Verb::Inbox(args) => inbox::run(args),
         Verb::Durable(args) => steps::durable(args),
         Verb::Retained(args) => steps::retained(args),
-        Verb::Suite(args) => self::verb(&suite::ready(args)?.verb),
         Verb::Run(args) => agent::run(args),
         _ => Job::of(verb)?.run_with(|job| job.measure(&Alone)),
     }
@@ -129,7 +127,7 @@ impl<'a> Job<'a> {
         };
         summary.knee = points;
         // What broke the search says more than what ended a step that asked for too much.
-        summary.error = ended.or(summary.error.take());
+        summary.error = ended.or_else(|| summary.error.take());
         if knee::best(&summary.knee).is_none() {
             let why = format!("{condition}: it does not hold at any rate that was tried");
             summary.violations.push(why);
@@ -263,13 +261,8 @@ impl<'a> Job<'a> {
         if let Some(text) = &args.message {
             job.settings.payload = Payload::Own(Message::read(text)?);
         }
-        if args.limit > 0
-            && let Load::Open(profile) = &job.pacing.load
-        {
+        if let Some(seconds) = args.limited_s() {
             job.settings.limit = Some(args.limit);
-            // The last message of the slowest core is due a slot of that core later.
-            let cores = f64::from(args.common.cores);
-            let seconds = (args.limit as f64 + cores) / profile.rate_max();
             job.pacing.duration = Duration::from_secs_f64(seconds);
             job.pacing.warmup = Duration::ZERO;
         }
@@ -328,21 +321,14 @@ impl<'a> Job<'a> {
         let target = &common.target;
         Ok(Settings {
             route: resolve_route(target)?,
-            names: Names {
-                prefix: target.prefix(),
-                start_number: common.startnumber,
-                short_ids,
-                username: target.username.clone().unwrap_or_default(),
-                cores: usize::from(common.cores),
-            },
+            names: common.names(short_ids),
             qos: QoS::AtMostOnce,
             retain: false,
             payload: Payload::Checked(crate::payload::HEADER_BYTES),
             keep_alive_s: common.keepalive,
             clean_start: common.clean,
             session_expiry_s: common.session_expiry,
-            username: target.username.clone(),
-            password: target.password.clone(),
+            credentials: target.credentials(),
             load: Load::Idle,
             publisher_offset: 0,
             connect_rate: common.connect_rate(),
@@ -532,7 +518,7 @@ pub fn save(
             Address::Unix(_) => true,
         };
     let client_id = format!("{}-v", target.prefix());
-    let ask = || broker_version(route, steps::credentials(target), client_id);
+    let ask = || broker_version(route, target.credentials(), client_id);
     let broker = provenance::Broker {
         address: summary.broker_address.clone(),
         name: target.broker_name.clone().or_else(ask).unwrap_or_default(),

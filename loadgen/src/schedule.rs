@@ -232,7 +232,8 @@ impl Schedule {
             Kind::Constant(pace) if self.jitter == 0.0 => pace.at_ns(index),
             Kind::Constant(pace) => {
                 let slot_ns = pace.at_ns(index + 1) - pace.at_ns(index);
-                pace.at_ns(index) + (self.shift(index) * slot_ns as f64) as u64
+                let shift_ns = (self.shift(index) * slot_ns as f64) as u64;
+                pace.at_ns(index).saturating_add(shift_ns)
             }
             Kind::Legs {
                 start_ns,

@@ -11,7 +11,7 @@ use crate::procfs::Usage;
 use crate::report::{Broker, Generator, Percentiles, Step, Summary};
 use crate::run::{judge, resolve_route, save};
 use crate::timeline::Timeline;
-use crate::wire::{Credentials, SessionKind};
+use crate::wire::SessionKind;
 use crate::worker::Times;
 use ringmq::protocol::QoS;
 use std::num::NonZero;
@@ -39,7 +39,7 @@ pub fn churn(args: &ChurnArgs) -> Result<Summary, String> {
     };
     let load = Churn {
         route: resolve_route(target)?,
-        credentials: credentials(target),
+        credentials: target.credentials(),
         clients: args.count,
         prefix: target.prefix(),
         session: if args.keep_sessions {
@@ -371,21 +371,12 @@ fn crowd(
     let route = resolve_route(target)?;
     Crowd::new(
         route,
-        credentials(target),
+        target.credentials(),
         clock,
         ids,
         qos,
         payload_bytes as usize,
     )
-}
-
-/// Who connects to a target.
-pub fn credentials(target: &Target) -> Credentials {
-    Credentials {
-        version: target.version(),
-        username: target.username.clone(),
-        password: target.password.clone(),
-    }
 }
 
 /// What was done between two samples.

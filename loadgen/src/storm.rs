@@ -12,7 +12,7 @@ use crate::play::{Player, play_until};
 use crate::preflight;
 use crate::report::{Broker, Percentiles, Summary};
 use crate::run::{judge, resolve_route, save};
-use crate::steps::{credentials, generator, since, step, summary};
+use crate::steps::{generator, since, step, summary};
 use crate::timeline::Timeline;
 use crate::track::{Arrival, Track};
 use crate::wire::{Credentials, SessionKind, put_connect, put_subscribe};
@@ -177,7 +177,7 @@ impl Crowd {
             links,
             clients: Clients {
                 clock,
-                credentials: credentials(&args.target),
+                credentials: args.target.credentials(),
                 prefix: args.target.prefix(),
                 count: args.count,
                 births: args.births,

@@ -2,9 +2,9 @@
 //!
 //! Each is a command line of this program: what a name means can be read, and run without the name.
 
-use crate::cli::{self, Cli};
 use crate::parse::duration;
 use clap::Args;
+use std::ffi::OsString;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -148,10 +148,10 @@ pub fn list() -> String {
     text
 }
 
-/// Makes a load ready.
+/// The command line that a load stands for, with what else is given.
 ///
-/// Errors: there is none of that name, or its flags are wrong.
-pub fn ready(suite: &Suite) -> Result<Cli, String> {
+/// Errors: there is none of that name.
+pub fn command(suite: &Suite) -> Result<Vec<OsString>, String> {
     let name = suite.name.as_deref().unwrap_or_default();
     let Some(entry) = ENTRIES
         .iter()
@@ -188,7 +188,7 @@ pub fn ready(suite: &Suite) -> Result<Cli, String> {
         .chain(words)
         .chain(["--note".to_owned(), note])
         .chain(suite.flags.iter().cloned());
-    cli::parse(all).map_err(|error| error.to_string())
+    Ok(all.map(OsString::from).collect())
 }
 
 /// The command of a load at a scale.
@@ -228,24 +228,20 @@ fn percent(part: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::{self, Cli};
     use crate::run::Job;
 
-    fn suite(name: &str, scale: f64, flags: &[&str]) -> Suite {
-        Suite {
-            name: Some(name.into()),
-            list: false,
-            scale,
-            duration: None,
-            flags: flags.iter().map(ToString::to_string).collect(),
-        }
+    fn ready(words: &str) -> Result<Cli, String> {
+        let words = format!("loadgen suite {words}");
+        cli::parse(words.split(' ')).map_err(|error| error.to_string())
     }
 
     #[test]
     fn every_name_is_a_command_at_every_scale() {
         for entry in ENTRIES {
             for scale in [1.0, 0.5, 0.01, 0.0] {
-                let ready = ready(&suite(entry.name, scale, &["-p", "1", "-Q"]));
-                let ready = ready.unwrap_or_else(|error| panic!("{}: {error}", entry.name));
+                let ready = ready(&format!("{} --scale {scale} -p 1 -Q", entry.name));
+                let mut ready = ready.unwrap_or_else(|error| panic!("{}: {error}", entry.name));
                 let target = ready.verb.target().unwrap();
                 let note = target.note.as_ref().unwrap();
                 assert!(note.contains(entry.name));
@@ -281,9 +277,9 @@ mod tests {
 
     #[test]
     fn what_is_not_there_or_wrong_is_said() {
-        let error = ready(&suite("p2p-1-1-1-1", 1.0, &[])).unwrap_err();
+        let error = ready("p2p-1-1-1-1").unwrap_err();
         assert!(error.contains("p2p-1K-1K-1K-1K"), "{error}");
-        let error = ready(&suite("gateway", 1.0, &["--unknown"])).unwrap_err();
+        let error = ready("gateway --unknown").unwrap_err();
         assert!(error.contains("--unknown"), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! Packets that a client sends, for the kinds of load that go through steps.
 
+use crate::given::Secret;
 use ringmq::protocol::{
     Connect, ConnectProperties, PacketId, QoS, Subscribe, SubscribeOptions, UserProperties, Version,
 };
@@ -12,7 +13,15 @@ pub struct Credentials {
     /// The User Name.
     pub username: Option<String>,
     /// The Password.
-    pub password: Option<String>,
+    pub password: Option<Secret>,
+}
+
+impl Credentials {
+    /// The Password, as it is sent.
+    pub fn password(&self) -> Option<&[u8]> {
+        let password = self.password.as_ref();
+        password.map(|secret| secret.reveal().as_bytes())
+    }
 }
 
 /// What becomes of the session.
@@ -40,7 +49,7 @@ pub fn put_connect(
         client_id,
         will: None,
         username: credentials.username.as_deref(),
-        password: credentials.password.as_deref().map(str::as_bytes),
+        password: credentials.password(),
         properties: ConnectProperties {
             session_expiry_s: kept.then_some(3_600),
             ..ConnectProperties::default()

@@ -27,6 +27,7 @@ use crate::sys;
 use crate::timeline::Trouble;
 use crate::track::Track;
 use crate::window::Window;
+use crate::wire::Credentials;
 use connecting::Away;
 use hdrhistogram::Histogram;
 use publishing::Publisher;
@@ -67,10 +68,8 @@ pub struct Settings {
     pub clean_start: bool,
     /// How long sessions outlive their connections; `None` is what the version of MQTT says for `clean_start`.
     pub session_expiry_s: Option<u32>,
-    /// The User Name.
-    pub username: Option<String>,
-    /// The Password.
-    pub password: Option<String>,
+    /// Who connects.
+    pub credentials: Credentials,
     /// How the publishers are paced.
     pub load: Load,
     /// The number of publisher 0 in its payloads: differs where several processes publish to one subscriber.

@@ -237,7 +237,28 @@ fn attempt(words: &str) -> (Option<i32>, String, String) {
 
 #[test]
 fn a_wrong_command_line_ends_with_status_2() {
-    for words in ["pubsub --rate 5 --unknown", "pubsub", "nothing", "sub -q 1"] {
+    for words in [
+        "pubsub --rate 5 --unknown",
+        "pubsub",
+        "nothing",
+        "sub -q 1",
+        "suite nosuch",
+        "suite gateway --rate 5",
+        "pubsub --rate 5 --url http://x",
+        "pubsub --rate 5 --tls --cafile /nonexistent",
+        "run --agents 127.0.0.1:1 churn",
+        "conn -c 0",
+        "pubsub --rate 5 -c 0",
+        "conn -c 4000000000",
+        "conn -P hush",
+        "conn --broker-pid 4000000000",
+        "pubsub --rate 5 -d 9999999h",
+        "pubsub --rate 5 --warmup 9999999h",
+        "pub -t a -L 18446744073709551615",
+        "pub -t a/+ --rate 1",
+        "pub -t a -m template:///nonexistent",
+        "sub -t a/#/b",
+    ] {
         let (status, _, said) = attempt(words);
         assert_eq!(status, Some(2), "{words}");
         assert!(said.contains("error:"), "{said}");

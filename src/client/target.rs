@@ -38,7 +38,7 @@ pub struct TransportArgs {
     #[arg(long)]
     insecure: bool,
     /// Application protocol to offer, such as mqtt
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_alpn)]
     tls_alpn: Option<String>,
     /// The only version of TLS to use: tlsv1.2 or tlsv1.3
     #[arg(long, value_name = "VERSION", value_parser = parse_tls_version)]
@@ -59,6 +59,15 @@ impl TransportArgs {
     pub fn or_tls(mut self, tls: bool) -> Self {
         self.tls |= tls;
         self
+    }
+}
+
+/// An application protocol's name has 1 to 255 bytes (RFC 7301 §3.1).
+fn parse_alpn(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err("a protocol's name has 1 to 255 bytes".into())
     }
 }
 

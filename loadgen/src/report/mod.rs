@@ -250,6 +250,13 @@ impl Summary {
             p99(&generator.send_lag_us),
             p99(&self.latency_us),
         ));
+        if let Some(broker) = &self.broker
+            && broker.cpu_ns == 0
+            && self.delivered_per_s > 0.0
+        {
+            let why = "the process of --broker-pid used no CPU time, so it is not the broker's";
+            self.invalid_because.push(why.into());
+        }
         self.valid = self.invalid_because.is_empty();
     }
 
@@ -381,6 +388,23 @@ mod tests {
     }
 
     #[test]
+    fn a_broker_that_did_nothing_is_another_process() {
+        let run = |cpu_ns, delivered_per_s| {
+            let mut summary = Summary {
+                delivered_per_s,
+                broker: Some(Broker {
+                    cpu_ns,
+                    ..Broker::default()
+                }),
+                ..Summary::default()
+            };
+            summary.judge();
+            summary.valid
+        };
+        assert!(run(1_000, 5.0) && run(0, 0.0) && !run(0, 5.0));
+    }
+
+    #[test]
     fn verification_knows_what_a_qos_promises() {
         let nothing = Summary::default();
         assert_eq!(
@@ -418,7 +442,7 @@ mod tests {
             Summary {
                 qos: 2,
                 unacknowledged: 1,
-                ..some.clone()
+                ..some
             },
         ] {
             assert_eq!(damaged.verify().len(), 1, "{damaged:?}");

@@ -1,7 +1,7 @@
 //! What was run, and on what: `run.toml`.
 
-use crate::cli::{Cli, Target};
-use clap::{CommandFactory, parser::ValueSource};
+use crate::args::Target;
+use crate::given::without_password;
 use ringmq::civil;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What stands where a secret was.
 const HIDDEN: &str = "***";
-/// Words whose value is a secret when a flag's name has one of them.
-const SECRET_WORDS: [&str; 4] = ["password", "passwd", "secret", "token"];
+/// Another program's words whose value is a secret when a flag's name has one of them.
+const SECRET_WORDS: [&str; 4] = ["pass", "secret", "token", "jwt"];
 
 /// All that one needs to know of a run to do it again, apart from its figures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct Provenance {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
-    /// The command line, without secrets.
+    /// The command line by the long names of its flags, without secrets.
     pub command: Vec<String>,
     /// When the measured interval began, in UTC.
     pub measured_at: String,
@@ -89,10 +89,9 @@ pub struct Host {
 impl Provenance {
     /// That of a run of this process against `target`.
     pub fn collect(target: &Target, broker: Broker, measured_at: SystemTime) -> Self {
-        let words: Vec<String> = std::env::args().collect();
         Self {
             run: Run {
-                command: without_secrets(&words),
+                command: target.given.command.clone(),
                 measured_at: utc(measured_at),
                 loadgen: env!("CARGO_PKG_VERSION").into(),
                 optimised: !cfg!(debug_assertions),
@@ -104,7 +103,7 @@ impl Provenance {
                 ..broker
             },
             host: Host::this(),
-            settings: settings(&words),
+            settings: target.given.settings.clone(),
         }
     }
 }
@@ -179,44 +178,12 @@ fn command_of(pid: u32) -> Vec<String> {
     without_secrets(&words)
 }
 
-/// The effective settings of a command line of loadgen; none when it is not one.
-fn settings(words: &[String]) -> BTreeMap<String, Vec<String>> {
-    let mut all = BTreeMap::new();
-    let command = Cli::command();
-    let Ok(matches) = command.clone().try_get_matches_from(words) else {
-        return all;
-    };
-    let Some((verb, matches)) = matches.subcommand() else {
-        return all;
-    };
-    all.insert("verb".into(), vec![verb.into()]);
-    let Some(command) = command.find_subcommand(verb) else {
-        return all;
-    };
-    for arg in command.get_arguments() {
-        let id = arg.get_id().as_str();
-        let name = arg.get_long().unwrap_or(id);
-        let Ok(Some(values)) = matches.try_get_raw(id) else {
-            continue;
-        };
-        let values = values.map(|value| value.to_string_lossy().into_owned());
-        let is_from_environment = matches.value_source(id) == Some(ValueSource::EnvVariable);
-        let values = if is_secret(name) || is_from_environment {
-            vec![HIDDEN.into()]
-        } else {
-            values.map(|value| without_user(&value)).collect()
-        };
-        all.insert(name.into(), values);
-    }
-    all
-}
-
 fn is_secret(flag: &str) -> bool {
     let flag = flag.to_ascii_lowercase();
     SECRET_WORDS.iter().any(|word| flag.contains(word))
 }
 
-/// A command line in which nobody's password is left.
+/// A command line of another program, in which nobody's password is left as far as one can tell.
 fn without_secrets(words: &[String]) -> Vec<String> {
     let mut hides_next = false;
     let hide = |word: &String| {
@@ -231,23 +198,9 @@ fn without_secrets(words: &[String]) -> Vec<String> {
             return format!("-P{HIDDEN}");
         }
         hides_next = word == "-P" || (word.starts_with('-') && is_secret(word));
-        without_user(word)
+        without_password(word)
     };
     words.iter().map(hide).collect()
-}
-
-/// A URL without the password in it; anything else as it is.
-fn without_user(word: &str) -> String {
-    let Some((scheme, rest)) = word.split_once("://") else {
-        return word.to_owned();
-    };
-    match rest.split_once('@') {
-        Some((user, place)) if user.contains(':') => {
-            let name = user.split(':').next().unwrap_or_default();
-            format!("{scheme}://{name}:{HIDDEN}@{place}")
-        }
-        _ => word.to_owned(),
-    }
 }
 
 /// A moment as RFC 3339 writes it, to the second.
@@ -284,34 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn nobodys_password_is_written_down() {
+    fn no_brokers_password_is_written_down() {
         let hidden = |line| without_secrets(&words(line)).join(" ");
-        assert_eq!(
-            hidden("loadgen pubsub -u me -P hush --rate 5k"),
-            "loadgen pubsub -u me -P *** --rate 5k"
-        );
         assert_eq!(hidden("x -Phush --password hush"), "x -P*** --password ***");
         assert_eq!(hidden("x --auth-token=hush"), "x --auth-token=***");
         assert_eq!(
-            hidden("x mqtts://me:hush@host:1 mqtt://me@host"),
+            hidden("x mqtts://me:hu@sh@host:1 mqtt://me@host"),
             "x mqtts://me:***@host:1 mqtt://me@host"
         );
-        let settings = settings(&words("loadgen pubsub --rate 5k -u me -P hush"));
-        assert_eq!(settings["password"], ["***"]);
-        assert_eq!(settings["username"], ["me"]);
-    }
-
-    #[test]
-    fn settings_are_those_that_were_in_effect() {
-        let settings = settings(&words(
-            "loadgen fanout -c 7 --closed-loop --ifaddr 127.0.0.2",
-        ));
-        let one = |name: &str| settings[name].join(" ");
-        assert_eq!([one("verb"), one("count")], ["fanout", "7"]);
-        assert_eq!([one("closed-loop"), one("warmup")], ["true", "1s"]);
-        assert_eq!([one("size"), one("ifaddr")], ["64", "127.0.0.2"]);
-        assert!(!settings.contains_key("rate"));
-        assert!(super::settings(&words("some test --binary")).is_empty());
     }
 
     #[test]

@@ -114,8 +114,8 @@ impl State<'_> {
             keep_alive_s: settings.keep_alive_s,
             client_id: &self.client_id(index),
             will: None,
-            username: settings.username.as_deref(),
-            password: settings.password.as_deref().map(str::as_bytes),
+            username: settings.credentials.username.as_deref(),
+            password: settings.credentials.password(),
             properties: ConnectProperties {
                 session_expiry_s: settings
                     .session_expiry_s
