@@ -234,7 +234,12 @@ impl State<'_> {
 
     pub(super) fn publish(&mut self, links: &mut Links, now_ns: u64) {
         let Some(times) = self.times else { return };
-        if self.publishers.is_empty() || now_ns < times.start_ns {
+        if now_ns < times.start_ns {
+            return;
+        }
+        if self.publishers.is_empty() {
+            // The others are not to wait for it.
+            self.settle();
             return;
         }
         match &self.schedule {
