@@ -115,6 +115,47 @@ fn to_subscribe_again_begins_the_replay_anew_and_adds_none() {
     assert_eq!(count, 11);
 }
 
+/// A SUBACK may wait for the other shards longer than that of a later SUBSCRIBE, of the same filter among others.
+#[test]
+fn what_was_asked_for_first_does_not_take_the_place_of_what_was_asked_for_later() {
+    let limits = Limits {
+        inflight_messages_max: 1,
+        ..Limits::default()
+    };
+    let mut world = World::with_limits(2, limits);
+    let publisher = world.connect(0, "publisher", Version::V5);
+    for n in 0..4 {
+        retain(&mut world, publisher, &format!("r/{n}"), QoS::AtLeastOnce);
+    }
+    // All shards know that this one wants it.
+    let other = world.connect(0, "other", Version::V5);
+    world.subscribe(other, "r/#", QoS::AtMostOnce);
+    let subscriber = world.connect(0, "subscriber", Version::V5);
+    world.links_flow = false;
+    let both = [("r/#", options()), ("new", options())];
+    let mut bytes = Vec::new();
+    let user = UserProperties::default();
+    Subscribe::encode(&mut bytes, Version::V5, PacketId::MIN, None, &user, &both);
+    world.send(subscriber, &bytes);
+    assert_eq!(world.next(subscriber), None);
+    world.send_subscribe(subscriber, "r/#", with_qos(QoS::AtLeastOnce), None);
+    assert_eq!(world.next(subscriber), Some(Packet::Suback(vec![1])));
+    world.flow();
+    let mut came = Vec::new();
+    while let Some(packet) = world.next(subscriber) {
+        match packet {
+            Packet::Publish(got) => {
+                came.push(got.qos);
+                if let Some(id) = got.id {
+                    world.ack(subscriber, PacketType::Puback, id);
+                }
+            }
+            packet => assert_eq!(packet, Packet::Suback(vec![0, 0])),
+        }
+    }
+    assert_eq!(came, [QoS::AtLeastOnce; 4]);
+}
+
 /// What comes after UNSUBACK of a subscription whose SUBACK was not sent yet.
 fn replayed_after_unsuback(world: &mut World, subscriber: usize, settle: impl Fn(&mut World)) {
     world.send_subscribe(subscriber, "r/#", options(), None);

@@ -131,6 +131,8 @@ pub struct Replay {
     pub subscription_id: Option<NonZeroU32>,
     /// How far the walk has come.
     pub cursor: Cursor,
+    /// Which SUBSCRIBE of the shard's asked for it. What a later one asks for takes its place, and it not that of a later one.
+    pub asked: u64,
 }
 
 /// What a session has beyond an idle client's: allocated on first need, dropped when all of it is empty.

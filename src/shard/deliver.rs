@@ -577,6 +577,7 @@ impl Shard {
             qos: granted,
             subscription_id,
             cursor,
+            asked: _,
         } = replay.get_mut();
         let (granted, id) = (*granted, subscription_id.map(NonZeroU32::get));
         let ids = id.as_slice();

@@ -169,6 +169,8 @@ pub struct Shard {
     acknowledged: Vec<u64>,
     /// SUBACKs that wait for acknowledgements, by ascending announcement number.
     pending_subacks: VecDeque<PendingSuback>,
+    /// SUBSCRIBEs so far.
+    subscribes: u64,
     /// Per shard: the pressure on the link to it.
     pressure: Vec<Pressure>,
     /// The pressure on the way to the store.
@@ -254,6 +256,7 @@ impl Shard {
             announced: 0,
             acknowledged,
             pending_subacks: VecDeque::new(),
+            subscribes: 0,
             pressure: vec![Pressure::Low; shard_count],
             store_pressure: Pressure::Low,
             read_nothing_until_ms: 0,
@@ -346,12 +349,11 @@ impl Shard {
         if self.wheel.is_due() {
             return Some(self.now.mono_ms);
         }
-        let deadlines = [
-            self.wheel.next_deadline_ms(),
-            self.tells_drops_at_ms(),
-            self.guard.tells_at_ms(),
-        ];
-        deadlines.into_iter().flatten().min()
+        let timer_ms = self.wheel.next_deadline_ms();
+        match (self.tells_drops_at_ms(), self.guard.tells_at_ms()) {
+            (None, None) => timer_ms,
+            (drops_ms, denials_ms) => [timer_ms, drops_ms, denials_ms].into_iter().flatten().min(),
+        }
     }
 
     /// The bytes that wait for the connection's socket, in wire order; nothing for a dead key.

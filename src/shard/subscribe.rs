@@ -32,6 +32,7 @@ impl Shard {
             (conn.version, conn.session)
         };
         let subscribe = Subscribe::decode(version, body)?;
+        self.subscribes += 1;
         let count = subscribe.filters().count();
         self.check_answer_fits(key, count)?;
         let mut codes = Vec::with_capacity(count);
@@ -168,6 +169,7 @@ impl Shard {
                 qos: options.qos,
                 subscription_id: id,
                 cursor: Cursor::default(),
+                asked: self.subscribes,
             };
             (subscribed.filter_id, replay)
         });
@@ -216,8 +218,13 @@ impl Shard {
         };
         let mut replays = suback.replays.into_iter().filter(is_subscribed).peekable();
         if replays.peek().is_some() {
-            let state = self.sessions[session.0 as usize].state();
-            state.replays.extend(replays);
+            let owed = &mut self.sessions[session.0 as usize].state().replays;
+            for (id, replay) in replays {
+                // SUBACK may have waited longer than that of a later SUBSCRIBE, whose QoS is in force now.
+                if owed.get(&id).is_none_or(|other| other.asked < replay.asked) {
+                    owed.insert(id, replay);
+                }
+            }
             self.pump(session, outbox);
         }
     }
