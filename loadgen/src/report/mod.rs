@@ -250,14 +250,28 @@ impl Summary {
             p99(&generator.send_lag_us),
             p99(&self.latency_us),
         ));
-        if let Some(broker) = &self.broker
-            && broker.cpu_ns == 0
-            && self.delivered_per_s > 0.0
-        {
+        if self.broker_was_idle() {
             let why = "the process of --broker-pid used no CPU time, so it is not the broker's";
             self.invalid_because.push(why.into());
         }
         self.valid = self.invalid_because.is_empty();
+    }
+
+    /// Whether the process of `--broker-pid` did nothing for what went through the broker.
+    fn broker_was_idle(&self) -> bool {
+        let has_connected = self
+            .broker
+            .iter()
+            .any(|one| one.cpu_ns_per_connect.is_some());
+        let had_work = self.published_per_s + self.delivered_per_s > 0.0
+            || has_connected && self.connections > 0
+            || self.steps.iter().any(|step| step.count > 0);
+        let of_run = self.broker.iter().map(|one| one.cpu_ns as f64);
+        let of_steps = self.steps.iter().filter_map(|step| step.cpu_ns_each);
+        let used: Vec<_> = of_run.chain(of_steps).collect();
+        // What a process that has died used before is not known.
+        let is_known = self.error.is_none() && !used.is_empty();
+        is_known && had_work && used.iter().all(|used| *used == 0.0)
     }
 
     /// Whether anything was sent, was to come, or was done in a step: else nothing can be said of it.
@@ -389,19 +403,50 @@ mod tests {
 
     #[test]
     fn a_broker_that_did_nothing_is_another_process() {
-        let run = |cpu_ns, delivered_per_s| {
+        let is_valid = |cpu_ns, summary: &Summary| {
+            let broker = summary.broker.clone();
             let mut summary = Summary {
-                delivered_per_s,
-                broker: Some(Broker {
-                    cpu_ns,
-                    ..Broker::default()
-                }),
-                ..Summary::default()
+                broker: broker.map(|broker| Broker { cpu_ns, ..broker }),
+                ..summary.clone()
             };
+            for step in &mut summary.steps {
+                step.cpu_ns_each = Some(cpu_ns as f64);
+            }
             summary.judge();
             summary.valid
         };
-        assert!(run(1_000, 5.0) && run(0, 0.0) && !run(0, 5.0));
+        let nothing = Summary {
+            broker: Some(Broker::default()),
+            ..Summary::default()
+        };
+        let published = Summary {
+            published_per_s: 5.0,
+            ..nothing.clone()
+        };
+        let connected = Summary {
+            connections: 5,
+            broker: Some(Broker {
+                cpu_ns_per_connect: Some(0.0),
+                ..Broker::default()
+            }),
+            ..Summary::default()
+        };
+        let queued = Summary {
+            steps: vec![Step {
+                count: 5,
+                ..Step::default()
+            }],
+            ..Summary::default()
+        };
+        for one in [&published, &connected, &queued] {
+            assert!(is_valid(1_000, one) && !is_valid(0, one), "{one:?}");
+        }
+        assert!(is_valid(0, &nothing));
+        let died = Summary {
+            error: Some("the broker closed the connection".into()),
+            ..published
+        };
+        assert!(is_valid(0, &died), "nothing is known of what it used");
     }
 
     #[test]

@@ -10,22 +10,39 @@ use std::thread;
 use std::time::Duration;
 
 /// Runs a verb, whose words lack the broker's port.
+#[allow(dead_code, reason = "not all tests run a verb in their own process")]
 pub(crate) fn run(words: &str) -> Summary {
+    beside(|port| {
+        let words = format!("loadgen {words} -Q -p {port}");
+        let cli = cli::parse(words.split(' ')).unwrap();
+        run::verb(&cli.verb).unwrap()
+    })
+}
+
+/// Does something while a relay serves the port that it is told.
+pub(crate) fn beside<T: Send>(work: impl FnOnce(u16) -> T + Send) -> T {
     let mut relay = Relay::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let words = format!("loadgen {words} -Q -p {}", relay.address().port());
-    let cli = cli::parse(words.split(' ')).unwrap();
+    let port = relay.address().port();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let run = scope.spawn(|| {
-            let result = run::verb(&cli.verb);
-            over.store(true, Ordering::Release);
-            result
+        let done = scope.spawn(|| {
+            let _over = Over(&over);
+            work(port)
         });
         while !over.load(Ordering::Acquire) {
             relay.turn(Duration::from_millis(1)).unwrap();
         }
-        run.join().unwrap().unwrap()
+        done.join().unwrap()
     })
+}
+
+/// Tells that work is over, also when it panics.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// A directory of a test, which is empty.
