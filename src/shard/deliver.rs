@@ -22,7 +22,7 @@ use crate::protocol::subscribe::SubscribeOptions;
 use crate::protocol::{PacketId, QoS, Version};
 use crate::session::inflight::Resend;
 use crate::session::queue::Front;
-use crate::session::{Delivery, DeliveryOptions, Progress, Replay, SessionKey};
+use crate::session::{Delivery, DeliveryOptions, Progress, SessionKey};
 use crate::topic::retained::ScanOutcome;
 use crate::topic::share::{GroupId, Part};
 use std::num::{NonZeroU16, NonZeroU32};
@@ -572,15 +572,10 @@ impl Shard {
             return false;
         }
         let mut found = Vec::with_capacity(limit);
-        let Replay {
-            filter,
-            qos: granted,
-            subscription_id,
-            cursor,
-            asked: _,
-        } = replay.get_mut();
-        let (granted, id) = (*granted, subscription_id.map(NonZeroU32::get));
+        let owed = replay.get_mut();
+        let (granted, id) = (owed.qos, owed.subscription_id.map(NonZeroU32::get));
         let ids = id.as_slice();
+        let (filter, cursor) = (&owed.filter, &mut owed.cursor);
         let outcome = self
             .retained
             .scan(filter, cursor, limit, visits, |message: &Message| {
