@@ -118,6 +118,8 @@ struct Writer<'c> {
     taken: Vec<(Lsn, usize)>,
     sweep: Option<Sweep>,
     vacuum: Vacuum,
+    /// Pages were given back, and the file does not know it yet.
+    is_to_be_shorter: bool,
     /// When a piece of them may be done beside work, and when one is to begin there however little there is for it.
     piece_at: Instant,
     overdue_at: Instant,
@@ -207,6 +209,7 @@ pub(super) fn run(setup: WriterSetup) {
         taken: vec![(Lsn(0), 0); count],
         sweep: None,
         vacuum: Vacuum::new(Instant::now()),
+        is_to_be_shorter: false,
         piece_at: Instant::now(),
         overdue_at: Instant::now() + OVERDUE,
         expired_after: None,
@@ -545,9 +548,10 @@ impl Writer<'_> {
         let frames = self.wal_pages.load(Ordering::Relaxed);
         let bytes = self.bytes_of(frames);
         let left = self.bytes_of(self.checkpointer.left_of(frames));
-        if bytes > WAL_BYTES_LATE || bytes > WAL_BYTES && left < REST_BYTES {
+        let is_due = bytes > WAL_BYTES || self.is_to_be_shorter;
+        if bytes > WAL_BYTES_LATE || is_due && left < REST_BYTES {
             self.checkpoint();
-        } else if left > PASS_BYTES || bytes > WAL_BYTES {
+        } else if left > PASS_BYTES || is_due {
             self.checkpointer.begin();
         }
     }
@@ -566,6 +570,7 @@ impl Writer<'_> {
         if result.is_ok() {
             self.wal_pages.store(0, Ordering::Relaxed);
             self.checkpointer.forget();
+            self.is_to_be_shorter = false;
         }
         self.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
         self.stats.checkpoint.record_time(begin.elapsed());
@@ -587,10 +592,9 @@ impl Writer<'_> {
         // What fails is tried again the next time.
         let has_more =
             sweeps && self.sweep() || self.vacuum.step(self.tables.conn, now).unwrap_or(false);
-        if was_giving_back && !self.vacuum.has_more() {
-            // The file becomes shorter with a checkpoint, which would be far where little is written.
-            self.checkpointer.begin();
-        }
+        // The file becomes shorter with a checkpoint, which would be far where little is written, and only with one during which
+        // nothing is.
+        self.is_to_be_shorter |= was_giving_back && !self.vacuum.has_more();
         self.keep_log_short();
         let pause = if has_more { PIECE_PAUSE } else { SWEEP_PAUSE };
         self.piece_at = Instant::now() + pause;
