@@ -96,6 +96,11 @@ impl Disk {
             .collect()
     }
 
+    /// Drains of a shard that are not applied.
+    pub fn backlog(&self, shard: usize) -> usize {
+        self.ports[shard].waiting.len()
+    }
+
     /// The shards that are to be told something.
     pub fn untold(&self) -> Vec<usize> {
         (0..self.ports.len())

@@ -629,6 +629,7 @@ impl Model {
             causes.extend(self.other_causes(session, *id, it));
         }
         let is_live = causes.len() == live.len();
+        let is_replay = causes.iter().all(|it| matches!(it, Cause::Replay(..)));
         let mut all = self.causes.remove(&it.topic).unwrap_or_default();
         let capacity = |cause: &Cause| match cause {
             Cause::Live(session, message, _) => {
@@ -662,7 +663,7 @@ impl Model {
         );
         let id = candidates[0];
         let message = &self.messages[id];
-        if is_live && !message.is_will && !message.payload.is_empty() {
+        if (is_live || is_replay) && !message.is_will && !message.payload.is_empty() {
             let key = (
                 message.publisher,
                 message.topic.clone(),
@@ -670,10 +671,18 @@ impl Model {
                 it.qos,
             );
             let last = self.sessions[session].order.entry(key).or_default();
-            let next = live.iter().find(|tick| **tick > *last);
-            *last = *next.unwrap_or_else(|| {
-                panic!("(2) client {client} got message {id} after a later one of its publisher")
-            });
+            if is_live {
+                let next = live.iter().find(|tick| **tick > *last);
+                *last = *next.unwrap_or_else(|| {
+                    panic!(
+                        "(2) client {client} got message {id} after a later one of its publisher"
+                    )
+                });
+            } else {
+                // It may come again, live, but nothing older.
+                let ticks = message.routings.iter().map(|routing| routing.tick - 1);
+                *last = ticks.min().unwrap_or_default().max(*last);
+            }
         }
         self.sessions[session].got.entry(id).or_default().fresh += 1;
         id

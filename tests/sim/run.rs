@@ -72,6 +72,7 @@ impl Run {
                 swarm.shard_count,
                 &swarm.limits,
                 marks,
+                swarm.backlog_marks(seed),
                 swarm.has(Feature::LongTurns),
                 swarm.has(Feature::Store),
             ),

@@ -70,6 +70,7 @@ features! {
     RefuseOrHold "refuse-or-hold",
     KeptSessions "kept-sessions",
     UntimelyCrashes "untimely-crashes",
+    StoreBacklog "store-backlog",
 }
 
 /// One seed's mix.
@@ -114,7 +115,7 @@ impl Swarm {
             on[*feature as usize] = false;
         }
         if !on[Feature::Store as usize] {
-            for feature in [Feature::Crashes, Feature::DiskFull] {
+            for feature in [Feature::Crashes, Feature::DiskFull, Feature::StoreBacklog] {
                 on[feature as usize] = false;
             }
         }
@@ -210,6 +211,16 @@ impl Swarm {
 
     pub fn has(&self, feature: Feature) -> bool {
         self.on[feature as usize]
+    }
+
+    /// With how many drains that wait for the store a shard reads again, and with how many it reads nothing.
+    pub fn backlog_marks(&self, seed: u64) -> Option<(usize, usize)> {
+        self.has(Feature::StoreBacklog).then(|| {
+            // A stream of its own: everything else stays as it was.
+            let mut random = Random::stream(seed, "store-backlog");
+            let low = random.between(0, 2);
+            (low, low + random.between(1, 6))
+        })
     }
 
     /// The features that are on.

@@ -120,6 +120,9 @@ pub struct World {
     limits: Arc<Limits>,
     links: Vec<Vec<Link>>,
     marks: Option<Marks>,
+    /// [`Swarm::backlog_marks`](crate::swarm::Swarm::backlog_marks).
+    backlog_marks: Option<(usize, usize)>,
+    store_pressure: Vec<Pressure>,
     /// One per shard, reused as the driver does.
     outboxes: Vec<Outbox>,
     /// Whether a turn may be longer than a step: what goes to other shards then leaves later.
@@ -137,6 +140,7 @@ impl World {
         shard_count: usize,
         limits: &Limits,
         marks: Option<Marks>,
+        backlog_marks: Option<(usize, usize)>,
         long_turns: bool,
         stores: bool,
     ) -> Self {
@@ -156,6 +160,8 @@ impl World {
             limits,
             links: Vec::new(),
             marks,
+            backlog_marks,
+            store_pressure: Vec::new(),
             outboxes: Vec::new(),
             turns: long_turns.then(|| Random::stream(seed, "turns")),
             slots: Vec::new(),
@@ -199,6 +205,7 @@ impl World {
             .collect();
         self.outboxes = (0..shard_count).map(|_| Outbox::default()).collect();
         self.slots = vec![Vec::new(); shard_count];
+        self.store_pressure = vec![Pressure::Low; shard_count];
         self.recover();
     }
 
@@ -337,6 +344,7 @@ impl World {
         self.links[shard]
             .iter()
             .any(|link| link.pressure == Pressure::Hard)
+            || self.store_pressure[shard] == Pressure::Hard
     }
 
     /// Moves `count` bytes of a socket into its shard; returns them.
@@ -480,8 +488,34 @@ impl World {
             .all(|(link, mark)| link.popped >= *mark)
     }
 
-    /// Reports a link whose pressure changed, if there is one; no two at once.
+    /// Reports a link, or a way to the store, whose pressure changed, if there is one; no two at once.
     pub fn report_pressure(&mut self) -> Option<(usize, Effects)> {
+        self.report_store_pressure()
+            .or_else(|| self.report_link_pressure())
+    }
+
+    fn report_store_pressure(&mut self) -> Option<(usize, Effects)> {
+        let (low, hard) = self.backlog_marks?;
+        let disk = self.disk.as_ref()?;
+        for shard in 0..self.shards.len() {
+            let waiting = disk.backlog(shard);
+            let pressure = if waiting >= hard {
+                Pressure::Hard
+            } else if waiting <= low {
+                Pressure::Low
+            } else {
+                continue;
+            };
+            if pressure != self.store_pressure[shard] {
+                self.store_pressure[shard] = pressure;
+                let effects = self.handle(shard, Input::StorePressure(pressure));
+                return Some((shard, effects));
+            }
+        }
+        None
+    }
+
+    fn report_link_pressure(&mut self) -> Option<(usize, Effects)> {
         let marks = self.marks?;
         for from in 0..self.links.len() {
             for to in 0..self.links.len() {
