@@ -30,7 +30,8 @@ const WINDOW_MS: u64 = 10_000;
 /// only so many are taken, and the rest are counted.
 #[derive(Clone, Debug)]
 pub struct LogSink {
-    sender: SyncSender<LogRecord>,
+    /// Boxed: the room for all records is there from the start, and is to cost an empty broker a pointer each.
+    sender: SyncSender<Box<LogRecord>>,
     tally: Arc<LogTally>,
 }
 
@@ -82,7 +83,7 @@ fn kind(event: &Event) -> usize {
 impl LogSink {
     /// A sink with room for `records_max` records, and the end from which the log thread takes them. That
     /// end reports the close when all sinks are gone.
-    pub fn new(records_max: usize) -> (Self, Receiver<LogRecord>) {
+    pub fn new(records_max: usize) -> (Self, Receiver<Box<LogRecord>>) {
         let (sender, receiver) = sync_channel(records_max);
         let tally = Arc::default();
         (Self { sender, tally }, receiver)
@@ -107,7 +108,7 @@ impl LogSink {
             peer: peer(&event),
             event,
         };
-        if self.sender.try_send(record).is_err() {
+        if self.sender.try_send(Box::new(record)).is_err() {
             self.tally.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -451,7 +452,7 @@ mod tests {
         };
         sink.put(0, event.clone(), |_| None);
         sink.put(0, event.clone(), |_| None);
-        let record = LogRecord { peer: None, event };
+        let record = Box::new(LogRecord { peer: None, event });
         assert_eq!(
             (receiver.recv().unwrap(), sink.tally().dropped()),
             (record, 1)

@@ -167,7 +167,7 @@ fn write_lines(entries: &Receiver<Entry>, lost: &AtomicU64, stamp: Stamp, mut ou
 
 /// Writes the records of the cores until all of their sinks are gone; then what is returned reports the close.
 pub(super) fn spawn_writer(
-    records: Receiver<LogRecord>,
+    records: Receiver<Box<LogRecord>>,
     tally: Arc<LogTally>,
 ) -> io::Result<Receiver<()>> {
     let (writing, written) = sync_channel(1);
@@ -178,7 +178,7 @@ pub(super) fn spawn_writer(
     Ok(written)
 }
 
-fn write_records(records: &Receiver<LogRecord>, tally: &LogTally) {
+fn write_records(records: &Receiver<Box<LogRecord>>, tally: &LogTally) {
     let log = LOG.get().expect("the log is started before its writer");
     let mut tell_at = Instant::now() + TELL_EVERY;
     loop {

@@ -170,7 +170,7 @@ pub(crate) struct Server {
 
 /// The cores' lines come in no order among each other.
 struct Log {
-    records: Receiver<LogRecord>,
+    records: Receiver<Box<LogRecord>>,
     /// Lines that nobody has asked for yet.
     lines: Vec<String>,
 }
