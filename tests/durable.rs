@@ -407,6 +407,77 @@ fn so_is_who_is_not_read_meanwhile() {
 }
 
 #[test]
+fn the_time_to_connack_is_that_since_connect() {
+    let timeout_ms = u64::from(Limits::default().connect_timeout_ms);
+    let mut world = stored(1);
+    let client = world.send_connect(0, persistent("client", Version::V5));
+    // A client may send before it has CONNACK (§3.1.4).
+    for _ in 0..4 {
+        world.pass(timeout_ms / 4 - 10);
+        world.send(client, b"\xc0\x00");
+    }
+    assert_eq!(world.next(client), None);
+    world.pass(200);
+    assert!(matches!(
+        world.next(client),
+        Some(Packet::Connack {
+            reason: ReasonCode::ServerUnavailable,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn the_time_to_connack_is_no_silence_of_the_client() {
+    let timeout_ms = u64::from(Limits::default().connect_timeout_ms);
+    let mut world = stored(1);
+    let connect = Connect {
+        keep_alive_s: 2,
+        ..persistent("client", Version::V5)
+    };
+    let client = world.send_connect(0, connect);
+    world.pass(timeout_ms - 100);
+    world.commit();
+    assert!(matches!(
+        world.next(client),
+        Some(Packet::Connack {
+            reason: ReasonCode::Success,
+            ..
+        })
+    ));
+    world.pass(2_000);
+    assert!(!world.clients[client].closed, "it has its Keep Alive");
+}
+
+/// A connection that waits for CONNACK does not prolong the session that it would have resumed ([MQTT-4.1.0-2]).
+#[test]
+fn a_session_whose_time_is_over_is_not_resumed_by_who_takes_over() {
+    let mut world = stored(1);
+    let mut connect = persistent("client", Version::V5);
+    connect.properties.session_expiry_s = Some(5);
+    let mut clients = Vec::new();
+    for wait_ms in [0, 4_000, 4_000] {
+        world.pass(wait_ms);
+        let client = world.send_connect(0, connect.clone());
+        if wait_ms == 0 {
+            world.commit();
+            assert!(world.next(client).is_some());
+            world.cut(client);
+            world.commit();
+        }
+        clients.push(client);
+    }
+    world.commit();
+    assert!(matches!(
+        world.next(clients[2]),
+        Some(Packet::Connack {
+            session_present: false,
+            ..
+        })
+    ));
+}
+
+#[test]
 fn unsuback_waits_too() {
     let mut world = stored(2);
     let client = subscribed(&mut world, "client", "t", QoS::AtMostOnce);

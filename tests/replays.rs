@@ -89,6 +89,29 @@ fn who_waits_for_little_among_much_does_not_hold_the_core() {
     assert!(other < busy, "{other}, {busy}");
 }
 
+/// Each SUBSCRIBE had a bound of its own, and thousands of them came at once.
+#[test]
+fn nor_does_who_asks_again_and_again() {
+    let mut world = World::new(1);
+    let publisher = world.connect(0, "publisher", Version::V5);
+    for n in 0..40 {
+        retain(&mut world, publisher, &format!("a/{n}"), QoS::AtMostOnce);
+    }
+    let client = world.connect(0, "client", Version::V5);
+    world.links_flow = false;
+    for _ in 0..3 {
+        world.send_subscribe(client, "a/+/x", options(), None);
+    }
+    assert!(world.shards[0].is_fanning_out());
+    while world.shards[0].is_fanning_out() {
+        world.input(0, Input::FanOut);
+    }
+    // There is as much again in the next millisecond.
+    world.pass(1);
+    world.send_subscribe(client, "a/+/x", options(), None);
+    assert!(!world.shards[0].is_fanning_out());
+}
+
 #[test]
 fn to_subscribe_again_begins_the_replay_anew_and_adds_none() {
     let limits = Limits {

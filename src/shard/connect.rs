@@ -222,9 +222,10 @@ impl Shard {
                 .owner_of(session_key)
                 .is_some_and(|owner| owner != username);
             let will_is_due = self.is_will_due(session_key);
-            let session = &self.sessions[session_key.0 as usize];
-            // A session that was to end with its connection is not resumed, even when both meet (§3.1.2.11.2).
-            if connect.clean_start || session.expiry_s == 0 || is_of_another {
+            // A session whose time is over is not resumed, even when both meet (§3.1.2.11.2).
+            let (_, end_ms) = self.session_deadlines(session_key);
+            let is_over = end_ms.is_some_and(|end_ms| end_ms <= self.now.mono_ms);
+            if connect.clean_start || is_over || is_of_another {
                 self.end_session(session_key, outbox);
                 existing = None;
             } else if will_is_due {

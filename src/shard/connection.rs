@@ -394,7 +394,10 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Result<Next, End> {
         let conn = &mut self.conns[key.index as usize];
-        conn.last_received_ms = self.now.mono_ms;
+        // The time to CONNACK is that since CONNECT, whatever comes meanwhile.
+        if !conn.is_corked {
+            conn.last_received_ms = self.now.mono_ms;
+        }
         let (version, body) = (conn.version, whole.body);
         if conn.stage == Stage::AwaitsConnect {
             return self.connect(key, whole, outbox);
@@ -527,9 +530,12 @@ impl Shard {
         }
         conn.paused &= !reason;
         if conn.paused == 0 {
+            let is_corked = conn.is_corked;
             let now_ms = self.now.mono_ms;
             // The time in which we chose not to read does not count against the Keep Alive.
-            self.conns[key.index as usize].last_received_ms = now_ms;
+            if !is_corked {
+                self.conns[key.index as usize].last_received_ms = now_ms;
+            }
             outbox.resume.push(key);
         }
     }

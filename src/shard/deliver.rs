@@ -32,8 +32,8 @@ use std::rc::Rc;
 const REPLAY_BYTES: usize = 64 << 10;
 /// Retained messages taken from the index at once.
 const REPLAY_SLICE: usize = 16;
-/// Entries of the retained index looked at in one turn of a session, whether they match or not: less than a millisecond. Where assertions are
-/// checked a few are enough, so that tests go that way.
+/// Entries of the retained index looked at in a millisecond, whoever asks and whether they match or not: less than a millisecond's work. Where
+/// assertions are checked a few are enough, so that tests go that way.
 pub(super) const REPLAY_VISITS: usize = if cfg!(debug_assertions) { 64 } else { 4_096 };
 /// What it costs to find where a slice begins, in entries.
 const REPLAY_BEGIN_VISITS: usize = 8;
@@ -369,7 +369,9 @@ impl Shard {
     /// unacknowledged when the connection was lost, then the queue, then retained messages owed. A retained message is
     /// read when it is sent, so an older one of its topic must not wait in the queue then ([MQTT-4.6.0-6]).
     pub(super) fn pump(&mut self, key: SessionKey, outbox: &mut Outbox) {
-        self.pump_within(key, &mut { REPLAY_VISITS }, outbox);
+        let mut visits = self.replay_visits.at(self.now.mono_ms);
+        self.pump_within(key, &mut visits, outbox);
+        self.replay_visits.left = visits;
     }
 
     /// The same; `visits` is how many entries of the retained index may be looked at, and then how many are left of them.

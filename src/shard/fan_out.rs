@@ -29,6 +29,25 @@ const MESSAGES_MAX: usize = if cfg!(debug_assertions) { 3 } else { 64 };
 /// Memory for who is still to have what; the same holds with more.
 const BYTES_MAX: usize = 64 << 20;
 
+/// How much of the retained index may still be looked at in this millisecond. One bound for all: a client's packets each ask for as much
+/// again, and thousands of them come at once.
+#[derive(Debug, Default)]
+pub(super) struct ReplayVisits {
+    /// The millisecond, and one.
+    until_ms: u64,
+    pub(super) left: usize,
+}
+
+impl ReplayVisits {
+    pub(super) fn at(&mut self, now_ms: u64) -> usize {
+        if now_ms >= self.until_ms {
+            self.until_ms = now_ms + 1;
+            self.left = REPLAY_VISITS;
+        }
+        self.left
+    }
+}
+
 /// A message and those who are still to have it.
 #[derive(Debug)]
 pub(super) struct FanOut {

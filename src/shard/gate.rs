@@ -175,7 +175,10 @@ impl Shard {
 
     /// Lets what was held back go. Nothing happens when the connection is gone.
     pub(super) fn uncork(&mut self, key: ConnKey, outbox: &mut Outbox) {
+        let now_ms = self.now.mono_ms;
         if self.is_open(key) && std::mem::take(&mut self.open(key).is_corked) {
+            // The time in which it waited for us does not count against the Keep Alive.
+            self.open(key).last_received_ms = now_ms;
             self.keeper.ungranted.remove(&u64::from(key.index));
             outbox.dirty.push(key);
         }

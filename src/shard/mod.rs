@@ -76,7 +76,7 @@ use connection::{Connection, End};
 use counters::Counters;
 use deliver::{Images, Match, MoreIds};
 use drops::Drops;
-use fan_out::FanOut;
+use fan_out::{FanOut, ReplayVisits};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use input::{CloseCause, ConnKey, Input, Now, Pressure, ShardId};
@@ -205,6 +205,7 @@ pub struct Shard {
     /// Sessions that may have what waits for them: a message for very many of them is stored, or they have looked through as much of what is
     /// retained as one turn allows. The first one is next.
     pump_later: VecDeque<SessionKey>,
+    replay_visits: ReplayVisits,
     /// Scratch of one PUBLISH.
     matches: Vec<Match>,
     more_matches: Vec<Match>,
@@ -281,6 +282,7 @@ impl Shard {
             more_ids: Vec::new(),
             fan_outs: VecDeque::new(),
             pump_later: VecDeque::new(),
+            replay_visits: ReplayVisits::default(),
             matched_groups: Vec::new(),
             places_ahead: Vec::new(),
             images: None,
