@@ -322,7 +322,9 @@ impl Auditor {
             match cut(&fed[at..], usize::MAX).expect("the simulator's clients know their packets") {
                 Cut::Incomplete { .. } => break,
                 Cut::Packet { header, body, len } => {
-                    self.conns[socket].last_packet_ms = self.model.now_ms;
+                    if !self.ungranted.contains(&socket) {
+                        self.conns[socket].last_packet_ms = self.model.now_ms;
+                    }
                     self.packet(world, socket, header.packet_type, header.flags, body);
                     at += len;
                 }
@@ -404,7 +406,7 @@ impl Auditor {
                 self.model.leave(session);
             }
             let it = &mut self.model.sessions[session];
-            if connect.clean_start || it.expiry_s == 0 {
+            if connect.clean_start || it.is_over(self.model.now_ms) {
                 self.wills += self.model.end_session(session);
             } else {
                 if it.is_will_due(self.model.now_ms) {

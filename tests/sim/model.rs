@@ -225,6 +225,10 @@ impl Session {
         will.is_some_and(|will| self.is_due(will.delay_s, now_ms))
     }
 
+    pub fn is_over(&self, now_ms: u64) -> bool {
+        self.expiry_s != u32::MAX && self.is_due(self.expiry_s, now_ms)
+    }
+
     pub fn take_before(&mut self) -> Before {
         Before {
             will: self.will.take(),
@@ -469,7 +473,7 @@ impl Model {
     pub fn detach(&mut self, session: SessionId) -> u64 {
         self.leave(session);
         let it = &self.sessions[session];
-        if it.expiry_s != u32::MAX && it.is_due(it.expiry_s, self.now_ms) {
+        if it.is_over(self.now_ms) {
             return self.end_session(session);
         }
         if it.is_will_due(self.now_ms) {
@@ -486,7 +490,7 @@ impl Model {
             if !it.alive || it.socket.is_some() || it.shard != shard {
                 continue;
             }
-            if it.expiry_s != u32::MAX && it.is_due(it.expiry_s, self.now_ms) {
+            if it.is_over(self.now_ms) {
                 wills += self.end_session(session);
             } else if it.is_will_due(self.now_ms) {
                 wills += self.publish_will(session);

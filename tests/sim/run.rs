@@ -834,7 +834,7 @@ impl Run {
         self.world.sockets[probe.socket].up.extend(bytes);
         let mut got = Vec::new();
         loop {
-            let mut moved = false;
+            let mut moved = self.fan_out_all();
             self.world.end_turns();
             for (from, to) in self.world.busy_links() {
                 self.world.deliver(from, to);
